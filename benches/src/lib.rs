@@ -1,0 +1,1 @@
+//! Benchmarks of the framework and its peers.

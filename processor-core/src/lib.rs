@@ -1,0 +1,1 @@
+//! A Kafka Streams-class stream processor: typed topologies, exactly-once, embedded or real Kafka.

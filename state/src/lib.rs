@@ -1,0 +1,1 @@
+//! Transactional state stores: key-value, window and session, over memory or sled.

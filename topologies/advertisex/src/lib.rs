@@ -1,0 +1,1 @@
+//! AdvertiseX: the ad-tech data platform, one binary.

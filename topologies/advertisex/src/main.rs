@@ -1,0 +1,3 @@
+//! AdvertiseX: the ad-tech data platform, one binary.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! AdvertiseX event types, landing formats and the synthetic generator.
