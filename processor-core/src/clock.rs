@@ -1,0 +1,94 @@
+//! The only door to the operating system's time.
+//!
+//! Everything that needs the time takes a [`Clock`]. Production passes [`SystemClock`]; the harness, the simulator and
+//! the tests pass a [`ManualClock`], which moves only when told.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Wall-clock time in milliseconds since the epoch.
+pub trait Clock: Send + Sync {
+    /// Milliseconds since 1970-01-01T00:00:00Z.
+    fn now_ms(&self) -> i64;
+
+    /// Lets `duration` pass: the system clock sleeps, a manual clock moves forward.
+    fn pass(&self, duration: Duration);
+}
+
+/// The operating system's clock.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct SystemClock;
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this is the module the others go through"
+)]
+impl Clock for SystemClock {
+    fn now_ms(&self) -> i64 {
+        let since_epoch = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX)
+    }
+
+    fn pass(&self, duration: Duration) {
+        std::thread::sleep(duration);
+    }
+}
+
+/// A point in monotonic time, to bound how long an operation may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Deadline(std::time::Instant);
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this is the module the others go through"
+)]
+impl Deadline {
+    /// The instant `timeout` from now.
+    #[must_use]
+    pub fn after(timeout: Duration) -> Self {
+        Self(std::time::Instant::now() + timeout)
+    }
+
+    /// What is left until the deadline; zero once it has passed.
+    #[must_use]
+    pub fn remaining(self) -> Duration {
+        self.0.saturating_duration_since(std::time::Instant::now())
+    }
+
+    /// Whether the deadline has passed.
+    #[must_use]
+    pub fn passed(self) -> bool {
+        self.remaining().is_zero()
+    }
+}
+
+/// A clock that moves only when told. Clones share the same time.
+#[derive(Debug, Default, Clone)]
+pub struct ManualClock(Arc<AtomicI64>);
+
+impl ManualClock {
+    /// A clock that stands at `now_ms`.
+    #[must_use]
+    pub fn at(now_ms: i64) -> Self {
+        Self(Arc::new(AtomicI64::new(now_ms)))
+    }
+
+    /// Moves the clock forward by `duration`.
+    pub fn advance(&self, duration: Duration) {
+        let step = i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
+        self.0.fetch_add(step, Ordering::SeqCst);
+    }
+}
+
+impl Clock for ManualClock {
+    fn now_ms(&self) -> i64 {
+        self.0.load(Ordering::SeqCst)
+    }
+
+    fn pass(&self, duration: Duration) {
+        self.advance(duration);
+    }
+}

@@ -1,0 +1,1 @@
+//! What every log must do, as a suite of functions over [`Log`](super::Log).
