@@ -16,7 +16,7 @@ use crate::block::{self, BLOCK_BYTES, Packed, Tail};
 use crate::keys::{Kind, Slot, write_row_prefix};
 use crate::overlay::{Entry, Generations, Horizon, Layers, Table};
 use crate::segments::Segments;
-use crate::store::MAX_BATCH;
+use crate::store::{MAX_BATCH, VisitJoin};
 use crate::timed::{round, slots};
 use crate::timeline::Timeline;
 use crate::{Change, Direction, StateError, Store, Tree};
@@ -135,7 +135,7 @@ impl JoinStore {
         key: &[u8],
         from: i64,
         to: i64,
-        visit: &mut dyn FnMut(i64, u32, &[u8]) -> ControlFlow<()>,
+        visit: VisitJoin<'_>,
     ) -> Result<(), StateError> {
         let from = from.max(self.horizon.open);
         if from > to {
@@ -187,10 +187,15 @@ impl JoinStore {
         }
     }
 
-    /// Hides the entries before `timestamp`, for good; an abort takes it back, as it does appends. Not
-    /// kept across a reopening: the owner says it again from its stream time.
+    /// Hides the entries before `timestamp`, for good; an abort takes it back, as it does appends.
     pub fn expire_before(&mut self, timestamp: i64) {
         self.horizon.raise(timestamp);
+    }
+
+    /// Says how far expiry had been committed, after the store was opened and before it is restored: the
+    /// horizon is not stored, its owner derives it from the committed stream time. No abort takes it back.
+    pub fn restore_horizon(&mut self, timestamp: i64) {
+        self.horizon.restore(timestamp);
     }
 
     /// The least timestamp that is visible.

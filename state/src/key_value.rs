@@ -11,7 +11,7 @@ use crate::arena::Arena;
 use crate::keys::{after_prefix, stamp, unstamp};
 use crate::overlay::{Entry, Generations, Layers, Table};
 use crate::rows::Rows;
-use crate::store::MAX_BATCH;
+use crate::store::{MAX_BATCH, VisitKey};
 use crate::{Change, Direction, Stamped, StateError, Store, Tree};
 
 /// A key-value store.
@@ -87,7 +87,7 @@ impl KeyValueStore {
         from: Bound<&[u8]>,
         to: Bound<&[u8]>,
         direction: Direction,
-        visit: &mut dyn FnMut(&[u8], Stamped) -> ControlFlow<()>,
+        visit: VisitKey<'_>,
     ) -> Result<(), StateError> {
         let sorted = self
             .generations
@@ -140,7 +140,7 @@ impl KeyValueStore {
         &self,
         prefix: &[u8],
         direction: Direction,
-        visit: &mut dyn FnMut(&[u8], Stamped) -> ControlFlow<()>,
+        visit: VisitKey<'_>,
     ) -> Result<(), StateError> {
         let end = after_prefix(prefix);
         let to = end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);

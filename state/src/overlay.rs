@@ -95,6 +95,13 @@ impl Horizon {
         self.open = self.open.max(to);
     }
 
+    /// Raises what was committed, and with it the rest.
+    pub(crate) fn restore(&mut self, to: i64) {
+        for horizon in [&mut self.open, &mut self.sealed, &mut self.settled] {
+            *horizon = to.max(*horizon);
+        }
+    }
+
     pub(crate) fn seal(&mut self) {
         self.sealed = self.open;
     }

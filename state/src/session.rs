@@ -7,6 +7,7 @@ use std::ops::ControlFlow;
 
 use crate::delegate::delegate_store;
 use crate::keys::{Kind, Slot};
+use crate::store::{VisitSession, VisitSessions};
 use crate::timed::Timed;
 use crate::{Stamped, StateError, Tree};
 
@@ -108,7 +109,7 @@ impl SessionStore {
         key: &[u8],
         earliest_end: i64,
         latest_start: i64,
-        visit: &mut dyn FnMut(i64, i64, Stamped) -> ControlFlow<()>,
+        visit: VisitSession<'_>,
     ) -> Result<(), StateError> {
         self.timed
             .fetch(key, earliest_end, i64::MAX, &mut |slot, value| {
@@ -129,7 +130,7 @@ impl SessionStore {
         &self,
         earliest_end: i64,
         latest_end: i64,
-        visit: &mut dyn FnMut(&[u8], i64, i64, Stamped) -> ControlFlow<()>,
+        visit: VisitSessions<'_>,
     ) -> Result<(), StateError> {
         self.timed
             .fetch_all(earliest_end, latest_end, &mut |key, slot, value| {
@@ -138,9 +139,14 @@ impl SessionStore {
     }
 
     /// Hides the sessions that end before `end`, for good; an abort takes it back, as it does writes.
-    /// Not kept across a reopening: the owner says it again from its stream time.
     pub fn expire_before(&mut self, end: i64) {
         self.timed.horizon.raise(end);
+    }
+
+    /// Says how far expiry had been committed, after the store was opened and before it is restored: the
+    /// horizon is not stored, its owner derives it from the committed stream time. No abort takes it back.
+    pub fn restore_horizon(&mut self, end: i64) {
+        self.timed.horizon.restore(end);
     }
 
     /// The least end that is visible.

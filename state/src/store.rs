@@ -12,6 +12,8 @@
 //! Kafka transaction decides between `settle` and `discard`; `apply` writes settled changes down in
 //! chunks. What is in the backend was committed: it may lag Kafka, it never leads.
 
+use std::ops::ControlFlow;
+
 use bytes::Bytes;
 
 use crate::StateError;
@@ -94,3 +96,16 @@ pub trait Store: Send {
     /// Whatever the backend reports.
     fn clear(&mut self) -> Result<(), StateError>;
 }
+
+/// A visitor of `(key, value)`.
+pub type VisitKey<'v> = &'v mut dyn FnMut(&[u8], Stamped) -> ControlFlow<()>;
+/// A visitor of `(window start, value)`.
+pub type VisitWindow<'v> = &'v mut dyn FnMut(i64, Stamped) -> ControlFlow<()>;
+/// A visitor of `(key, window start, value)`.
+pub type VisitWindows<'v> = &'v mut dyn FnMut(&[u8], i64, Stamped) -> ControlFlow<()>;
+/// A visitor of `(timestamp, sequence, value)`.
+pub type VisitJoin<'v> = &'v mut dyn FnMut(i64, u32, &[u8]) -> ControlFlow<()>;
+/// A visitor of `(session start, session end, value)`.
+pub type VisitSession<'v> = &'v mut dyn FnMut(i64, i64, Stamped) -> ControlFlow<()>;
+/// A visitor of `(key, session start, session end, value)`.
+pub type VisitSessions<'v> = &'v mut dyn FnMut(&[u8], i64, i64, Stamped) -> ControlFlow<()>;

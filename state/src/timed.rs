@@ -19,6 +19,9 @@ use crate::{Change, Direction, Stamped, StateError, Tree};
 /// Visits a slot and its value.
 pub(crate) type VisitSlot<'v> = &'v mut dyn FnMut(Slot, Stamped) -> ControlFlow<()>;
 
+/// Visits a key, a slot and its value.
+pub(crate) type VisitRow<'v> = &'v mut dyn FnMut(&[u8], Slot, Stamped) -> ControlFlow<()>;
+
 pub(crate) struct Timed {
     pub(crate) name: String,
     kind: Kind,
@@ -172,7 +175,7 @@ impl Timed {
         &self,
         from: i64,
         to: i64,
-        visit: &mut dyn FnMut(&[u8], Slot, Stamped) -> ControlFlow<()>,
+        visit: VisitRow<'_>,
     ) -> Result<(), StateError> {
         let from = from.max(self.horizon.open);
         let mut rows: BTreeMap<(i64, Bytes, i64), Option<Stamped>> = BTreeMap::new();

@@ -7,10 +7,9 @@
 //! Locally a segment is the first part of a row's key (`keys.rs`), so [`WindowStore::fetch_all`] reads
 //! whole segments: choose `segment_ms` near the window size when windows are scanned as they close.
 
-use std::ops::ControlFlow;
-
 use crate::delegate::delegate_store;
 use crate::keys::{Kind, Slot};
+use crate::store::{VisitWindow, VisitWindows};
 use crate::timed::Timed;
 use crate::{Stamped, StateError, Tree};
 
@@ -123,7 +122,7 @@ impl WindowStore {
         key: &[u8],
         from: i64,
         to: i64,
-        visit: &mut dyn FnMut(i64, Stamped) -> ControlFlow<()>,
+        visit: VisitWindow<'_>,
     ) -> Result<(), StateError> {
         self.timed
             .fetch(key, from, to, &mut |slot, value| visit(slot.major, value))
@@ -133,21 +132,21 @@ impl WindowStore {
     ///
     /// # Errors
     /// Whatever the backend reports.
-    pub fn fetch_all(
-        &self,
-        from: i64,
-        to: i64,
-        visit: &mut dyn FnMut(&[u8], i64, Stamped) -> ControlFlow<()>,
-    ) -> Result<(), StateError> {
+    pub fn fetch_all(&self, from: i64, to: i64, visit: VisitWindows<'_>) -> Result<(), StateError> {
         self.timed.fetch_all(from, to, &mut |key, slot, value| {
             visit(key, slot.major, value)
         })
     }
 
     /// Hides the windows that start before `start`, for good; an abort takes it back, as it does writes.
-    /// Not kept across a reopening: the owner says it again from its stream time.
     pub fn expire_before(&mut self, start: i64) {
         self.timed.horizon.raise(start);
+    }
+
+    /// Says how far expiry had been committed, after the store was opened and before it is restored: the
+    /// horizon is not stored, its owner derives it from the committed stream time. No abort takes it back.
+    pub fn restore_horizon(&mut self, start: i64) {
+        self.timed.horizon.restore(start);
     }
 
     /// The least start that is visible.

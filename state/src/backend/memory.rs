@@ -3,12 +3,12 @@
 //! A clone shares the trees, so a store dropped and opened again finds what it had applied.
 
 use std::collections::BTreeMap;
-use std::ops::{Bound, ControlFlow};
+use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
-use super::{Database, Direction, Tree, is_empty_range};
+use super::{Database, Direction, Tree, VisitBytes, is_empty_range};
 use crate::StateError;
 
 type Map = BTreeMap<Bytes, Bytes>;
@@ -58,7 +58,7 @@ impl Tree for MemoryTree {
         from: Bound<&[u8]>,
         to: Bound<&[u8]>,
         direction: Direction,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+        visit: VisitBytes<'_>,
     ) -> Result<(), StateError> {
         let mut last: Option<Bytes> = None;
         loop {

@@ -37,6 +37,9 @@ impl Direction {
     }
 }
 
+/// A visitor of a tree's `(key, value)`.
+pub type VisitBytes<'v> = &'v mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>;
+
 /// A set of named trees.
 pub trait Database: Send + Sync {
     /// Opens a tree, creating it when it is not there.
@@ -81,7 +84,7 @@ pub trait Tree: Send {
         from: Bound<&[u8]>,
         to: Bound<&[u8]>,
         direction: Direction,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+        visit: VisitBytes<'_>,
     ) -> Result<(), StateError>;
 
     /// Writes a batch atomically; no value deletes. Ascending keys are fastest.
@@ -110,5 +113,23 @@ pub(crate) fn is_empty_range(from: Bound<&[u8]>, to: Bound<&[u8]>) -> bool {
         (Bound::Included(a) | Bound::Excluded(a), Bound::Excluded(b))
         | (Bound::Excluded(a), Bound::Included(b)) => a >= b,
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_keeps_the_contract() {
+        crate::contract::check(&MemoryDatabase::default());
+    }
+
+    #[test]
+    fn sled_keeps_the_contract() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let options = SledOptions::default();
+        let database = SledDatabase::open(directory.path(), &options).expect("opened");
+        crate::contract::check(&database);
     }
 }

@@ -10,7 +10,7 @@
 //! - Never `len()`: it reads the whole tree.
 
 use std::io::ErrorKind;
-use std::ops::{Bound, ControlFlow};
+use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
@@ -19,7 +19,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use sled::IVec;
 
-use super::{Database, Direction, Tree, is_empty_range};
+use super::{Database, Direction, Tree, VisitBytes, is_empty_range};
 use crate::StateError;
 
 const LOCK_ATTEMPTS: u32 = 40;
@@ -217,7 +217,7 @@ impl Tree for SledTree {
         from: Bound<&[u8]>,
         to: Bound<&[u8]>,
         direction: Direction,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+        visit: VisitBytes<'_>,
     ) -> Result<(), StateError> {
         if is_empty_range(from, to) {
             return Ok(());
