@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::Shared;
 use super::batch::{Batch, Records};
 use super::group::{Identity, MemberId, Notice};
+use super::partition::{ColdFetch, Fetch, Fetched};
 use super::record::HeaderNames;
 use super::state::{PartitionId, State};
 use crate::clock::Deadline;
@@ -30,6 +31,8 @@ struct Reading {
     revoked: bool,
     /// Offset after what was returned; `None` until the committed offset is known.
     position: Option<Offset>,
+    /// Has to be read before `fetched` goes on.
+    cold: Option<ColdFetch>,
     fetched: VecDeque<Batch>,
     current: Option<Records>,
     /// Position once `fetched` and `current` are used up.
@@ -155,7 +158,7 @@ impl EmbeddedConsumer {
         Polled::Revoked { partitions, lost }
     }
 
-    /// Fetches for every partition that has nothing left to return. True when there is something to decode.
+    /// Fetches for every partition that has nothing left to return. True when there is something to decode or read.
     fn fetch(&mut self, state: &mut State) -> Result<bool, LogError> {
         let mut any = false;
         for reading in &mut self.reading {
@@ -175,11 +178,9 @@ impl EmbeddedConsumer {
                         reading.name
                     )));
                 };
-                let fetched = partition.fetch(from, self.isolation, FETCH_BYTES);
-                reading.fetched.extend(fetched.batches);
-                reading.fetched_to = fetched.next;
-                if reading.is_drained() {
-                    reading.position = Some(fetched.next);
+                match partition.fetch(from, self.isolation, FETCH_BYTES)? {
+                    Fetch::Hot(fetched) => reading.take_in(fetched),
+                    Fetch::Cold(cold) => reading.cold = Some(cold),
                 }
             }
             any |= !reading.is_drained();
@@ -202,6 +203,9 @@ impl EmbeddedConsumer {
             if reading.paused || reading.revoked || reading.is_drained() {
                 continue;
             }
+            if let Some(cold) = reading.cold.take() {
+                reading.take_in(cold.read()?);
+            }
             let records = reading.take(left, &mut self.names)?;
             left -= records.len();
             if !records.is_empty() {
@@ -218,10 +222,19 @@ impl EmbeddedConsumer {
 
 impl Reading {
     fn is_drained(&self) -> bool {
-        self.current.is_none() && self.fetched.is_empty()
+        self.current.is_none() && self.fetched.is_empty() && self.cold.is_none()
+    }
+
+    fn take_in(&mut self, fetched: Fetched) {
+        self.fetched.extend(fetched.batches);
+        self.fetched_to = fetched.next;
+        if self.is_drained() {
+            self.position = Some(fetched.next);
+        }
     }
 
     fn drop_fetched(&mut self) {
+        self.cold = None;
         self.fetched.clear();
         self.current = None;
     }
@@ -291,7 +304,7 @@ impl Reading {
             self.current = None;
         }
         self.position = if self.is_drained() {
-            Some(self.fetched_to)
+            self.position.max(Some(self.fetched_to))
         } else {
             taken.last().map(|r| r.offset + 1).or(self.position)
         };
@@ -362,6 +375,7 @@ impl Consumer for EmbeddedConsumer {
                 paused: false,
                 revoked: false,
                 position: *offset,
+                cold: None,
                 fetched: VecDeque::new(),
                 current: None,
                 fetched_to: 0,

@@ -14,16 +14,21 @@
 mod assignor;
 mod batch;
 mod consumer;
+mod directory;
 mod group;
+mod journal;
 mod partition;
 mod producer;
 mod record;
+mod recovery;
+mod segment;
 mod state;
 #[cfg(test)]
 mod tests;
 mod transactions;
 
 use std::fmt;
+use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -42,11 +47,24 @@ pub struct Options {
     pub transaction_timeout: Duration,
     /// Largest record, with its key and headers.
     pub max_record_bytes: usize,
+    /// A partition starts a new file when the last one reaches this size.
+    pub segment_bytes: u64,
+    /// How much of the end of each partition stays in memory beside its files.
+    pub tail_bytes: usize,
+    /// Forces every commit to the disk. Without it a killed process loses nothing, a machine without power may.
+    pub sync: bool,
 }
 
 impl Options {
     fn session_timeout_ms(&self) -> i64 {
         millis(self.session_timeout)
+    }
+
+    fn limits(&self) -> partition::Limits {
+        partition::Limits {
+            segment_bytes: self.segment_bytes,
+            tail_bytes: self.tail_bytes,
+        }
     }
 }
 
@@ -57,6 +75,9 @@ impl Default for Options {
             session_timeout: Duration::from_secs(60),
             transaction_timeout: Duration::from_secs(60),
             max_record_bytes: 8 << 20,
+            segment_bytes: 64 << 20,
+            tail_bytes: 2 << 20,
+            sync: false,
         }
     }
 }
@@ -67,6 +88,9 @@ impl fmt::Debug for Options {
             .field("session_timeout", &self.session_timeout)
             .field("transaction_timeout", &self.transaction_timeout)
             .field("max_record_bytes", &self.max_record_bytes)
+            .field("segment_bytes", &self.segment_bytes)
+            .field("tail_bytes", &self.tail_bytes)
+            .field("sync", &self.sync)
             .finish_non_exhaustive()
     }
 }
@@ -99,6 +123,22 @@ impl EmbeddedLog {
     #[must_use]
     pub fn in_memory_with_options(options: Options) -> Self {
         Self(Arc::new(Shared::new(State::in_memory(options))))
+    }
+
+    /// The durable log in `dir`, made if it is missing.
+    ///
+    /// # Errors
+    /// When another process has it open, or its files cannot be read or are damaged.
+    pub fn open(dir: &Path) -> Result<Self, LogError> {
+        Self::open_with(dir, Options::default())
+    }
+
+    /// The durable log in `dir`, made if it is missing.
+    ///
+    /// # Errors
+    /// As for [`open`](Self::open).
+    pub fn open_with(dir: &Path, options: Options) -> Result<Self, LogError> {
+        Ok(Self(Arc::new(Shared::new(State::open(dir, options)?))))
     }
 }
 
@@ -155,6 +195,8 @@ struct Shared {
     transaction_timeout: Duration,
     /// Batches need checksums.
     durable: bool,
+    /// A flush has to reach the disk.
+    sync: bool,
 }
 
 impl Shared {
@@ -163,7 +205,8 @@ impl Shared {
             clock: state.options.clock.clone(),
             max_record_bytes: state.options.max_record_bytes,
             transaction_timeout: state.options.transaction_timeout,
-            durable: false,
+            sync: state.options.sync,
+            durable: state.storage.is_some(),
             state: Mutex::new(state),
             changed: Condvar::new(),
         }

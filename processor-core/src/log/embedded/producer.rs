@@ -198,7 +198,12 @@ impl Producer for EmbeddedProducer {
     }
 
     fn flush(&mut self, _timeout: Duration) -> Result<(), LogError> {
-        self.append_all()
+        self.append_all()?;
+        if self.id.is_some() || !self.shared.sync {
+            return Ok(());
+        }
+        let partitions = self.buffers.iter().map(|buffer| buffer.partition);
+        self.shared.lock()?.sync(partitions)
     }
 
     fn begin_commit(

@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Options;
+use super::directory::Directory;
 use super::group::{Group, Identity, MemberId, TopicSizes};
+use super::journal::{Entry, Journal, rows};
 use super::partition::Partition;
 use super::transactions::Transactions;
 use crate::log::{CommittedOffset, LogError, NewTopic, TopicPartition};
@@ -22,6 +24,13 @@ pub(super) struct Topic {
     pub(super) partitions: Vec<PartitionId>,
 }
 
+/// Where a durable log is kept.
+#[derive(Debug)]
+pub(super) struct Storage {
+    pub(super) directory: Directory,
+    pub(super) journal: Journal,
+}
+
 /// The state of a log.
 pub(super) struct State {
     pub(super) options: Options,
@@ -29,6 +38,8 @@ pub(super) struct State {
     pub(super) partitions: Vec<Option<Partition>>,
     pub(super) groups: BTreeMap<Arc<str>, Group>,
     pub(super) transactions: Transactions,
+    /// `None` in memory.
+    pub(super) storage: Option<Storage>,
     next_member: MemberId,
     /// Threads that wait for a change.
     pub(super) waiting: usize,
@@ -42,6 +53,7 @@ impl State {
             partitions: Vec::new(),
             groups: BTreeMap::new(),
             transactions: Transactions::default(),
+            storage: None,
             next_member: 1,
             waiting: 0,
         }
@@ -49,6 +61,7 @@ impl State {
 
     /// What the passing of time does: transactions time out, sessions expire. True when something changed.
     pub(super) fn tick(&mut self, now_ms: i64) -> bool {
+        self.write_due_markers();
         let timed_out = self.abort_timed_out(now_ms);
         let oldest_ms = now_ms.saturating_sub(self.options.session_timeout_ms());
         let mut expired = false;
@@ -89,11 +102,26 @@ impl State {
 
     fn create_topic(&mut self, new: &NewTopic) -> Result<(), LogError> {
         let name: Arc<str> = new.name.as_str().into();
-        let first = self.partitions.len();
-        for number in 0..new.partitions {
-            let partition = Partition::in_memory(TopicPartition::new(name.clone(), number));
-            self.partitions.push(Some(partition));
+        if let Some(storage) = &self.storage {
+            storage.directory.remove_topic(&name)?;
         }
+        let mut partitions = Vec::new();
+        for number in 0..new.partitions {
+            let tp = TopicPartition::new(name.clone(), number);
+            partitions.push(Some(match &self.storage {
+                None => Partition::in_memory(tp),
+                Some(storage) => {
+                    let dir = storage.directory.partition(&name, number);
+                    Partition::create(tp, dir, self.options.limits())?
+                }
+            }));
+        }
+        if let Some(storage) = &self.storage {
+            let known = self.topics.values().map(|topic| &topic.config);
+            storage.directory.write_topics(known.chain([new]))?;
+        }
+        let first = self.partitions.len();
+        self.partitions.extend(partitions);
         let topic = Topic {
             config: new.clone(),
             partitions: (first..self.partitions.len()).collect(),
@@ -104,9 +132,16 @@ impl State {
     }
 
     pub(super) fn delete_topic(&mut self, name: &str) -> Result<(), LogError> {
-        let Some(topic) = self.topics.remove(name) else {
+        if !self.topics.contains_key(name) {
             return Ok(());
-        };
+        }
+        if let Some(storage) = &mut self.storage {
+            let left = self.topics.values().map(|topic| &topic.config);
+            storage
+                .directory
+                .write_topics(left.filter(|config| config.name != name))?;
+        }
+        let topic = self.topics.remove(name).expect("checked above");
         for id in topic.partitions {
             self.partitions[id] = None;
             self.transactions.forget_partition(id);
@@ -115,7 +150,30 @@ impl State {
             group.forget_topic(name);
         }
         self.topic_changed(name);
-        Ok(())
+        self.record(&Entry::Forget {
+            topic: name.to_owned(),
+        })?;
+        match &self.storage {
+            Some(storage) => storage.directory.remove_topic(name),
+            None => Ok(()),
+        }
+    }
+
+    /// Writes a journal entry, if there is a journal.
+    pub(super) fn record(&mut self, entry: &Entry) -> Result<(), LogError> {
+        let sync = self.options.sync;
+        match &mut self.storage {
+            Some(storage) => storage.journal.append(entry, sync),
+            None => Ok(()),
+        }
+    }
+
+    /// Compacts the journal when that pays. A failure is no harm: the journal goes on growing.
+    pub(super) fn compact_journal(&mut self) {
+        let large = self.storage.as_ref().is_some_and(|s| s.journal.is_large());
+        if large && let Err(error) = self.snapshot() {
+            tracing::warn!(%error, "journal not compacted");
+        }
     }
 
     fn topic_changed(&mut self, name: &str) {
@@ -170,7 +228,14 @@ impl State {
     ) -> Result<(), LogError> {
         let (group, _) = self.group(&identity.group);
         group.check(identity)?;
-        group.commit(offsets.iter().cloned());
+        self.record(&Entry::Offsets {
+            group: identity.group.to_string(),
+            offsets: rows(offsets.iter().map(|(tp, offset)| (tp, offset))),
+        })?;
+        self.compact_journal();
+        self.group(&identity.group)
+            .0
+            .commit(offsets.iter().cloned());
         Ok(())
     }
 

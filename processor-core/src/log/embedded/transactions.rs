@@ -9,12 +9,13 @@
 //! partition's records become visible when its marker is appended. Markers that could not be written yet stay in a
 //! list and are tried again: the same list is where the simulator lets markers lag.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::batch::{BatchBuilder, Kind, TransactionNumber};
 use super::group::Identity;
+use super::journal::{Entry, rows};
 use super::state::{PartitionId, State};
 use crate::log::{Committed, CommittedOffset, ErrorClass, LogError, Offset, TopicPartition};
 
@@ -75,8 +76,9 @@ pub(super) struct DueMarker {
 #[derive(Debug)]
 pub(super) struct Transactions {
     owners: BTreeMap<Arc<str>, Owner>,
-    next: TransactionNumber,
-    due: Vec<DueMarker>,
+    pub(super) next: TransactionNumber,
+    /// Markers that are decided but not written.
+    pub(super) due: Vec<DueMarker>,
 }
 
 impl Default for Transactions {
@@ -98,6 +100,35 @@ impl Transactions {
             }
         }
         self.due.retain(|marker| marker.partition != id);
+    }
+
+    /// An id that the last process used.
+    pub(super) fn restore(&mut self, id: Arc<str>, epoch: Epoch) {
+        let owner = Owner {
+            current: Arc::new(AtomicU64::new(epoch)),
+            timeout_ms: i64::MAX,
+            open: None,
+        };
+        self.owners.insert(id, owner);
+    }
+
+    /// All ids with their epochs.
+    pub(super) fn epochs(&self) -> impl Iterator<Item = (&str, Epoch)> {
+        self.owners
+            .iter()
+            .map(|(id, owner)| (&**id, owner.current.load(Ordering::Acquire)))
+    }
+
+    /// Committed transactions of which a partition does not know yet.
+    pub(super) fn committed_without_marker(&self) -> BTreeSet<TransactionNumber> {
+        let committed = self.due.iter().filter(|m| m.kind == Kind::Commit);
+        committed.map(|m| m.transaction).collect()
+    }
+
+    fn reopen(&mut self, id: &Arc<str>, open: Open) {
+        if let Some(owner) = self.owners.get_mut(id) {
+            owner.open = Some(open);
+        }
     }
 
     /// The open transaction of `claim`, begun when there is none.
@@ -124,7 +155,6 @@ impl Transactions {
 impl State {
     /// Takes `id` over: older producers are fenced and what they left open is aborted.
     pub(super) fn claim(&mut self, id: &Arc<str>, timeout_ms: i64) -> Result<Claim, LogError> {
-        self.abort_open(id);
         let owner = self
             .transactions
             .owners
@@ -135,11 +165,18 @@ impl State {
                 open: None,
             });
         owner.timeout_ms = timeout_ms;
-        let epoch = owner.current.fetch_add(1, Ordering::AcqRel) + 1;
+        let current = owner.current.clone();
+        let epoch = current.load(Ordering::Acquire) + 1;
+        self.record(&Entry::Claim {
+            id: id.to_string(),
+            epoch,
+        })?;
+        current.store(epoch, Ordering::Release);
+        self.abort_open(id)?;
         Ok(Claim {
             id: id.clone(),
             epoch,
-            current: owner.current.clone(),
+            current,
         })
     }
 
@@ -161,7 +198,7 @@ impl State {
             return Ok(());
         };
         let open = self.transactions.open(claim, now_ms)?;
-        let (_, next) = partition.append(builder, open.number)?;
+        let next = partition.append(builder, open.number)?;
         open.next_offsets.insert(id, next);
         Ok(())
     }
@@ -183,27 +220,77 @@ impl State {
         Ok(())
     }
 
-    /// Commits the open transaction; one without records and offsets is nothing.
+    /// Commits the open transaction; one without records and offsets is nothing. When this fails, nothing is
+    /// committed, unless the class of the error says that this is not known.
     pub(super) fn commit(&mut self, claim: &Claim) -> Result<Committed, LogError> {
         claim.check()?;
         let Some(open) = self.take_open(&claim.id) else {
             return Ok(Committed::default());
         };
-        let next_offsets = open
+        let next_offsets: Vec<_> = open
             .next_offsets
             .iter()
             .filter_map(|(&id, &next)| Some((self.partition(id)?.name().clone(), next)))
             .collect();
+        if let Err(error) = self.journal_commit(&open, &next_offsets) {
+            // The timeout, the abort or a successor ends it.
+            self.transactions.reopen(&claim.id, open);
+            return Err(error);
+        }
         self.decide(&open, Kind::Commit);
         self.write_due_markers();
+        self.compact_journal();
         Ok(Committed { next_offsets })
+    }
+
+    /// Writes the decision: the records before it, the markers after it.
+    fn journal_commit(
+        &mut self,
+        open: &Open,
+        next_offsets: &[(TopicPartition, Offset)],
+    ) -> Result<(), LogError> {
+        if self.storage.is_none() {
+            return Ok(());
+        }
+        if self.options.sync {
+            self.sync(open.next_offsets.keys().copied())?;
+        }
+        let groups: BTreeSet<&Arc<str>> = open.groups.iter().collect();
+        let offsets = groups
+            .into_iter()
+            .filter_map(|name| Some((name.to_string(), self.groups.get(name)?)))
+            .map(|(name, group)| {
+                let pending = group.pending(open.number).iter();
+                (name, rows(pending.map(|(tp, offset)| (tp, offset))))
+            });
+        let entry = Entry::Commit {
+            transaction: open.number,
+            ends: next_offsets
+                .iter()
+                .map(|(tp, next)| (tp.topic.to_string(), tp.partition, *next))
+                .collect(),
+            offsets: offsets.collect(),
+        };
+        self.record(&entry)
+    }
+
+    /// Forces partitions to the disk.
+    pub(super) fn sync(
+        &mut self,
+        partitions: impl Iterator<Item = PartitionId>,
+    ) -> Result<(), LogError> {
+        for id in partitions {
+            if let Some(partition) = self.partition_mut(id) {
+                partition.sync()?;
+            }
+        }
+        Ok(())
     }
 
     /// Aborts the open transaction, if there is one.
     pub(super) fn abort(&mut self, claim: &Claim) -> Result<(), LogError> {
         claim.check()?;
-        self.abort_open(&claim.id);
-        Ok(())
+        self.abort_open(&claim.id)
     }
 
     /// Aborts transactions that were open for too long and fences their producers.
@@ -221,8 +308,11 @@ impl State {
             .map(|(id, _)| id.clone())
             .collect();
         for id in &late {
-            tracing::warn!(transactional_id = %id, "transaction timed out and is aborted");
-            self.abort_open(id);
+            if let Err(error) = self.abort_open(id) {
+                tracing::error!(transactional_id = %id, %error, "late transaction not aborted");
+                continue;
+            }
+            tracing::warn!(transactional_id = %id, "transaction timed out and was aborted");
             let owner = &self.transactions.owners[id];
             owner.current.fetch_add(1, Ordering::AcqRel);
         }
@@ -233,11 +323,16 @@ impl State {
         self.transactions.owners.get_mut(id)?.open.take()
     }
 
-    fn abort_open(&mut self, id: &Arc<str>) {
+    fn abort_open(&mut self, id: &Arc<str>) -> Result<(), LogError> {
+        if let Some(storage) = &self.storage {
+            // A commit whose entry may be in the file must not get abort markers.
+            storage.journal.check()?;
+        }
         if let Some(open) = self.take_open(id) {
             self.decide(&open, Kind::Abort);
             self.write_due_markers();
         }
+        Ok(())
     }
 
     /// The outcome holds from here on; its markers are due.
@@ -257,6 +352,9 @@ impl State {
 
     /// Appends the markers of decided transactions. One that fails stays due.
     pub(super) fn write_due_markers(&mut self) {
+        if self.transactions.due.is_empty() {
+            return;
+        }
         for marker in std::mem::take(&mut self.transactions.due) {
             let Some(partition) = self.partition_mut(marker.partition) else {
                 continue;
