@@ -53,7 +53,11 @@ pub enum FaultKind {
 impl Fault {
     /// A failure to encode or decode `what`.
     pub fn serde(what: impl fmt::Display, source: SerdeError) -> Self {
-        FaultKind::Serde { what: what.to_string(), source }.into()
+        FaultKind::Serde {
+            what: what.to_string(),
+            source,
+        }
+        .into()
     }
 
     /// An error of a user's function in `operator`.
@@ -61,13 +65,21 @@ impl Fault {
         operator: impl Into<String>,
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Self {
-        FaultKind::User { operator: operator.into(), source: source.into() }.into()
+        FaultKind::User {
+            operator: operator.into(),
+            source: source.into(),
+        }
+        .into()
     }
 
     /// The same fault with the record it arose at.
     #[must_use]
     pub fn at(self, record: RecordMetadata) -> Self {
-        FaultKind::At { record, source: self }.into()
+        FaultKind::At {
+            record,
+            source: self,
+        }
+        .into()
     }
 
     /// What went wrong.

@@ -55,7 +55,11 @@ mod tests {
             (b"foobar", -790_332_482, 6),
             (b"a-little-bit-long-string", -985_981_536, 8),
             (b"a-little-bit-longer-string", -1_486_304_829, 11),
-            (b"lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8", -58_897_971, 5),
+            (
+                b"lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8",
+                -58_897_971,
+                5,
+            ),
             (b"abc", 479_470_107, 3),
             (b"", 275_646_681, 9),
         ];

@@ -26,17 +26,32 @@ pub struct Record<K, V> {
 impl<K, V> Record<K, V> {
     /// A record without headers.
     pub fn new(key: K, value: V, timestamp: Timestamp) -> Self {
-        Self { key, value, timestamp, headers: Headers::new() }
+        Self {
+            key,
+            value,
+            timestamp,
+            headers: Headers::new(),
+        }
     }
 
     /// The same record with another key.
     pub fn with_key<K2>(self, key: K2) -> Record<K2, V> {
-        Record { key, value: self.value, timestamp: self.timestamp, headers: self.headers }
+        Record {
+            key,
+            value: self.value,
+            timestamp: self.timestamp,
+            headers: self.headers,
+        }
     }
 
     /// The same record with another value.
     pub fn with_value<V2>(self, value: V2) -> Record<K, V2> {
-        Record { key: self.key, value, timestamp: self.timestamp, headers: self.headers }
+        Record {
+            key: self.key,
+            value,
+            timestamp: self.timestamp,
+            headers: self.headers,
+        }
     }
 }
 
@@ -53,7 +68,11 @@ pub struct RecordMetadata {
 
 impl fmt::Display for RecordMetadata {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{} at offset {}", self.topic, self.partition, self.offset)
+        write!(
+            f,
+            "{}-{} at offset {}",
+            self.topic, self.partition, self.offset
+        )
     }
 }
 

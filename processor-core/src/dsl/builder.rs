@@ -40,8 +40,13 @@ pub struct StreamsBuilder {
 impl StreamsBuilder {
     /// An empty topology called `name`.
     pub fn new(name: impl Into<String>) -> Self {
-        let plan = Plan { name: name.into(), ..Plan::default() };
-        Self { plan: Rc::new(RefCell::new(plan)) }
+        let plan = Plan {
+            name: name.into(),
+            ..Plan::default()
+        };
+        Self {
+            plan: Rc::new(RefCell::new(plan)),
+        }
     }
 
     /// A stream of the records of `topic`.
@@ -70,7 +75,11 @@ impl StreamsBuilder {
             reset: consumed.reset,
         };
         let stream = self.source(Topic::External(topic.to_owned()), optional);
-        TableSource { store, value: consumed.value }.attach(&stream)
+        TableSource {
+            store,
+            value: consumed.value,
+        }
+        .attach(&stream)
     }
 
     /// The latest value of each key of `topic`, held in full by every thread, whatever partitions it has.
@@ -96,12 +105,18 @@ impl StreamsBuilder {
                 deserialize_nullable(&*key, key_bytes)
                     .map_err(|error| Fault::serde(what("key"), error))?;
                 if let Some(bytes) = value_bytes {
-                    value.deserialize(bytes).map_err(|error| Fault::serde(what("value"), error))?;
+                    value
+                        .deserialize(bytes)
+                        .map_err(|error| Fault::serde(what("value"), error))?;
                 }
                 Ok(())
             }),
         });
-        GlobalTable { store: id, key: consumed.key, value: consumed.value }
+        GlobalTable {
+            store: id,
+            key: consumed.key,
+            value: consumed.value,
+        }
     }
 
     /// A key-value store for [`KStream::process`]; its changes go to `<application id>-<name>-changelog`.
@@ -138,7 +153,12 @@ pub(crate) fn add_source<K: Data, V: Data>(
     topic: Topic,
     consumed: Consumed<K, V>,
 ) -> KStream<K, V, Partitioned> {
-    let Consumed { key, value, timestamp, reset } = consumed;
+    let Consumed {
+        key,
+        value,
+        timestamp,
+        reset,
+    } = consumed;
     let outlet = Outlet::<K, V>::new();
     let node = {
         let mut plan = plan.borrow_mut();
@@ -159,7 +179,12 @@ pub(crate) fn add_source<K: Data, V: Data>(
                 )))
             })
         };
-        plan.sources.push(Source { node, topic, reset, make });
+        plan.sources.push(Source {
+            node,
+            topic,
+            reset,
+            make,
+        });
         node
     };
     KStream::new(Rc::clone(plan), node, outlet, Some(key), Some(value))

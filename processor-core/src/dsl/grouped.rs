@@ -31,7 +31,10 @@ pub struct Grouped<K, V> {
 impl<K, V> Grouped<K, V> {
     /// Groups by a key with this serde; the value keeps the serde it has.
     pub fn by(key: impl Serde<K> + 'static) -> Self {
-        Self { key: Arc::new(key), value: None }
+        Self {
+            key: Arc::new(key),
+            value: None,
+        }
     }
 
     /// The value's serde, needed where its type changed since the source.
@@ -63,7 +66,10 @@ impl<K: Data, V: Data> KGroupedStream<K, V> {
     ) -> Self {
         let outlet = Arc::clone(&stream.outlet);
         let stream = KStream::new(Rc::clone(&stream.plan), stream.node, outlet, key, value);
-        Self { stream, must_repartition: L::MUST_REPARTITION }
+        Self {
+            stream,
+            must_repartition: L::MUST_REPARTITION,
+        }
     }
 
     /// Counts the records of each key, in the store `name`.
@@ -109,7 +115,7 @@ impl<K: Data, V: Data> KGroupedStream<K, V> {
     }
 
     /// Groups the records of each key by windows of event time.
-    pub fn windowed_by(&self, windows: TimeWindows) -> TimeWindowedStream<K, V> {
+    pub fn windowed_by(&self, windows: TimeWindows) -> TimeWindowedStream<'_, K, V> {
         TimeWindowedStream::new(self, windows)
     }
 
@@ -119,7 +125,9 @@ impl<K: Data, V: Data> KGroupedStream<K, V> {
         serde: SharedSerde<A>,
         add: impl Fn(&K, V, Option<A>) -> A + Send + Sync + 'static,
     ) -> KTable<K, A> {
-        let Some(keyed) = self.keyed(name) else { return KTable::detached(&self.stream) };
+        let Some(keyed) = self.keyed(name) else {
+            return KTable::detached(&self.stream);
+        };
         let outlet = Outlet::<K, Change<A>>::new();
         let (node, store) = {
             let mut plan = keyed.stream.plan.borrow_mut();
@@ -160,7 +168,14 @@ impl<K: Data, V: Data> KGroupedStream<K, V> {
                 self.missing(name, "value");
                 return None;
             };
-            repartition(&self.stream, name, Arc::clone(&key), value, None, Keyless::Dropped)
+            repartition(
+                &self.stream,
+                name,
+                Arc::clone(&key),
+                value,
+                None,
+                Keyless::Dropped,
+            )
         } else {
             let stream = &self.stream;
             let outlet = Arc::clone(&stream.outlet);
@@ -202,20 +217,32 @@ where
     F: Fn(&K, V, Option<A>) -> A,
 {
     fn process(&mut self, context: &mut Context<'_>, record: Record<K, V>) -> Result {
-        let Record { key, value, timestamp, headers } = record;
+        let Record {
+            key,
+            value,
+            timestamp,
+            headers,
+        } = record;
         if self.key.is_null(&key) || is_null(self.value.as_ref(), &value) {
             metrics::counter!("dropped-records", "reason" => "null key or value").increment(1);
             return Ok(());
         }
         let fault = |part: &str, error| {
-            Fault::serde(format_args!("a {part} of aggregation {}", self.operator), error)
+            Fault::serde(
+                format_args!("a {part} of aggregation {}", self.operator),
+                error,
+            )
         };
         self.key_buffer.clear();
-        self.key.serialize(&key, &mut self.key_buffer).map_err(|error| fault("key", error))?;
+        self.key
+            .serialize(&key, &mut self.key_buffer)
+            .map_err(|error| fault("key", error))?;
 
         let mut store = self.store.borrow_mut();
         let before = store.get(&self.key_buffer)?;
-        let timestamp = before.as_ref().map_or(timestamp, |b| b.timestamp.max(timestamp));
+        let timestamp = before
+            .as_ref()
+            .map_or(timestamp, |b| b.timestamp.max(timestamp));
         let old = before
             .map(|before| self.serde.deserialize(&before.value))
             .transpose()
@@ -228,8 +255,19 @@ where
         store.put(&self.key_buffer, &self.value_buffer, timestamp)?;
         drop(store);
 
-        let change = Change { new: Some(new), old };
-        self.children.forward(context, Record { key, value: change, timestamp, headers })
+        let change = Change {
+            new: Some(new),
+            old,
+        };
+        self.children.forward(
+            context,
+            Record {
+                key,
+                value: change,
+                timestamp,
+                headers,
+            },
+        )
     }
 }
 

@@ -55,6 +55,9 @@ pub struct Produced<K, V> {
 impl<K, V> Produced<K, V> {
     /// Writes with these serdes.
     pub fn new(key: impl Serde<K> + 'static, value: impl Serde<V> + 'static) -> Self {
-        Self { key: Arc::new(key), value: Arc::new(value) }
+        Self {
+            key: Arc::new(key),
+            value: Arc::new(value),
+        }
     }
 }

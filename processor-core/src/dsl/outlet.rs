@@ -20,7 +20,9 @@ pub(crate) struct Outlet<K, V> {
 
 impl<K: Data, V: Data> Outlet<K, V> {
     pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self { consumers: Mutex::new(Vec::new()) })
+        Arc::new(Self {
+            consumers: Mutex::new(Vec::new()),
+        })
     }
 
     /// Adds a consumer; records reach consumers in the order they were added.
@@ -28,14 +30,26 @@ impl<K: Data, V: Data> Outlet<K, V> {
         &self,
         consumer: impl Fn(&mut Instantiation<'_>) -> Result<Child<K, V>> + Send + Sync + 'static,
     ) {
-        self.consumers.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::new(consumer));
+        self.consumers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(Arc::new(consumer));
     }
 
     /// Makes all consumers for one task.
-    pub(crate) fn instantiate(&self, instantiation: &mut Instantiation<'_>) -> Result<Fanout<K, V>> {
-        let consumers = self.consumers.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let children: Result<Vec<_>> =
-            consumers.iter().map(|attach| attach(instantiation)).collect();
+    pub(crate) fn instantiate(
+        &self,
+        instantiation: &mut Instantiation<'_>,
+    ) -> Result<Fanout<K, V>> {
+        let consumers = self
+            .consumers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        let children: Result<Vec<_>> = consumers
+            .iter()
+            .map(|attach| attach(instantiation))
+            .collect();
         Ok(Fanout::new(children?))
     }
 
@@ -56,6 +70,8 @@ impl<K: Data, V: Data> Outlet<K, V> {
         node: NodeId,
         instantiation: &mut Instantiation<'_>,
     ) -> Result<Child<K, V>> {
-        Ok(Box::new(SharedNode(self.instantiate_shared(node, instantiation)?)))
+        Ok(Box::new(SharedNode(
+            self.instantiate_shared(node, instantiation)?,
+        )))
     }
 }

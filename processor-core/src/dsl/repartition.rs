@@ -32,7 +32,12 @@ pub(crate) fn repartition<K: Data, V: Data, L: Lineage>(
             plan.enforced_partitions.push((topic.clone(), partitions));
         }
         let sink_name = format!("{name}-repartition-sink");
-        plan.add_node(sink_name, NodeKind::Sink(topic.clone()), vec![stream.node], vec![]);
+        plan.add_node(
+            sink_name,
+            NodeKind::Sink(topic.clone()),
+            vec![stream.node],
+            vec![],
+        );
     }
     let (sink_key, sink_value) = (Arc::clone(&key), Arc::clone(&value));
     let sink_topic = topic.clone();
@@ -43,12 +48,25 @@ pub(crate) fn repartition<K: Data, V: Data, L: Lineage>(
         let told = vec![time.now(); usize::try_from(partitions).unwrap_or(0)];
         let key = Arc::clone(&sink_key);
         let sink = Sink::new(topic, partitions, Arc::clone(&key), Arc::clone(&sink_value));
-        let node = RepartitionSink { sink, key, keyless, time, told };
+        let node = RepartitionSink {
+            sink,
+            key,
+            keyless,
+            time,
+            told,
+        };
         let node = Rc::new(RefCell::new(node));
-        instantiation.wakes.push(Rc::clone(&node) as Rc<RefCell<dyn Wake>>);
+        instantiation
+            .wakes
+            .push(Rc::clone(&node) as Rc<RefCell<dyn Wake>>);
         Ok(Box::new(SharedNode(node)))
     });
-    let consumed = Consumed { key, value, timestamp: None, reset: Default::default() };
+    let consumed = Consumed {
+        key,
+        value,
+        timestamp: None,
+        reset: Default::default(),
+    };
     add_source(&stream.plan, topic, consumed)
 }
 
@@ -79,11 +97,18 @@ impl<K: Data, V: Data> Process<K, V> for RepartitionSink<K, V> {
         }
         self.time.observe(record.timestamp, context);
         let time = self.time.now();
-        let header = TimeHeader { task: context.task.partition, time, marker: false };
+        let header = TimeHeader {
+            task: context.task.partition,
+            time,
+            marker: false,
+        };
         let mut headers = std::mem::take(&mut record.headers);
         headers.push(header.encode());
         let partition = self.sink.send(context, &record, &headers)?;
-        if let Some(told) = usize::try_from(partition).ok().and_then(|p| self.told.get_mut(p)) {
+        if let Some(told) = usize::try_from(partition)
+            .ok()
+            .and_then(|p| self.told.get_mut(p))
+        {
             *told = time;
         }
         Ok(())
@@ -96,9 +121,15 @@ impl<K, V> Wake for RepartitionSink<K, V> {
         let time = self.time.now();
         for (partition, told) in (0..).zip(&mut self.told) {
             if *told < time {
-                let header = TimeHeader { task: context.task.partition, time, marker: true };
+                let header = TimeHeader {
+                    task: context.task.partition,
+                    time,
+                    marker: true,
+                };
                 let headers = [header.encode()];
-                context.out.send(&self.sink.topic, partition, time, None, None, &headers)?;
+                context
+                    .out
+                    .send(&self.sink.topic, partition, time, None, None, &headers)?;
                 *told = time;
             }
         }

@@ -24,7 +24,14 @@ impl<K, V> Sink<K, V> {
         key: SharedSerde<K>,
         value: SharedSerde<V>,
     ) -> Self {
-        Self { topic, partitions, key, value, key_buffer: Vec::new(), value_buffer: Vec::new() }
+        Self {
+            topic,
+            partitions,
+            key,
+            value,
+            key_buffer: Vec::new(),
+            value_buffer: Vec::new(),
+        }
     }
 
     /// Sends `record` with `headers` to the partition of its key; a record without a key stays in the partition
@@ -35,8 +42,10 @@ impl<K, V> Sink<K, V> {
         record: &Record<K, V>,
         headers: &Headers,
     ) -> Result<i32> {
-        let key = serialize_nullable(&*self.key, &record.key, &mut self.key_buffer)
-            .map_err(|error| Fault::serde(format!("the key of a record for {}", self.topic), error))?;
+        let key =
+            serialize_nullable(&*self.key, &record.key, &mut self.key_buffer).map_err(|error| {
+                Fault::serde(format!("the key of a record for {}", self.topic), error)
+            })?;
         let value = serialize_nullable(&*self.value, &record.value, &mut self.value_buffer)
             .map_err(|error| {
                 Fault::serde(format!("the value of a record for {}", self.topic), error)
@@ -45,7 +54,14 @@ impl<K, V> Sink<K, V> {
             Some(key) => partition_for(self.key.partition_bytes(key), self.partitions),
             None => context.task.partition % self.partitions,
         };
-        context.out.send(&self.topic, partition, record.timestamp, key, value, headers)?;
+        context.out.send(
+            &self.topic,
+            partition,
+            record.timestamp,
+            key,
+            value,
+            headers,
+        )?;
         Ok(partition)
     }
 }

@@ -56,14 +56,30 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
         key: Option<SharedSerde<K>>,
         value: Option<SharedSerde<V>>,
     ) -> Self {
-        Self { plan, node, outlet, key, value, lineage: PhantomData }
+        Self {
+            plan,
+            node,
+            outlet,
+            key,
+            value,
+            lineage: PhantomData,
+        }
     }
 
     /// Keeps the records for which `keep` holds.
     pub fn filter(&self, keep: impl Fn(&K, &V) -> bool + Send + Sync + 'static) -> Self {
-        self.each("KSTREAM-FILTER", self.key.clone(), self.value.clone(), move |record, next| {
-            if keep(&record.key, &record.value) { next.forward(record) } else { Ok(()) }
-        })
+        self.each(
+            "KSTREAM-FILTER",
+            self.key.clone(),
+            self.value.clone(),
+            move |record, next| {
+                if keep(&record.key, &record.value) {
+                    next.forward(record)
+                } else {
+                    Ok(())
+                }
+            },
+        )
     }
 
     /// Keeps the records for which `drop` does not hold.
@@ -76,11 +92,26 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
         &self,
         map: impl Fn(&K, V) -> V2 + Send + Sync + 'static,
     ) -> KStream<K, V2, L> {
-        self.each("KSTREAM-MAPVALUES", self.key.clone(), None, move |record, next| {
-            let Record { key, value, timestamp, headers } = record;
-            let value = map(&key, value);
-            next.forward(Record { key, value, timestamp, headers })
-        })
+        self.each(
+            "KSTREAM-MAPVALUES",
+            self.key.clone(),
+            None,
+            move |record, next| {
+                let Record {
+                    key,
+                    value,
+                    timestamp,
+                    headers,
+                } = record;
+                let value = map(&key, value);
+                next.forward(Record {
+                    key,
+                    value,
+                    timestamp,
+                    headers,
+                })
+            },
+        )
     }
 
     /// Replaces each value by any number of values; the key and its partition stay.
@@ -88,14 +119,29 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
         &self,
         map: impl Fn(&K, V) -> I + Send + Sync + 'static,
     ) -> KStream<K, V2, L> {
-        self.each("KSTREAM-FLATMAPVALUES", self.key.clone(), None, move |record, next| {
-            let Record { key, value, timestamp, headers } = record;
-            for value in map(&key, value) {
-                let (key, headers) = (key.clone(), headers.clone());
-                next.forward(Record { key, value, timestamp, headers })?;
-            }
-            Ok(())
-        })
+        self.each(
+            "KSTREAM-FLATMAPVALUES",
+            self.key.clone(),
+            None,
+            move |record, next| {
+                let Record {
+                    key,
+                    value,
+                    timestamp,
+                    headers,
+                } = record;
+                for value in map(&key, value) {
+                    let (key, headers) = (key.clone(), headers.clone());
+                    next.forward(Record {
+                        key,
+                        value,
+                        timestamp,
+                        headers,
+                    })?;
+                }
+                Ok(())
+            },
+        )
     }
 
     /// Replaces key and value. The stream has to be repartitioned before its next stateful operator, which then does
@@ -105,9 +151,19 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
         map: impl Fn(K, V) -> (K2, V2) + Send + Sync + 'static,
     ) -> KStream<K2, V2, Rekeyed> {
         self.each("KSTREAM-MAP", None, None, move |record, next| {
-            let Record { key, value, timestamp, headers } = record;
+            let Record {
+                key,
+                value,
+                timestamp,
+                headers,
+            } = record;
             let (key, value) = map(key, value);
-            next.forward(Record { key, value, timestamp, headers })
+            next.forward(Record {
+                key,
+                value,
+                timestamp,
+                headers,
+            })
         })
     }
 
@@ -117,9 +173,19 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
         map: impl Fn(K, V) -> I + Send + Sync + 'static,
     ) -> KStream<K2, V2, Rekeyed> {
         self.each("KSTREAM-FLATMAP", None, None, move |record, next| {
-            let Record { key, value, timestamp, headers } = record;
+            let Record {
+                key,
+                value,
+                timestamp,
+                headers,
+            } = record;
             for (key, value) in map(key, value) {
-                next.forward(Record { key, value, timestamp, headers: headers.clone() })?;
+                next.forward(Record {
+                    key,
+                    value,
+                    timestamp,
+                    headers: headers.clone(),
+                })?;
             }
             Ok(())
         })
@@ -130,18 +196,28 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
         &self,
         select: impl Fn(&K, &V) -> K2 + Send + Sync + 'static,
     ) -> KStream<K2, V, Rekeyed> {
-        self.each("KSTREAM-KEY-SELECT", None, self.value.clone(), move |record, next| {
-            let key = select(&record.key, &record.value);
-            next.forward(record.with_key(key))
-        })
+        self.each(
+            "KSTREAM-KEY-SELECT",
+            None,
+            self.value.clone(),
+            move |record, next| {
+                let key = select(&record.key, &record.value);
+                next.forward(record.with_key(key))
+            },
+        )
     }
 
     /// Shows each record to `look` on its way.
     pub fn peek(&self, look: impl Fn(&K, &V) + Send + Sync + 'static) -> Self {
-        self.each("KSTREAM-PEEK", self.key.clone(), self.value.clone(), move |record, next| {
-            look(&record.key, &record.value);
-            next.forward(record)
-        })
+        self.each(
+            "KSTREAM-PEEK",
+            self.key.clone(),
+            self.value.clone(),
+            move |record, next| {
+                look(&record.key, &record.value);
+                next.forward(record)
+            },
+        )
     }
 
     /// Records of both streams. Order is kept within each, not between them.
@@ -181,7 +257,9 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
     /// # small.to("small"); even.to("even"); rest.to("rest"); builder.build().unwrap();
     /// ```
     pub fn split(&self) -> Split<K, V, L> {
-        Split { rest: RefCell::new(self.clone()) }
+        Split {
+            rest: RefCell::new(self.clone()),
+        }
     }
 
     /// Writes the stream to `topic` with the serdes it carries. The topic must exist when the application starts.
@@ -226,7 +304,14 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
         value: impl Serde<V> + 'static,
         partitions: Option<i32>,
     ) -> KStream<K, V, Partitioned> {
-        repartition(self, name, Arc::new(key), Arc::new(value), partitions, Keyless::Kept)
+        repartition(
+            self,
+            name,
+            Arc::new(key),
+            Arc::new(value),
+            partitions,
+            Keyless::Kept,
+        )
     }
 
     /// Groups by the key the stream has. The name of the aggregation names the repartition topic, if one is needed.
@@ -241,7 +326,11 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
         grouped: Grouped<K2, V>,
     ) -> KGroupedStream<K2, V> {
         let rekeyed = self.select_key(select);
-        KGroupedStream::of(&rekeyed, Some(grouped.key), grouped.value.or_else(|| self.value.clone()))
+        KGroupedStream::of(
+            &rekeyed,
+            Some(grouped.key),
+            grouped.value.or_else(|| self.value.clone()),
+        )
     }
 
     /// Runs user code with stores. `make` is called once per task with the stores opened, in the order they are
@@ -290,7 +379,10 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
         let (below, step) = (Arc::clone(&outlet), Arc::new(step));
         self.outlet.attach(move |instantiation| {
             let children = below.instantiate(instantiation)?;
-            Ok(Box::new(Each { step: Arc::clone(&step), children }))
+            Ok(Box::new(Each {
+                step: Arc::clone(&step),
+                children,
+            }))
         });
         KStream::new(Rc::clone(&self.plan), node, outlet, key, value)
     }
@@ -319,7 +411,13 @@ where
     F: Fn(Record<K, V>, &mut Next<'_, '_, K2, V2>) -> Result,
 {
     fn process(&mut self, context: &mut Context<'_>, record: Record<K, V>) -> Result {
-        (self.step)(record, &mut Next { context, children: &mut self.children })
+        (self.step)(
+            record,
+            &mut Next {
+                context,
+                children: &mut self.children,
+            },
+        )
     }
 }
 

@@ -35,13 +35,27 @@ impl<K: Data, V: Data> KTable<K, V> {
         key: SharedSerde<K>,
         value: SharedSerde<V>,
     ) -> Self {
-        Self { plan, node, outlet, store, key: Some(key), value: Some(value) }
+        Self {
+            plan,
+            node,
+            outlet,
+            store,
+            key: Some(key),
+            value: Some(value),
+        }
     }
 
     /// Stands in after a problem that `build` reports.
     pub(crate) fn detached<K2, V2>(stream: &KStream<K2, V2, Rekeyed>) -> Self {
         let plan = Rc::clone(&stream.plan);
-        Self { plan, node: stream.node, outlet: Outlet::new(), store: None, key: None, value: None }
+        Self {
+            plan,
+            node: stream.node,
+            outlet: Outlet::new(),
+            store: None,
+            key: None,
+            value: None,
+        }
     }
 
     /// Every update of the table as a record: `Some` for a value, `None` for a deletion.
@@ -51,11 +65,18 @@ impl<K: Data, V: Data> KTable<K, V> {
         let node = {
             let mut plan = self.plan.borrow_mut();
             let name = plan.generated_name("KTABLE-TOSTREAM");
-            plan.add_node(name, NodeKind::Operator("to stream"), vec![self.node], vec![])
+            plan.add_node(
+                name,
+                NodeKind::Operator("to stream"),
+                vec![self.node],
+                vec![],
+            )
         };
         let below = Arc::clone(&outlet);
         self.outlet.attach(move |instantiation| {
-            Ok(Box::new(ToStream { children: below.instantiate(instantiation)? }))
+            Ok(Box::new(ToStream {
+                children: below.instantiate(instantiation)?,
+            }))
         });
         let value = self.value.clone().map(|value| {
             let optional: SharedSerde<Option<V>> = Arc::new(crate::serde::nullable(value));
@@ -71,8 +92,21 @@ struct ToStream<K, V> {
 
 impl<K: Data, V: Data> Process<K, Change<V>> for ToStream<K, V> {
     fn process(&mut self, context: &mut Context<'_>, record: Record<K, Change<V>>) -> Result {
-        let Record { key, value, timestamp, headers } = record;
-        self.children.forward(context, Record { key, value: value.new, timestamp, headers })
+        let Record {
+            key,
+            value,
+            timestamp,
+            headers,
+        } = record;
+        self.children.forward(
+            context,
+            Record {
+                key,
+                value: value.new,
+                timestamp,
+                headers,
+            },
+        )
     }
 }
 
@@ -83,7 +117,10 @@ pub(crate) struct TableSource<'a, V> {
 }
 
 impl<V: Data> TableSource<'_, V> {
-    pub(crate) fn attach<K: Data>(self, stream: &KStream<K, Option<V>, Partitioned>) -> KTable<K, V> {
+    pub(crate) fn attach<K: Data>(
+        self,
+        stream: &KStream<K, Option<V>, Partitioned>,
+    ) -> KTable<K, V> {
         let key = stream.key.clone().expect("a source has serdes");
         let outlet = Outlet::<K, Change<V>>::new();
         let (node, store) = {
@@ -91,7 +128,10 @@ impl<V: Data> TableSource<'_, V> {
             let store = plan.add_store(self.store, StoreKind::KeyValue);
             let kind = NodeKind::Operator("table");
             let parents = vec![stream.node];
-            (plan.add_node(self.store.to_owned(), kind, parents, vec![store]), store)
+            (
+                plan.add_node(self.store.to_owned(), kind, parents, vec![store]),
+                store,
+            )
         };
         let (below, name) = (Arc::clone(&outlet), self.store.to_owned());
         let (key_serde, value_serde) = (Arc::clone(&key), Arc::clone(&self.value));
@@ -106,7 +146,14 @@ impl<V: Data> TableSource<'_, V> {
                 children: below.instantiate(instantiation)?,
             }))
         });
-        KTable::new(Rc::clone(&stream.plan), node, outlet, Some(store), key, self.value)
+        KTable::new(
+            Rc::clone(&stream.plan),
+            node,
+            outlet,
+            Some(store),
+            key,
+            self.value,
+        )
     }
 }
 
@@ -123,15 +170,23 @@ struct TableNode<K, V> {
 
 impl<K: Data, V: Data> Process<K, Option<V>> for TableNode<K, V> {
     fn process(&mut self, context: &mut Context<'_>, record: Record<K, Option<V>>) -> Result {
-        let fault =
-            |part: &str, error| Fault::serde(format_args!("a {part} of table {}", self.name), error);
-        let Record { key, value, timestamp, headers } = record;
+        let fault = |part: &str, error| {
+            Fault::serde(format_args!("a {part} of table {}", self.name), error)
+        };
+        let Record {
+            key,
+            value,
+            timestamp,
+            headers,
+        } = record;
         if self.key.is_null(&key) {
             metrics::counter!("dropped-records", "reason" => "null key").increment(1);
             return Ok(());
         }
         self.key_buffer.clear();
-        self.key.serialize(&key, &mut self.key_buffer).map_err(|error| fault("key", error))?;
+        self.key
+            .serialize(&key, &mut self.key_buffer)
+            .map_err(|error| fault("key", error))?;
         let mut store = self.store.borrow_mut();
         let old = store
             .get(&self.key_buffer)?
@@ -150,7 +205,15 @@ impl<K: Data, V: Data> Process<K, Option<V>> for TableNode<K, V> {
         }
         drop(store);
         let change = Change { new: value, old };
-        self.children.forward(context, Record { key, value: change, timestamp, headers })
+        self.children.forward(
+            context,
+            Record {
+                key,
+                value: change,
+                timestamp,
+                headers,
+            },
+        )
     }
 }
 
@@ -174,7 +237,9 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
         table: &KTable<K, W>,
         join: impl Fn(&K, V, W) -> R + Send + Sync + 'static,
     ) -> KStream<K, R, Partitioned> {
-        self.look_up(name, table, move |key, value, found| found.map(|w| join(key, value, w)))
+        self.look_up(name, table, move |key, value, found| {
+            found.map(|w| join(key, value, w))
+        })
     }
 
     /// Like [`join_table`](Self::join_table), but a record without a match is joined with `None`.
@@ -184,7 +249,9 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
         table: &KTable<K, W>,
         join: impl Fn(&K, V, Option<W>) -> R + Send + Sync + 'static,
     ) -> KStream<K, R, Partitioned> {
-        self.look_up(name, table, move |key, value, found| Some(join(key, value, found)))
+        self.look_up(name, table, move |key, value, found| {
+            Some(join(key, value, found))
+        })
     }
 
     fn look_up<W: Data, R: Data>(
@@ -201,7 +268,8 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
             let stores = table.store.into_iter().collect();
             let kind = NodeKind::Operator("stream-table join");
             let node = plan.add_node(name.to_owned(), kind, vec![stream.node], stores);
-            plan.copartitioned.push((name.to_owned(), vec![stream.node, table.node]));
+            plan.copartitioned
+                .push((name.to_owned(), vec![stream.node, table.node]));
             node
         };
         if let (Some(store), Some(key_serde), Some(value_serde)) =
@@ -278,7 +346,9 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
                 key: Arc::clone(&key),
                 value: Arc::clone(&value),
                 select: move |key: &K, value: &V| select(key, value),
-                join: move |key: &K, looked_up: &GK, value, found| join(key, looked_up, value, found),
+                join: move |key: &K, looked_up: &GK, value, found| {
+                    join(key, looked_up, value, found)
+                },
                 buffer: Vec::new(),
                 children: below.instantiate(instantiation)?,
             }))
@@ -307,7 +377,12 @@ where
     J: Fn(&K, &TK, V, Option<TV>) -> Option<R>,
 {
     fn process(&mut self, context: &mut Context<'_>, record: Record<K, V>) -> Result {
-        let Record { key, value, timestamp, headers } = record;
+        let Record {
+            key,
+            value,
+            timestamp,
+            headers,
+        } = record;
         let fault =
             |part: &str, error| Fault::serde(format_args!("a {part} of join {}", self.name), error);
         let selected = (self.select)(&key, &value);
@@ -322,9 +397,15 @@ where
             .transpose()
             .map_err(|error| fault("value", error))?;
         match (self.join)(&key, &selected, value, found) {
-            Some(value) => {
-                self.children.forward(context, Record { key, value, timestamp, headers })
-            }
+            Some(value) => self.children.forward(
+                context,
+                Record {
+                    key,
+                    value,
+                    timestamp,
+                    headers,
+                },
+            ),
             None => Ok(()),
         }
     }

@@ -14,7 +14,7 @@ use state::WindowStore;
 use crate::error::{Fault, Result};
 use crate::log::Timestamp;
 use crate::processor::{Context, Fanout, OperatorTime, Process};
-use crate::record::{Change, Data, Record, Windowed};
+use crate::record::{Data, Record, Windowed};
 use crate::serde::{Serde, SharedSerde, int64, windowed};
 use crate::topology::{NodeKind, StoreKind};
 
@@ -45,7 +45,9 @@ impl TimeWindows {
     /// ```
     #[must_use]
     pub fn tumbling(size: Duration) -> WithoutGrace {
-        WithoutGrace { size_ms: millis(size).max(1) }
+        WithoutGrace {
+            size_ms: millis(size).max(1),
+        }
     }
 
     /// The window that holds `timestamp`.
@@ -59,7 +61,10 @@ impl WithoutGrace {
     /// How long after its end, in stream time, a window still takes records.
     #[must_use]
     pub fn grace(self, grace: Duration) -> TimeWindows {
-        TimeWindows { size_ms: self.size_ms, grace_ms: millis(grace) }
+        TimeWindows {
+            size_ms: self.size_ms,
+            grace_ms: millis(grace),
+        }
     }
 }
 
@@ -188,7 +193,13 @@ impl<'a, K: Data, V: Data> TimeWindowedStream<'a, K, V> {
             Arc::new(windowed(Arc::clone(&key), windows.size_ms));
         let plan = &stream.plan;
         WindowedTable {
-            updates: KStream::new(Rc::clone(plan), node, updates, Some(windowed_key), Some(serde)),
+            updates: KStream::new(
+                Rc::clone(plan),
+                node,
+                updates,
+                Some(windowed_key),
+                Some(serde),
+            ),
             late: KStream::new(Rc::clone(plan), node, late, Some(key), None),
         }
     }
@@ -242,16 +253,28 @@ where
             return self.too_late(context, record, start, end);
         }
 
-        let Record { key, value, timestamp, headers } = record;
+        let Record {
+            key,
+            value,
+            timestamp,
+            headers,
+        } = record;
         let fault = |part: &str, error| {
-            Fault::serde(format_args!("a {part} of aggregation {}", self.operator), error)
+            Fault::serde(
+                format_args!("a {part} of aggregation {}", self.operator),
+                error,
+            )
         };
         self.key_buffer.clear();
-        self.key.serialize(&key, &mut self.key_buffer).map_err(|error| fault("key", error))?;
+        self.key
+            .serialize(&key, &mut self.key_buffer)
+            .map_err(|error| fault("key", error))?;
 
         let mut store = self.store.borrow_mut();
         let before = store.get(&self.key_buffer, start)?;
-        let timestamp = before.as_ref().map_or(timestamp, |b| b.timestamp.max(timestamp));
+        let timestamp = before
+            .as_ref()
+            .map_or(timestamp, |b| b.timestamp.max(timestamp));
         let old = before
             .map(|before| self.serde.deserialize(&before.value))
             .transpose()
@@ -265,7 +288,15 @@ where
         drop(store);
 
         let key = Windowed { key, start, end };
-        self.updates.forward(context, Record { key, value: new, timestamp, headers })
+        self.updates.forward(
+            context,
+            Record {
+                key,
+                value: new,
+                timestamp,
+                headers,
+            },
+        )
     }
 }
 
@@ -286,9 +317,26 @@ impl<K: Data, V: Data, A, F> WindowAggregate<K, V, A, F> {
             return Ok(());
         }
         let stream_time = self.time.now();
-        let Record { key, value, timestamp, headers } = record;
-        let value = Late { value, window_start, window_end, stream_time };
-        self.late.forward(context, Record { key, value, timestamp, headers })
+        let Record {
+            key,
+            value,
+            timestamp,
+            headers,
+        } = record;
+        let value = Late {
+            value,
+            window_start,
+            window_end,
+            stream_time,
+        };
+        self.late.forward(
+            context,
+            Record {
+                key,
+                value,
+                timestamp,
+                headers,
+            },
+        )
     }
 }
-

@@ -127,7 +127,10 @@ pub struct Setup<'a, 'b> {
 impl Setup<'_, '_> {
     /// Asks for a punctuation; a processor may have several.
     pub fn schedule(&mut self, punctuation: Punctuation) {
-        self.schedules.push(Schedule { punctuation, next: None });
+        self.schedules.push(Schedule {
+            punctuation,
+            next: None,
+        });
     }
 
     /// A stream time of this processor's own, for instance one per input, that is committed with the task's offsets
@@ -203,6 +206,11 @@ pub(crate) trait Wake {
         Ok(())
     }
 
+    /// Whether [`resume`](Self::resume) would do anything.
+    fn has_work(&self) -> bool {
+        false
+    }
+
     /// Goes on with work larger than a record.
     fn resume(&mut self, context: &mut Context<'_>) -> Result<Work> {
         let _ = context;
@@ -235,7 +243,11 @@ impl<K: Data, V: Data, P: Processor<K, V>> ProcessorNode<K, V, P> {
         instantiation: &mut Instantiation<'_>,
     ) -> Result<Rc<RefCell<Self>>> {
         let mut schedules = Vec::new();
-        let mut setup = Setup { name, instantiation, schedules: &mut schedules };
+        let mut setup = Setup {
+            name,
+            instantiation,
+            schedules: &mut schedules,
+        };
         processor.init(&mut setup)?;
         let node = Rc::new(RefCell::new(Self {
             name: name.to_owned(),
@@ -244,7 +256,9 @@ impl<K: Data, V: Data, P: Processor<K, V>> ProcessorNode<K, V, P> {
             work: Work::More,
             children,
         }));
-        instantiation.wakes.push(Rc::clone(&node) as Rc<RefCell<dyn Wake>>);
+        instantiation
+            .wakes
+            .push(Rc::clone(&node) as Rc<RefCell<dyn Wake>>);
         Ok(node)
     }
 }
@@ -252,7 +266,10 @@ impl<K: Data, V: Data, P: Processor<K, V>> ProcessorNode<K, V, P> {
 impl<K: Data, V: Data, P: Processor<K, V>> Process<K, V> for ProcessorNode<K, V, P> {
     fn process(&mut self, context: &mut Context<'_>, record: Record<K, V>) -> Result {
         self.work = Work::More;
-        let mut context = ProcessorContext { context, children: &mut self.children };
+        let mut context = ProcessorContext {
+            context,
+            children: &mut self.children,
+        };
         self.processor.process(record, &mut context)
     }
 }
@@ -260,28 +277,52 @@ impl<K: Data, V: Data, P: Processor<K, V>> Process<K, V> for ProcessorNode<K, V,
 impl<K: Data, V: Data, P: Processor<K, V>> Wake for ProcessorNode<K, V, P> {
     fn punctuate(&mut self, context: &mut Context<'_>) -> Result {
         for schedule in &mut self.schedules {
-            let Some(time) = due(schedule, context.stream_time, context.wall_ms) else { continue };
-            let punctuated = Punctuated { schedule: schedule.punctuation, time };
-            let mut context = ProcessorContext { context, children: &mut self.children };
+            let Some(time) = due(schedule, context.stream_time, context.wall_ms) else {
+                continue;
+            };
+            let punctuated = Punctuated {
+                schedule: schedule.punctuation,
+                time,
+            };
+            let mut context = ProcessorContext {
+                context,
+                children: &mut self.children,
+            };
             self.processor.punctuate(punctuated, &mut context)?;
         }
         Ok(())
     }
 
     fn end_of_input(&mut self, context: &mut Context<'_>) -> Result {
-        if !self.schedules.iter().any(|s| s.punctuation == Punctuation::EndOfInput) {
+        if !self
+            .schedules
+            .iter()
+            .any(|s| s.punctuation == Punctuation::EndOfInput)
+        {
             return Ok(());
         }
         tracing::debug!(processor = %self.name, "end of input");
-        let punctuated =
-            Punctuated { schedule: Punctuation::EndOfInput, time: context.stream_time };
-        let mut context = ProcessorContext { context, children: &mut self.children };
+        let punctuated = Punctuated {
+            schedule: Punctuation::EndOfInput,
+            time: context.stream_time,
+        };
+        let mut context = ProcessorContext {
+            context,
+            children: &mut self.children,
+        };
         self.processor.punctuate(punctuated, &mut context)
+    }
+
+    fn has_work(&self) -> bool {
+        self.work == Work::More
     }
 
     fn resume(&mut self, context: &mut Context<'_>) -> Result<Work> {
         if self.work == Work::More {
-            let mut context = ProcessorContext { context, children: &mut self.children };
+            let mut context = ProcessorContext {
+                context,
+                children: &mut self.children,
+            };
             self.work = self.processor.resume(&mut context)?;
         }
         Ok(self.work)
@@ -305,7 +346,9 @@ fn due(schedule: &mut Schedule, stream_time: Timestamp, wall_ms: i64) -> Option<
 }
 
 fn millis(interval: Duration) -> i64 {
-    i64::try_from(interval.as_millis()).unwrap_or(i64::MAX).max(1)
+    i64::try_from(interval.as_millis())
+        .unwrap_or(i64::MAX)
+        .max(1)
 }
 
 #[cfg(test)]
@@ -313,21 +356,36 @@ mod tests {
     use super::*;
 
     fn fired(punctuation: Punctuation, times: &[(Timestamp, i64)]) -> Vec<Option<Timestamp>> {
-        let mut schedule = Schedule { punctuation, next: None };
-        times.iter().map(|&(stream, wall)| due(&mut schedule, stream, wall)).collect()
+        let mut schedule = Schedule {
+            punctuation,
+            next: None,
+        };
+        times
+            .iter()
+            .map(|&(stream, wall)| due(&mut schedule, stream, wall))
+            .collect()
     }
 
     #[test]
     fn stream_time_fires_at_the_first_record_and_then_on_its_grid_once() {
         let every_10 = Punctuation::StreamTime(Duration::from_millis(10));
-        let fired = fired(every_10, &[(-1, 0), (3, 0), (9, 0), (10, 0), (47, 0), (49, 0), (50, 0)]);
-        assert_eq!(fired, [None, Some(3), None, Some(10), Some(47), None, Some(50)]);
+        let fired = fired(
+            every_10,
+            &[(-1, 0), (3, 0), (9, 0), (10, 0), (47, 0), (49, 0), (50, 0)],
+        );
+        assert_eq!(
+            fired,
+            [None, Some(3), None, Some(10), Some(47), None, Some(50)]
+        );
     }
 
     #[test]
     fn wall_clock_fires_after_one_interval_and_once_after_a_gap() {
         let every_10 = Punctuation::WallClock(Duration::from_millis(10));
-        let fired = fired(every_10, &[(-1, 5), (-1, 14), (-1, 15), (-1, 48), (-1, 54), (-1, 55)]);
+        let fired = fired(
+            every_10,
+            &[(-1, 5), (-1, 14), (-1, 15), (-1, 48), (-1, 54), (-1, 55)],
+        );
         assert_eq!(fired, [None, None, Some(15), Some(48), None, Some(55)]);
     }
 }

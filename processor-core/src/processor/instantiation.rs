@@ -10,26 +10,29 @@ use state::{JoinStore, KeyValueStore, Store, WindowStore};
 use crate::error::{Fault, Result};
 use crate::record::TaskId;
 use crate::runtime::TopicPartitions;
+use crate::task::OnBadRecord;
 use crate::topology::{NodeId, StoreId};
 
 use super::{TaskTimes, Wake};
 
 /// What the factories of the nodes find while a task is made.
-pub(crate) struct Instantiation<'a> {
+pub struct Instantiation<'a> {
     /// The task.
-    pub task: TaskId,
+    pub(crate) task: TaskId,
     /// Its times.
-    pub times: &'a mut TaskTimes,
+    pub(crate) times: &'a mut TaskTimes,
     /// Its stores, and the global ones of its thread.
-    pub stores: &'a HashMap<StoreId, StoreCell>,
+    pub(crate) stores: &'a HashMap<StoreId, StoreCell>,
     /// Partition counts of all topics it may write.
-    pub partitions: &'a TopicPartitions,
+    pub(crate) partitions: &'a TopicPartitions,
     /// Nodes that want to be called besides records.
-    pub wakes: &'a mut Vec<Rc<RefCell<dyn Wake>>>,
+    pub(crate) wakes: &'a mut Vec<Rc<RefCell<dyn Wake>>>,
     /// Nodes with several parents, made once.
-    pub shared: HashMap<NodeId, Box<dyn Any>>,
+    pub(crate) shared: HashMap<NodeId, Box<dyn Any>>,
     /// Prefix of internal topics: the application id.
-    pub application_id: &'a str,
+    pub(crate) application_id: &'a str,
+    /// What sources do with records they cannot decode.
+    pub(crate) on_bad_record: OnBadRecord,
 }
 
 impl Instantiation<'_> {
@@ -50,7 +53,10 @@ impl Instantiation<'_> {
 
     fn store(&self, id: StoreId) -> Result<&StoreCell> {
         self.stores.get(&id).ok_or_else(|| {
-            Fault::user("topology", format!("store {id:?} is not part of task {}", self.task))
+            Fault::user(
+                "topology",
+                format!("store {id:?} is not part of task {}", self.task),
+            )
         })
     }
 

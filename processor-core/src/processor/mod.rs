@@ -10,13 +10,13 @@ mod api;
 mod context;
 mod instantiation;
 mod store;
-mod times;
+pub(crate) mod times;
 
-pub use api::{Processor, Work, ProcessorContext, Punctuated, Punctuation, Setup};
-pub use store::{KeyValue, StoreHandle, StoreSet};
+pub use api::{Processor, ProcessorContext, Punctuated, Punctuation, Setup, Work};
 pub(crate) use api::{ProcessorNode, Wake};
 pub(crate) use context::Context;
 pub(crate) use instantiation::{Instantiation, StoreCell};
+pub use store::{KeyValue, StoreHandle, StoreSet};
 pub use times::ObservedTime;
 pub(crate) use times::{OperatorTime, TaskTimes};
 

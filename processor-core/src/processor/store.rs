@@ -34,13 +34,13 @@ impl<K, V> Clone for StoreHandle<K, V> {
 }
 
 impl<K, V> StoreHandle<K, V> {
-    pub(crate) fn new(
-        id: StoreId,
-        name: &str,
-        key: SharedSerde<K>,
-        value: SharedSerde<V>,
-    ) -> Self {
-        Self { id, name: name.to_owned(), key, value }
+    pub(crate) fn new(id: StoreId, name: &str, key: SharedSerde<K>, value: SharedSerde<V>) -> Self {
+        Self {
+            id,
+            name: name.to_owned(),
+            key,
+            value,
+        }
     }
 
     /// Name of the store.
@@ -81,7 +81,12 @@ impl<K: 'static, V: 'static> StoreSet for StoreHandle<K, V> {
 
     fn open(&self, instantiation: &Instantiation<'_>) -> Result<KeyValue<K, V>> {
         let store = instantiation.key_value(self.id)?;
-        Ok(KeyValue::new(&self.name, store, Arc::clone(&self.key), Arc::clone(&self.value)))
+        Ok(KeyValue::new(
+            &self.name,
+            store,
+            Arc::clone(&self.key),
+            Arc::clone(&self.value),
+        ))
     }
 }
 
@@ -158,10 +163,16 @@ impl<K, V> KeyValue<K, V> {
     pub fn get_stamped(&self, key: &K) -> Result<Option<(V, Timestamp)>> {
         let mut buffer = self.key_buffer.borrow_mut();
         buffer.clear();
-        self.key.serialize(key, &mut buffer).map_err(|error| self.fault("key", error))?;
-        let Some(found) = self.store.borrow().get(&buffer)? else { return Ok(None) };
-        let value =
-            self.value.deserialize(&found.value).map_err(|error| self.fault("value", error))?;
+        self.key
+            .serialize(key, &mut buffer)
+            .map_err(|error| self.fault("key", error))?;
+        let Some(found) = self.store.borrow().get(&buffer)? else {
+            return Ok(None);
+        };
+        let value = self
+            .value
+            .deserialize(&found.value)
+            .map_err(|error| self.fault("value", error))?;
         Ok(Some((value, found.timestamp)))
     }
 
@@ -176,8 +187,12 @@ impl<K, V> KeyValue<K, V> {
             .map_err(|error| self.fault("value", error))?;
         let mut buffer = self.key_buffer.borrow_mut();
         buffer.clear();
-        self.key.serialize(key, &mut buffer).map_err(|error| self.fault("key", error))?;
-        self.store.borrow_mut().put(&buffer, &self.value_buffer, timestamp)?;
+        self.key
+            .serialize(key, &mut buffer)
+            .map_err(|error| self.fault("key", error))?;
+        self.store
+            .borrow_mut()
+            .put(&buffer, &self.value_buffer, timestamp)?;
         Ok(())
     }
 
@@ -188,7 +203,9 @@ impl<K, V> KeyValue<K, V> {
     pub fn delete(&mut self, key: &K, timestamp: Timestamp) -> Result {
         let mut buffer = self.key_buffer.borrow_mut();
         buffer.clear();
-        self.key.serialize(key, &mut buffer).map_err(|error| self.fault("key", error))?;
+        self.key
+            .serialize(key, &mut buffer)
+            .map_err(|error| self.fault("key", error))?;
         self.store.borrow_mut().delete(&buffer, timestamp)?;
         Ok(())
     }
@@ -207,26 +224,30 @@ impl<K, V> KeyValue<K, V> {
         let encode = |key: Option<&K>| -> Result<Option<Vec<u8>>> {
             let Some(key) = key else { return Ok(None) };
             let mut bytes = Vec::new();
-            self.key.serialize(key, &mut bytes).map_err(|error| self.fault("key", error))?;
+            self.key
+                .serialize(key, &mut bytes)
+                .map_err(|error| self.fault("key", error))?;
             Ok(Some(bytes))
         };
         let (from, to) = (encode(from)?, encode(to)?);
         let from = from.as_deref().map_or(Bound::Unbounded, Bound::Included);
         let to = to.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
         let mut failed = None;
-        self.store.borrow().scan(from, to, Direction::Forward, &mut |key, stamped| {
-            let entry = self.key.deserialize(key).and_then(|key| {
-                let value = self.value.deserialize(&stamped.value)?;
-                Ok((key, value))
-            });
-            match entry {
-                Ok((key, value)) => visit(key, value, stamped.timestamp),
-                Err(error) => {
-                    failed = Some(self.fault("entry", error));
-                    ControlFlow::Break(())
+        self.store
+            .borrow()
+            .scan(from, to, Direction::Forward, &mut |key, stamped| {
+                let entry = self.key.deserialize(key).and_then(|key| {
+                    let value = self.value.deserialize(&stamped.value)?;
+                    Ok((key, value))
+                });
+                match entry {
+                    Ok((key, value)) => visit(key, value, stamped.timestamp),
+                    Err(error) => {
+                        failed = Some(self.fault("entry", error));
+                        ControlFlow::Break(())
+                    }
                 }
-            }
-        })?;
+            })?;
         failed.map_or(Ok(()), Err)
     }
 }

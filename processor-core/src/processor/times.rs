@@ -25,14 +25,19 @@ pub(crate) struct TaskTimes {
 impl TaskTimes {
     /// Times to start from.
     pub(crate) fn restored(restored: BTreeMap<String, Timestamp>) -> Self {
-        Self { restored, cells: BTreeMap::new() }
+        Self {
+            restored,
+            cells: BTreeMap::new(),
+        }
     }
 
     /// The time called `name`, as it was when the task last committed.
     pub(crate) fn cell(&mut self, name: &str) -> Rc<Cell<Timestamp>> {
         let restored = self.restored.get(name).copied().unwrap_or(NO_TIME);
-        let cell =
-            self.cells.entry(name.to_owned()).or_insert_with(|| Rc::new(Cell::new(restored)));
+        let cell = self
+            .cells
+            .entry(name.to_owned())
+            .or_insert_with(|| Rc::new(Cell::new(restored)));
         Rc::clone(cell)
     }
 

@@ -18,8 +18,12 @@ pub fn csv<T>() -> Csv<T> {
 
 impl<T: Serialize + DeserializeOwned> Serde<T> for Csv<T> {
     fn serialize(&self, value: &T, into: &mut Vec<u8>) -> Result<(), SerdeError> {
-        let mut writer = ::csv::WriterBuilder::new().has_headers(false).from_writer(&mut *into);
-        let written = writer.serialize(value).and_then(|()| writer.flush().map_err(Into::into));
+        let mut writer = ::csv::WriterBuilder::new()
+            .has_headers(false)
+            .from_writer(&mut *into);
+        let written = writer
+            .serialize(value)
+            .and_then(|()| writer.flush().map_err(Into::into));
         drop(writer);
         written.map_err(|error| SerdeError::new(format_args!("cannot write as CSV: {error}")))?;
         if into.last() == Some(&b'\n') {
@@ -29,7 +33,9 @@ impl<T: Serialize + DeserializeOwned> Serde<T> for Csv<T> {
     }
 
     fn deserialize(&self, bytes: &[u8]) -> Result<T, SerdeError> {
-        let mut reader = ::csv::ReaderBuilder::new().has_headers(false).from_reader(bytes);
+        let mut reader = ::csv::ReaderBuilder::new()
+            .has_headers(false)
+            .from_reader(bytes);
         match reader.deserialize().next() {
             Some(row) => {
                 row.map_err(|error| SerdeError::new(format_args!("not the expected CSV: {error}")))

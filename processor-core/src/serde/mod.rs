@@ -28,7 +28,9 @@ pub struct SerdeError {
 impl SerdeError {
     /// An error that reads as `message`.
     pub fn new(message: impl fmt::Display) -> Self {
-        Self { message: message.to_string() }
+        Self {
+            message: message.to_string(),
+        }
     }
 }
 

@@ -43,7 +43,10 @@ impl Serde<i64> for Int64 {
 
     fn deserialize(&self, bytes: &[u8]) -> Result<i64, SerdeError> {
         let bytes = bytes.try_into().map_err(|_| {
-            SerdeError::new(format_args!("a 64-bit integer has 8 bytes, these are {}", bytes.len()))
+            SerdeError::new(format_args!(
+                "a 64-bit integer has 8 bytes, these are {}",
+                bytes.len()
+            ))
         })?;
         Ok(i64::from_be_bytes(bytes))
     }

@@ -28,10 +28,15 @@ impl<K, S: Serde<K>> Serde<Windowed<K>> for WindowedSerde<S> {
             .ok_or_else(|| SerdeError::new("a windowed key ends in an 8-byte window start"))?;
         let start = i64::from_be_bytes(*start);
         let key = self.inner.deserialize(key)?;
-        Ok(Windowed { key, start, end: start.saturating_add(self.size_ms) })
+        Ok(Windowed {
+            key,
+            start,
+            end: start.saturating_add(self.size_ms),
+        })
     }
 
     fn partition_bytes<'a>(&self, key: &'a [u8]) -> &'a [u8] {
-        self.inner.partition_bytes(&key[..key.len().saturating_sub(8)])
+        self.inner
+            .partition_bytes(&key[..key.len().saturating_sub(8)])
     }
 }

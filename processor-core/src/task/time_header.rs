@@ -34,7 +34,10 @@ impl TimeHeader {
         bytes[0] = u8::from(self.marker);
         bytes[1..5].copy_from_slice(&self.task.to_be_bytes());
         bytes[5..].copy_from_slice(&self.time.to_be_bytes());
-        Header { name: Arc::clone(&NAME), value: Some(Bytes::copy_from_slice(&bytes)) }
+        Header {
+            name: Arc::clone(&NAME),
+            value: Some(Bytes::copy_from_slice(&bytes)),
+        }
     }
 
     /// Takes the header out of `headers`; `None` when there is none that this version understands.
@@ -58,8 +61,15 @@ mod tests {
 
     #[test]
     fn the_header_is_taken_out_and_the_users_headers_stay() {
-        let sent = TimeHeader { task: 3, time: 1_704_067_200_123, marker: true };
-        let user = Header { name: Arc::from("trace"), value: Some(Bytes::from_static(b"7")) };
+        let sent = TimeHeader {
+            task: 3,
+            time: 1_704_067_200_123,
+            marker: true,
+        };
+        let user = Header {
+            name: Arc::from("trace"),
+            value: Some(Bytes::from_static(b"7")),
+        };
         let mut headers = vec![user.clone(), sent.encode()];
         assert_eq!(TimeHeader::take(&mut headers), Some(sent));
         assert_eq!(headers, [user]);

@@ -13,7 +13,12 @@ impl Topology {
 
     fn children(&self, of: NodeId) -> Vec<&str> {
         let is_child = |node: &&Node| node.parents.contains(&of);
-        self.plan.nodes.iter().filter(is_child).map(|node| node.name.as_str()).collect()
+        self.plan
+            .nodes
+            .iter()
+            .filter(is_child)
+            .map(|node| node.name.as_str())
+            .collect()
     }
 }
 
@@ -24,8 +29,11 @@ impl fmt::Display for Topology {
             writeln!(f, "  Sub-topology: {number}")?;
             for &id in &subtopology.nodes {
                 let node = &self.plan.nodes[id.0];
-                let stores: Vec<&str> =
-                    node.stores.iter().map(|store| self.plan.stores[store.0].name.as_str()).collect();
+                let stores: Vec<&str> = node
+                    .stores
+                    .iter()
+                    .map(|store| self.plan.stores[store.0].name.as_str())
+                    .collect();
                 match &node.kind {
                     NodeKind::Source(topic) => {
                         writeln!(f, "    Source: {} (topic: {topic})", node.name)?;

@@ -9,10 +9,9 @@ mod describe;
 mod partitions;
 mod plan;
 
-pub(crate) use partitions::plan_partitions;
+pub(crate) use partitions::{PartitionPlan, plan_partitions};
 pub(crate) use plan::{
-    CheckGlobal, GlobalTableSpec, MakeSource, Node, NodeId, NodeKind, Plan, Source, StoreId,
-    StoreKind, Topic,
+    GlobalTableSpec, MakeSource, Node, NodeId, NodeKind, Plan, Source, StoreId, StoreKind, Topic,
 };
 
 /// Why a topology cannot be built or started.
@@ -54,10 +53,16 @@ impl Topology {
             problems.push("it reads no topic; add a stream or a table".to_owned());
         }
         if !problems.is_empty() {
-            return Err(TopologyError { topology: plan.name, problems });
+            return Err(TopologyError {
+                topology: plan.name,
+                problems,
+            });
         }
         let subtopologies = divide(&plan);
-        Ok(Self { plan, subtopologies })
+        Ok(Self {
+            plan,
+            subtopologies,
+        })
     }
 
     /// Name given to the builder.
@@ -69,12 +74,20 @@ impl Topology {
     /// Topics of the user that this topology reads, global tables included, sorted.
     #[must_use]
     pub fn input_topics(&self) -> Vec<String> {
-        let sources = self.plan.sources.iter().filter_map(|source| match &source.topic {
-            Topic::External(name) => Some(name.clone()),
-            Topic::Repartition(_) => None,
-        });
+        let sources = self
+            .plan
+            .sources
+            .iter()
+            .filter_map(|source| match &source.topic {
+                Topic::External(name) => Some(name.clone()),
+                Topic::Repartition(_) => None,
+            });
         let globals = self.plan.globals.iter().map(|global| global.topic.clone());
-        sources.chain(globals).collect::<BTreeSet<_>>().into_iter().collect()
+        sources
+            .chain(globals)
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .collect()
     }
 
     /// Topics of the user that this topology writes under a fixed name, sorted.
@@ -97,11 +110,10 @@ impl Topology {
 
     /// The sub-topology that writes a repartition topic.
     pub(crate) fn writer_of(&self, topic: &Topic) -> Option<usize> {
-        let sink = self
-            .plan
-            .nodes
-            .iter()
-            .position(|node| matches!(&node.kind, NodeKind::Sink(written) if written == topic))?;
+        let sink =
+            self.plan.nodes.iter().position(
+                |node| matches!(&node.kind, NodeKind::Sink(written) if written == topic),
+            )?;
         Some(self.subtopology_of(NodeId(sink)))
     }
 }
@@ -161,12 +173,14 @@ fn divide(plan: &Plan) -> Vec<SubTopology> {
 
     let mut by_root: BTreeMap<usize, SubTopology> = BTreeMap::new();
     for (i, node) in plan.nodes.iter().enumerate() {
-        let subtopology = by_root.entry(root(&mut group, i)).or_insert_with(|| SubTopology {
-            nodes: Vec::new(),
-            sources: Vec::new(),
-            stores: Vec::new(),
-            rank: 0,
-        });
+        let subtopology = by_root
+            .entry(root(&mut group, i))
+            .or_insert_with(|| SubTopology {
+                nodes: Vec::new(),
+                sources: Vec::new(),
+                stores: Vec::new(),
+                rank: 0,
+            });
         subtopology.nodes.push(NodeId(i));
         for store in &node.stores {
             if plan.stores[store.0].global.is_none() && !subtopology.stores.contains(store) {
@@ -206,7 +220,9 @@ fn rank(plan: &Plan, subtopologies: &mut [SubTopology]) {
                 .filter(|&writer| writer != reader)
                 .filter(|&writer| {
                     let sources = &subtopologies[reader].sources;
-                    sources.iter().any(|&s| written[writer].contains(&plan.sources[s].topic))
+                    sources
+                        .iter()
+                        .any(|&s| written[writer].contains(&plan.sources[s].topic))
                 })
                 .map(|writer| subtopologies[writer].rank + 1)
                 .max();

@@ -41,15 +41,38 @@ pub(crate) fn plan_partitions(
     }
     counts.extend(plan.enforced_partitions.iter().cloned());
 
-    let groups: Vec<(&str, Vec<Topic>)> = plan
+    // The group spreads partitions topic by topic, so a task finds all of its inputs on one member only if all topics of
+    // its sub-topology have the same number of partitions.
+    let tasks_inputs = topology
+        .subtopologies
+        .iter()
+        .enumerate()
+        .map(|(number, subtopology)| {
+            let topics = subtopology
+                .sources
+                .iter()
+                .map(|&s| plan.sources[s].topic.clone())
+                .collect();
+            (format!("sub-topology {number}"), topics)
+        });
+    let groups: Vec<(String, Vec<Topic>)> = plan
         .copartitioned
         .iter()
-        .map(|(operator, nodes)| (operator.as_str(), source_topics_above(topology, nodes)))
+        .map(|(operator, nodes)| {
+            (
+                format!("operator '{operator}'"),
+                source_topics_above(topology, nodes),
+            )
+        })
+        .chain(tasks_inputs)
         .collect();
 
     // Each round settles at least one more repartition topic, since sub-topologies over repartition topics form no cycle.
     let unsettled = |counts: &BTreeMap<Topic, i32>| {
-        plan.sources.iter().filter(|s| !counts.contains_key(&s.topic)).count()
+        plan.sources
+            .iter()
+            .filter(|s| !counts.contains_key(&s.topic))
+            .count()
     };
     while problems.is_empty() && unsettled(&counts) > 0 {
         let before = unsettled(&counts);
@@ -69,8 +92,10 @@ pub(crate) fn plan_partitions(
             let writers_known = |topic: &Topic| -> Option<i32> {
                 let writer = topology.writer_of(topic)?;
                 let sources = &topology.subtopologies[writer].sources;
-                let counts: Option<Vec<i32>> =
-                    sources.iter().map(|&s| counts.get(&plan.sources[s].topic).copied()).collect();
+                let counts: Option<Vec<i32>> = sources
+                    .iter()
+                    .map(|&s| counts.get(&plan.sources[s].topic).copied())
+                    .collect();
                 counts?.into_iter().max()
             };
             let widest = || -> Option<i32> {
@@ -91,7 +116,7 @@ pub(crate) fn plan_partitions(
         }
     }
 
-    for (operator, topics) in &groups {
+    for (who, topics) in &groups {
         let mut known: Vec<(String, i32)> = topics
             .iter()
             .filter_map(|topic| Some((topic.resolve(application_id), *counts.get(topic)?)))
@@ -101,28 +126,49 @@ pub(crate) fn plan_partitions(
         if known.windows(2).any(|pair| pair[0].1 != pair[1].1) {
             let list: Vec<String> = known.iter().map(|(t, n)| format!("{t} has {n}")).collect();
             problems.push(format!(
-                "operator '{operator}' needs topics with the same number of partitions, but {}; repartition one of them",
+                "{who} needs topics with the same number of partitions, but {}; repartition one of them",
                 list.join(", ")
             ));
+            break;
         }
     }
     if !problems.is_empty() {
-        return Err(TopologyError { topology: plan.name.clone(), problems });
+        return Err(TopologyError {
+            topology: plan.name.clone(),
+            problems,
+        });
     }
 
     let tasks: Vec<i32> = topology
         .subtopologies
         .iter()
-        .map(|s| s.sources.iter().map(|&i| counts[&plan.sources[i].topic]).max().unwrap_or(0))
+        .map(|s| {
+            s.sources
+                .iter()
+                .map(|&i| counts[&plan.sources[i].topic])
+                .max()
+                .unwrap_or(0)
+        })
         .collect();
     let upstream_tasks = counts
         .keys()
         .filter(|topic| matches!(topic, Topic::Repartition(_)))
-        .filter_map(|topic| Some((topic.resolve(application_id), tasks[topology.writer_of(topic)?])))
+        .filter_map(|topic| {
+            Some((
+                topic.resolve(application_id),
+                tasks[topology.writer_of(topic)?],
+            ))
+        })
         .collect();
-    let topics =
-        counts.into_iter().map(|(topic, n)| (topic.resolve(application_id), n)).collect();
-    Ok(PartitionPlan { topics, tasks, upstream_tasks })
+    let topics = counts
+        .into_iter()
+        .map(|(topic, n)| (topic.resolve(application_id), n))
+        .collect();
+    Ok(PartitionPlan {
+        topics,
+        tasks,
+        upstream_tasks,
+    })
 }
 
 /// The topics that feed `nodes` by plain calls.

@@ -14,7 +14,7 @@ pub(crate) struct NodeId(pub usize);
 
 /// A store of the plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct StoreId(pub usize);
+pub struct StoreId(pub(crate) usize);
 
 /// A topic as a topology names it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -105,8 +105,7 @@ pub(crate) struct StoreSpec {
 }
 
 /// Decides what a record of a global topic does to the table: checks that key and value decode.
-pub(crate) type CheckGlobal =
-    Arc<dyn Fn(Option<&[u8]>, Option<&[u8]>) -> Result + Send + Sync>;
+pub(crate) type CheckGlobal = Arc<dyn Fn(Option<&[u8]>, Option<&[u8]>) -> Result + Send + Sync>;
 
 /// A table that every thread holds in full.
 #[derive(Clone)]
@@ -139,7 +138,12 @@ impl Plan {
         parents: Vec<NodeId>,
         stores: Vec<StoreId>,
     ) -> NodeId {
-        self.nodes.push(Node { name, kind, parents, stores });
+        self.nodes.push(Node {
+            name,
+            kind,
+            parents,
+            stores,
+        });
         NodeId(self.nodes.len() - 1)
     }
 
@@ -149,7 +153,11 @@ impl Plan {
     }
 
     pub(crate) fn add_store(&mut self, name: &str, kind: StoreKind) -> StoreId {
-        self.stores.push(StoreSpec { name: name.to_owned(), kind, global: None });
+        self.stores.push(StoreSpec {
+            name: name.to_owned(),
+            kind,
+            global: None,
+        });
         StoreId(self.stores.len() - 1)
     }
 }
