@@ -3,9 +3,10 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::error::Fault;
-use crate::processor::StoreHandle;
+use crate::processor::{EventBufferHandle, StoreHandle};
 use crate::record::Data;
 use crate::serde::{Serde, deserialize_nullable};
 use crate::task::TopicQueue;
@@ -16,6 +17,7 @@ use crate::topology::{
 
 use super::outlet::Outlet;
 use super::table::TableSource;
+use super::windowed::millis;
 use super::{Consumed, GlobalTable, KStream, KTable, Partitioned};
 
 /// Collects the parts of a topology; [`build`](Self::build) checks them.
@@ -128,6 +130,23 @@ impl StreamsBuilder {
     ) -> StoreHandle<K, V> {
         let id = self.plan.borrow_mut().add_store(name, StoreKind::KeyValue);
         StoreHandle::new(id, name, Arc::new(key), Arc::new(value))
+    }
+
+    /// A buffer of timestamped values for [`KStream::process`], several for each key: what came within some time. It
+    /// keeps entries at least `retention` of event time; the processor says when they may go.
+    pub fn event_buffer<K: Data, V: Data>(
+        &self,
+        name: &str,
+        key: impl Serde<K> + 'static,
+        value: impl Serde<V> + 'static,
+        retention: Duration,
+    ) -> EventBufferHandle<K, V> {
+        let retention_ms = millis(retention);
+        let id = self
+            .plan
+            .borrow_mut()
+            .add_store(name, StoreKind::Join { retention_ms });
+        EventBufferHandle::new(id, name, Arc::new(key), Arc::new(value))
     }
 
     /// Checks the topology.

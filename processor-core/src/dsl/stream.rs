@@ -16,6 +16,7 @@ use super::lineage::{Lineage, MergeWith, Partitioned, Rekeyed};
 use super::outlet::Outlet;
 use super::repartition::{Keyless, repartition};
 use super::sink::Sink;
+use super::split::Split;
 use super::{Grouped, Produced};
 
 /// An unbounded stream of records.
@@ -257,9 +258,7 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
     /// # small.to("small"); even.to("even"); rest.to("rest"); builder.build().unwrap();
     /// ```
     pub fn split(&self) -> Split<K, V, L> {
-        Split {
-            rest: RefCell::new(self.clone()),
-        }
+        Split::of(self)
     }
 
     /// Writes the stream to `topic` with the serdes it carries. The topic must exist when the application starts.
@@ -418,30 +417,5 @@ where
                 children: &mut self.children,
             },
         )
-    }
-}
-
-/// A stream being split: see [`KStream::split`].
-pub struct Split<K, V, L> {
-    rest: RefCell<KStream<K, V, L>>,
-}
-
-impl<K: Data, V: Data, L: Lineage> Split<K, V, L> {
-    /// The records that no earlier branch took and for which `belongs` holds.
-    pub fn branch(
-        &self,
-        belongs: impl Fn(&K, &V) -> bool + Send + Sync + 'static,
-    ) -> KStream<K, V, L> {
-        let belongs = Arc::new(belongs);
-        let rest = self.rest.borrow().clone();
-        let taken = Arc::clone(&belongs);
-        let branch = rest.filter(move |key, value| taken(key, value));
-        *self.rest.borrow_mut() = rest.filter_not(move |key, value| belongs(key, value));
-        branch
-    }
-
-    /// The records that no branch took.
-    pub fn default_branch(&self) -> KStream<K, V, L> {
-        self.rest.borrow().clone()
     }
 }

@@ -8,6 +8,7 @@ use std::rc::Rc;
 
 mod api;
 mod context;
+mod event_buffer;
 mod instantiation;
 mod store;
 pub(crate) mod times;
@@ -15,6 +16,7 @@ pub(crate) mod times;
 pub use api::{Processor, ProcessorContext, Punctuated, Punctuation, Setup, Work};
 pub(crate) use api::{ProcessorNode, Wake};
 pub(crate) use context::Context;
+pub use event_buffer::{EventBuffer, EventBufferHandle};
 pub(crate) use instantiation::{Instantiation, StoreCell};
 pub use store::{KeyValue, StoreHandle, StoreSet};
 pub use times::ObservedTime;
