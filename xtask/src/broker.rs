@@ -96,7 +96,8 @@ impl Ports {
     }
 }
 
-/// A broker that runs until it is stopped, killed or dropped.
+/// A broker that runs until it is stopped, killed or dropped, or until this process ends: tests may share one in a
+/// static, which is never dropped.
 #[derive(Debug)]
 pub struct Broker {
     dir: PathBuf,
