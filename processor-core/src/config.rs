@@ -1,0 +1,92 @@
+//! How an application runs.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::task::OnBadRecord;
+
+/// What a failure may do to results.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Guarantee {
+    /// Outputs, state and input offsets change together, in one transaction per commit.
+    #[default]
+    ExactlyOnce,
+    /// After a failure some input is processed again: results may repeat, none is lost.
+    AtLeastOnce,
+}
+
+/// Settings of an application. [`StreamsConfig::new`] gives defaults; change what you need.
+#[derive(Debug, Clone)]
+pub struct StreamsConfig {
+    /// Consumer group, and prefix of internal topics and transactional ids. Must not change while state is to be kept.
+    pub application_id: String,
+    /// Name of this instance among those of the application, for instance a StatefulSet ordinal. Transactional ids
+    /// contain it, so a restarted instance settles at once what its predecessor left open. Two live instances must not
+    /// share it. `None` makes one up, kept in the state directory if there is one.
+    pub instance: Option<String>,
+    /// Joins the group as a static member under the instance's name: a restart within the session timeout keeps its
+    /// tasks without a rebalance.
+    pub static_membership: bool,
+    /// Stream threads; tasks are spread over them.
+    pub threads: usize,
+    /// Exactly once or at least once.
+    pub guarantee: Guarantee,
+    /// Time between commits.
+    pub commit_interval: Duration,
+    /// Bytes sent or changed after which a commit comes early.
+    pub commit_bytes: usize,
+    /// Where stores live; `None` keeps them in memory, and a restart reads their changelogs in full.
+    pub state_dir: Option<PathBuf>,
+    /// Memory for the page cache of all stores, in bytes.
+    pub state_cache_bytes: u64,
+    /// Bytes of committed changes that may wait in memory before they are written to the stores.
+    pub apply_bytes: usize,
+    /// Longest time committed changes wait in memory before they are written to the stores; what a restart replays.
+    pub apply_interval: Duration,
+    /// Records waiting in one partition above which it is paused while its partners are read.
+    pub buffered_records_per_partition: usize,
+    /// How long a task waits for an empty input that has more to read, so that co-partitioned inputs are processed in
+    /// time order.
+    pub max_task_idle: Duration,
+    /// Copies of internal topics; ignored by the embedded log.
+    pub replication: i32,
+    /// How long changelogs of windows and joins keep records beyond what the store needs; `None` keeps them for ever.
+    /// Kafka deletes by event time, so input from long ago needs `None`.
+    pub windowed_changelog_additional_retention: Option<Duration>,
+    /// What sources do with records that cannot be decoded.
+    pub on_bad_record: OnBadRecord,
+    /// How long the log may keep a transaction open before it aborts it.
+    pub transaction_timeout: Duration,
+}
+
+impl StreamsConfig {
+    /// Defaults: one thread, exactly once, commits every 100 ms, state in memory.
+    pub fn new(application_id: impl Into<String>) -> Self {
+        Self {
+            application_id: application_id.into(),
+            instance: None,
+            static_membership: false,
+            threads: 1,
+            guarantee: Guarantee::ExactlyOnce,
+            commit_interval: Duration::from_millis(100),
+            commit_bytes: 32 << 20,
+            state_dir: None,
+            state_cache_bytes: 64 << 20,
+            apply_bytes: 32 << 20,
+            apply_interval: Duration::from_secs(2),
+            buffered_records_per_partition: 10_000,
+            max_task_idle: Duration::from_secs(5),
+            replication: 1,
+            windowed_changelog_additional_retention: Some(Duration::from_secs(24 * 60 * 60)),
+            on_bad_record: OnBadRecord::Fail,
+            transaction_timeout: Duration::from_secs(30),
+        }
+    }
+
+    /// Keeps stores in `directory`.
+    #[must_use]
+    pub fn state_dir(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.state_dir = Some(directory.into());
+        self
+    }
+}

@@ -1,0 +1,191 @@
+//! The start of every topology.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::error::Fault;
+use crate::processor::StoreHandle;
+use crate::record::Data;
+use crate::serde::{Serde, deserialize_nullable};
+use crate::task::TopicQueue;
+use crate::topology::{
+    GlobalTableSpec, MakeSource, NodeId, NodeKind, Plan, Source, StoreKind, Topic, Topology,
+    TopologyError,
+};
+
+use super::outlet::Outlet;
+use super::table::TableSource;
+use super::{Consumed, GlobalTable, KStream, KTable, Partitioned};
+
+/// Collects the parts of a topology; [`build`](Self::build) checks them.
+///
+/// ```
+/// use processor_core::dsl::{Consumed, StreamsBuilder};
+/// use processor_core::serde::{int64, utf8};
+///
+/// let builder = StreamsBuilder::new("evens");
+/// builder
+///     .stream("numbers", Consumed::new(utf8(), int64()))
+///     .filter(|_, number| number % 2 == 0)
+///     .to("evens");
+/// let topology = builder.build().unwrap();
+/// assert_eq!(topology.output_topics(), ["evens"]);
+/// ```
+#[derive(Clone)]
+pub struct StreamsBuilder {
+    pub(crate) plan: Rc<RefCell<Plan>>,
+}
+
+impl StreamsBuilder {
+    /// An empty topology called `name`.
+    pub fn new(name: impl Into<String>) -> Self {
+        let plan = Plan {
+            name: name.into(),
+            ..Plan::default()
+        };
+        Self {
+            plan: Rc::new(RefCell::new(plan)),
+        }
+    }
+
+    /// A stream of the records of `topic`.
+    ///
+    /// The record's key decides its partition: the stream is [`Partitioned`] by it.
+    pub fn stream<K: Data, V: Data>(
+        &self,
+        topic: &str,
+        consumed: Consumed<K, V>,
+    ) -> KStream<K, V, Partitioned> {
+        self.source(Topic::External(topic.to_owned()), consumed)
+    }
+
+    /// The latest value of each key of `topic`, kept in the store `store`; a null value deletes its key and a null
+    /// key is refused.
+    pub fn table<K: Data, V: Data>(
+        &self,
+        topic: &str,
+        store: &str,
+        consumed: Consumed<K, V>,
+    ) -> KTable<K, V> {
+        let optional = Consumed {
+            key: Arc::clone(&consumed.key),
+            value: Arc::new(crate::serde::nullable(Arc::clone(&consumed.value))),
+            timestamp: None,
+            reset: consumed.reset,
+        };
+        let stream = self.source(Topic::External(topic.to_owned()), optional);
+        TableSource {
+            store,
+            value: consumed.value,
+        }
+        .attach(&stream)
+    }
+
+    /// The latest value of each key of `topic`, held in full by every thread, whatever partitions it has.
+    ///
+    /// It is read to its end before the first record is processed and goes on unsynchronised with stream time. It
+    /// needs no co-partitioning, so it suits small dimensions.
+    pub fn global_table<K: Data, V: Data>(
+        &self,
+        topic: &str,
+        store: &str,
+        consumed: Consumed<K, V>,
+    ) -> GlobalTable<K, V> {
+        let mut plan = self.plan.borrow_mut();
+        let id = plan.add_store(store, StoreKind::KeyValue);
+        plan.stores[id.0].global = Some(topic.to_owned());
+        let (key, value) = (Arc::clone(&consumed.key), Arc::clone(&consumed.value));
+        let name = topic.to_owned();
+        plan.globals.push(GlobalTableSpec {
+            topic: topic.to_owned(),
+            store: id,
+            check: Arc::new(move |key_bytes, value_bytes| {
+                let what = |part| format!("the {part} of a record of global table topic {name}");
+                deserialize_nullable(&*key, key_bytes)
+                    .map_err(|error| Fault::serde(what("key"), error))?;
+                if let Some(bytes) = value_bytes {
+                    value
+                        .deserialize(bytes)
+                        .map_err(|error| Fault::serde(what("value"), error))?;
+                }
+                Ok(())
+            }),
+        });
+        GlobalTable {
+            store: id,
+            key: consumed.key,
+            value: consumed.value,
+        }
+    }
+
+    /// A key-value store for [`KStream::process`]; its changes go to `<application id>-<name>-changelog`.
+    pub fn key_value_store<K: Data, V: Data>(
+        &self,
+        name: &str,
+        key: impl Serde<K> + 'static,
+        value: impl Serde<V> + 'static,
+    ) -> StoreHandle<K, V> {
+        let id = self.plan.borrow_mut().add_store(name, StoreKind::KeyValue);
+        StoreHandle::new(id, name, Arc::new(key), Arc::new(value))
+    }
+
+    /// Checks the topology.
+    ///
+    /// # Errors
+    /// When names repeat, serdes are missing or nothing is read; the error lists everything that is wrong.
+    pub fn build(&self) -> Result<Topology, TopologyError> {
+        Topology::build(self.plan.borrow().clone())
+    }
+
+    pub(crate) fn source<K: Data, V: Data>(
+        &self,
+        topic: Topic,
+        consumed: Consumed<K, V>,
+    ) -> KStream<K, V, Partitioned> {
+        add_source(&self.plan, topic, consumed)
+    }
+}
+
+/// Adds the source of a topic of the user or of a repartition topic.
+pub(crate) fn add_source<K: Data, V: Data>(
+    plan: &Rc<RefCell<Plan>>,
+    topic: Topic,
+    consumed: Consumed<K, V>,
+) -> KStream<K, V, Partitioned> {
+    let Consumed {
+        key,
+        value,
+        timestamp,
+        reset,
+    } = consumed;
+    let outlet = Outlet::<K, V>::new();
+    let node = {
+        let mut plan = plan.borrow_mut();
+        let name = plan.generated_name("KSTREAM-SOURCE");
+        let node: NodeId = plan.add_node(name, NodeKind::Source(topic.clone()), vec![], vec![]);
+        let make: MakeSource = {
+            let (outlet, topic) = (Arc::clone(&outlet), topic.clone());
+            let (key, value) = (Arc::clone(&key), Arc::clone(&value));
+            Arc::new(move |instantiation| {
+                let child = outlet.instantiate(instantiation)?;
+                Ok(Box::new(TopicQueue::new(
+                    &topic,
+                    Arc::clone(&key),
+                    Arc::clone(&value),
+                    timestamp.clone(),
+                    child,
+                    instantiation,
+                )))
+            })
+        };
+        plan.sources.push(Source {
+            node,
+            topic,
+            reset,
+            make,
+        });
+        node
+    };
+    KStream::new(Rc::clone(plan), node, outlet, Some(key), Some(value))
+}

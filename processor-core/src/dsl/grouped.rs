@@ -1,0 +1,277 @@
+//! A grouped stream, and the aggregations over all of its records.
+//!
+//! Semantics of Kafka Streams' `KStreamAggregate`: records with a null key or value are dropped; each record emits the
+//! new aggregate of its key, with the largest timestamp that went into it.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use state::KeyValueStore;
+
+use crate::error::{Fault, Result};
+use crate::processor::{Context, Fanout, Process};
+use crate::record::{Change, Data, Record};
+use crate::serde::{Serde, SharedSerde, int64};
+use crate::topology::{NodeKind, StoreKind};
+
+use super::lineage::{Lineage, Partitioned};
+use super::outlet::Outlet;
+use super::repartition::{Keyless, repartition};
+use super::table::KTable;
+use super::windowed::{TimeWindowedStream, TimeWindows};
+use super::{KStream, Rekeyed};
+
+/// Serdes of a group with another key.
+pub struct Grouped<K, V> {
+    pub(crate) key: SharedSerde<K>,
+    pub(crate) value: Option<SharedSerde<V>>,
+}
+
+impl<K, V> Grouped<K, V> {
+    /// Groups by a key with this serde; the value keeps the serde it has.
+    pub fn by(key: impl Serde<K> + 'static) -> Self {
+        Self {
+            key: Arc::new(key),
+            value: None,
+        }
+    }
+
+    /// The value's serde, needed where its type changed since the source.
+    #[must_use]
+    pub fn value(mut self, value: impl Serde<V> + 'static) -> Self {
+        self.value = Some(Arc::new(value));
+        self
+    }
+}
+
+/// A stream grouped by key, ready to be aggregated.
+pub struct KGroupedStream<K, V> {
+    stream: KStream<K, V, Rekeyed>,
+    must_repartition: bool,
+}
+
+/// A stream with all that an aggregation needs: partitioned by key, with serdes.
+pub(crate) struct Keyed<K, V> {
+    pub stream: KStream<K, V, Partitioned>,
+    pub key: SharedSerde<K>,
+    pub value: Option<SharedSerde<V>>,
+}
+
+impl<K: Data, V: Data> KGroupedStream<K, V> {
+    pub(crate) fn of<L: Lineage>(
+        stream: &KStream<K, V, L>,
+        key: Option<SharedSerde<K>>,
+        value: Option<SharedSerde<V>>,
+    ) -> Self {
+        let outlet = Arc::clone(&stream.outlet);
+        let stream = KStream::new(Rc::clone(&stream.plan), stream.node, outlet, key, value);
+        Self {
+            stream,
+            must_repartition: L::MUST_REPARTITION,
+        }
+    }
+
+    /// Counts the records of each key, in the store `name`.
+    ///
+    /// Emits the new count after every record.
+    pub fn count(&self, name: &str) -> KTable<K, i64> {
+        self.aggregate(name, int64(), || 0, |_, _, count| count + 1)
+    }
+
+    /// Combines the values of each key; the first value is taken as it is.
+    ///
+    /// Emits the new value after every record.
+    pub fn reduce(
+        &self,
+        name: &str,
+        combine: impl Fn(V, V) -> V + Send + Sync + 'static,
+    ) -> KTable<K, V> {
+        let Some(value) = self.stream.value.clone() else {
+            self.missing(name, "value");
+            return KTable::detached(&self.stream);
+        };
+        let add = move |_: &K, value: V, before: Option<V>| match before {
+            Some(before) => combine(before, value),
+            None => value,
+        };
+        self.aggregate_optional(name, value, add)
+    }
+
+    /// Folds the values of each key into an aggregate that starts with `initial`.
+    ///
+    /// Emits the new aggregate after every record.
+    pub fn aggregate<A: Data>(
+        &self,
+        name: &str,
+        serde: impl Serde<A> + 'static,
+        initial: impl Fn() -> A + Send + Sync + 'static,
+        add: impl Fn(&K, V, A) -> A + Send + Sync + 'static,
+    ) -> KTable<K, A> {
+        let add = move |key: &K, value: V, before: Option<A>| {
+            add(key, value, before.unwrap_or_else(&initial))
+        };
+        self.aggregate_optional(name, Arc::new(serde), add)
+    }
+
+    /// Groups the records of each key by windows of event time.
+    pub fn windowed_by(&self, windows: TimeWindows) -> TimeWindowedStream<'_, K, V> {
+        TimeWindowedStream::new(self, windows)
+    }
+
+    fn aggregate_optional<A: Data>(
+        &self,
+        name: &str,
+        serde: SharedSerde<A>,
+        add: impl Fn(&K, V, Option<A>) -> A + Send + Sync + 'static,
+    ) -> KTable<K, A> {
+        let Some(keyed) = self.keyed(name) else {
+            return KTable::detached(&self.stream);
+        };
+        let outlet = Outlet::<K, Change<A>>::new();
+        let (node, store) = {
+            let mut plan = keyed.stream.plan.borrow_mut();
+            let store = plan.add_store(name, StoreKind::KeyValue);
+            let kind = NodeKind::Operator("aggregate");
+            let node = plan.add_node(name.to_owned(), kind, vec![keyed.stream.node], vec![store]);
+            (node, store)
+        };
+        let (below, add) = (Arc::clone(&outlet), Arc::new(add));
+        let (key_serde, value_serde) = (Arc::clone(&keyed.key), keyed.value.clone());
+        let (aggregate_serde, operator) = (Arc::clone(&serde), name.to_owned());
+        keyed.stream.outlet.attach(move |instantiation| {
+            Ok(Box::new(Aggregate {
+                operator: operator.clone(),
+                store: instantiation.key_value(store)?,
+                key: Arc::clone(&key_serde),
+                value: value_serde.clone(),
+                serde: Arc::clone(&aggregate_serde),
+                add: Arc::clone(&add),
+                key_buffer: Vec::new(),
+                value_buffer: Vec::new(),
+                children: below.instantiate(instantiation)?,
+            }))
+        });
+        let plan = Rc::clone(&keyed.stream.plan);
+        KTable::new(plan, node, outlet, Some(store), keyed.key, serde)
+    }
+
+    /// The stream with its key's serde, repartitioned under `name` if it must be.
+    pub(crate) fn keyed(&self, name: &str) -> Option<Keyed<K, V>> {
+        let Some(key) = self.stream.key.clone() else {
+            self.missing(name, "key");
+            return None;
+        };
+        let value = self.stream.value.clone();
+        let stream = if self.must_repartition {
+            let Some(value) = value.clone() else {
+                self.missing(name, "value");
+                return None;
+            };
+            repartition(
+                &self.stream,
+                name,
+                Arc::clone(&key),
+                value,
+                None,
+                Keyless::Dropped,
+            )
+        } else {
+            let stream = &self.stream;
+            let outlet = Arc::clone(&stream.outlet);
+            KStream::new(Rc::clone(&stream.plan), stream.node, outlet, None, None)
+        };
+        Some(Keyed { stream, key, value })
+    }
+
+    pub(crate) fn missing(&self, name: &str, part: &str) {
+        self.stream.plan.borrow_mut().problems.push(format!(
+            "'{name}' has no serde for its {part}, whose type was changed by an operator; use \
+             `group_by(…, Grouped::by(key serde).value(value serde))`"
+        ));
+    }
+
+    pub(crate) fn upstream(&self) -> &KStream<K, V, Rekeyed> {
+        &self.stream
+    }
+}
+
+/// An unwindowed aggregation in a task.
+struct Aggregate<K, V, A, F> {
+    operator: String,
+    store: Rc<RefCell<KeyValueStore>>,
+    key: SharedSerde<K>,
+    value: Option<SharedSerde<V>>,
+    serde: SharedSerde<A>,
+    add: Arc<F>,
+    key_buffer: Vec<u8>,
+    value_buffer: Vec<u8>,
+    children: Fanout<K, Change<A>>,
+}
+
+impl<K, V, A, F> Process<K, V> for Aggregate<K, V, A, F>
+where
+    K: Data,
+    V: Data,
+    A: Data,
+    F: Fn(&K, V, Option<A>) -> A,
+{
+    fn process(&mut self, context: &mut Context<'_>, record: Record<K, V>) -> Result {
+        let Record {
+            key,
+            value,
+            timestamp,
+            headers,
+        } = record;
+        if self.key.is_null(&key) || is_null(self.value.as_ref(), &value) {
+            metrics::counter!("dropped-records", "reason" => "null key or value").increment(1);
+            return Ok(());
+        }
+        let fault = |part: &str, error| {
+            Fault::serde(
+                format_args!("a {part} of aggregation {}", self.operator),
+                error,
+            )
+        };
+        self.key_buffer.clear();
+        self.key
+            .serialize(&key, &mut self.key_buffer)
+            .map_err(|error| fault("key", error))?;
+
+        let mut store = self.store.borrow_mut();
+        let before = store.get(&self.key_buffer)?;
+        let timestamp = before
+            .as_ref()
+            .map_or(timestamp, |b| b.timestamp.max(timestamp));
+        let old = before
+            .map(|before| self.serde.deserialize(&before.value))
+            .transpose()
+            .map_err(|error| fault("value", error))?;
+        let new = (self.add)(&key, value, old.clone());
+        self.value_buffer.clear();
+        self.serde
+            .serialize(&new, &mut self.value_buffer)
+            .map_err(|error| fault("value", error))?;
+        store.put(&self.key_buffer, &self.value_buffer, timestamp)?;
+        drop(store);
+
+        let change = Change {
+            new: Some(new),
+            old,
+        };
+        self.children.forward(
+            context,
+            Record {
+                key,
+                value: change,
+                timestamp,
+                headers,
+            },
+        )
+    }
+}
+
+/// Whether `value` is null; without a serde the type has no null.
+pub(crate) fn is_null<V>(serde: Option<&SharedSerde<V>>, value: &V) -> bool {
+    serde.is_some_and(|serde| serde.is_null(value))
+}

@@ -1,0 +1,26 @@
+//! The typed language of topologies: streams, tables, groups, windows and joins.
+//!
+//! Every handle is typed by its key and value; operators with state take a name, and from it come the names of stores,
+//! changelogs and repartition topics, so a topology keeps its state when operators are added around it.
+
+mod builder;
+mod grouped;
+mod lineage;
+mod options;
+mod outlet;
+mod repartition;
+mod sink;
+mod stream;
+mod stream_join;
+mod table;
+mod windowed;
+
+pub use builder::StreamsBuilder;
+pub use grouped::{Grouped, KGroupedStream};
+pub use lineage::{Lineage, MergeWith, Partitioned, Rekeyed};
+pub use options::{Consumed, Produced, TimestampExtractor};
+pub(crate) use repartition::{Keyless, repartition};
+pub use stream::{KStream, Split};
+pub use stream_join::{JoinWindows, JoinWithoutGrace, Joined};
+pub use table::{GlobalTable, KTable};
+pub use windowed::{Late, TimeWindowedStream, TimeWindows, WindowedTable, WithoutGrace};

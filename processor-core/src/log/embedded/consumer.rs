@@ -1,0 +1,521 @@
+//! A consumer: a group member, or a reader of partitions it chose itself.
+//!
+//! Batches are fetched under the log's lock (shared, not copied) and decoded outside it. Partitions take turns in a
+//! fixed order, so that a run is repeatable.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Shared;
+use super::batch::{Batch, Records};
+use super::group::{Identity, MemberId, Notice};
+use super::partition::{ColdFetch, Fetch, Fetched};
+use super::record::HeaderNames;
+use super::state::{PartitionId, State};
+use crate::clock::Deadline;
+use crate::log::{
+    CommittedOffset, Consumer, ConsumerConfig, ConsumerRecord, ErrorClass, GroupMetadata,
+    Isolation, LogError, Offset, OffsetReset, Polled, RecordBatch, TopicPartition,
+};
+
+const MAX_POLL_RECORDS: usize = 2_000;
+const FETCH_BYTES: usize = 1 << 20;
+
+/// A partition being read.
+struct Reading {
+    name: TopicPartition,
+    id: PartitionId,
+    paused: bool,
+    /// Taken back by the group but not released yet: nothing of it is returned any more.
+    revoked: bool,
+    /// Offset after what was returned; `None` until the committed offset is known.
+    position: Option<Offset>,
+    /// Has to be read before `fetched` goes on.
+    cold: Option<ColdFetch>,
+    fetched: VecDeque<Batch>,
+    current: Option<Records>,
+    /// Position once `fetched` and `current` are used up.
+    fetched_to: Offset,
+}
+
+/// A consumer of the embedded log.
+pub(super) struct EmbeddedConsumer {
+    shared: Arc<Shared>,
+    group: Option<Arc<str>>,
+    instance: Option<String>,
+    isolation: Isolation,
+    reset: OffsetReset,
+    max_poll_records: usize,
+    subscription: Vec<Arc<str>>,
+    member: Option<MemberId>,
+    generation: u64,
+    /// Partitions the group gave and that were not released.
+    granted: BTreeSet<TopicPartition>,
+    /// Sorted by name.
+    reading: Vec<Reading>,
+    /// Whose turn it is.
+    turn: usize,
+    names: HeaderNames,
+}
+
+impl EmbeddedConsumer {
+    pub(super) fn new(shared: Arc<Shared>, config: ConsumerConfig) -> Self {
+        Self {
+            shared,
+            group: config.group.map(Into::into),
+            instance: config.instance_id,
+            isolation: config.isolation,
+            reset: config.reset,
+            max_poll_records: match config.max_poll_records {
+                0 => MAX_POLL_RECORDS,
+                given => given,
+            },
+            subscription: Vec::new(),
+            member: None,
+            generation: 0,
+            granted: BTreeSet::new(),
+            reading: Vec::new(),
+            turn: 0,
+            names: HeaderNames::default(),
+        }
+    }
+
+    fn group(&self) -> Result<&Arc<str>, LogError> {
+        self.group
+            .as_ref()
+            .ok_or_else(|| LogError::fatal("this consumer has no group; set `group` in its config"))
+    }
+
+    fn slot(&self, partition: &TopicPartition) -> Result<usize, LogError> {
+        self.reading
+            .binary_search_by(|r| r.name.cmp(partition))
+            .map_err(|_| LogError::fatal(format!("{partition} is not assigned to this consumer")))
+    }
+
+    fn slots(&self, partitions: &[TopicPartition]) -> Result<Vec<usize>, LogError> {
+        partitions.iter().map(|p| self.slot(p)).collect()
+    }
+
+    /// What the group has to say, if this is a member.
+    fn group_event(&mut self, state: &mut State, now_ms: i64) -> Result<Option<Polled>, LogError> {
+        if self.subscription.is_empty() {
+            return Ok(None);
+        }
+        let name = self.group.clone().expect("subscribe checked the group");
+        let Some(id) = self.member else {
+            self.join(state, now_ms);
+            return self.group_event(state, now_ms);
+        };
+        match state.group(&name).0.poll(id, now_ms) {
+            Notice::None { generation } => {
+                self.generation = generation.unwrap_or(self.generation);
+                Ok(None)
+            }
+            Notice::Assigned {
+                partitions,
+                generation,
+            } => {
+                self.generation = generation;
+                self.granted.extend(partitions.iter().cloned());
+                Ok(Some(Polled::Assigned(partitions)))
+            }
+            Notice::Revoke(partitions) => Ok(Some(self.revoke(partitions, false))),
+            Notice::Lost => {
+                self.member = None;
+                let partitions: Vec<_> = std::mem::take(&mut self.granted).into_iter().collect();
+                if partitions.is_empty() {
+                    return self.group_event(state, now_ms);
+                }
+                Ok(Some(self.revoke(partitions, true)))
+            }
+            Notice::Fenced => Err(LogError::new(
+                ErrorClass::Fenced,
+                format!(
+                    "instance `{}` of group `{name}` was taken over by a newer consumer; stop this one",
+                    self.instance.as_deref().unwrap_or_default()
+                ),
+            )),
+        }
+    }
+
+    fn join(&mut self, state: &mut State, now_ms: i64) {
+        let name = self.group.clone().expect("subscribe checked the group");
+        let id = state.new_member();
+        let (group, sizes) = state.group(&name);
+        let instance = self.instance.clone();
+        group.join(id, instance, self.subscription.clone(), &sizes, now_ms);
+        self.member = Some(id);
+    }
+
+    fn revoke(&mut self, partitions: Vec<TopicPartition>, lost: bool) -> Polled {
+        for reading in &mut self.reading {
+            if partitions.contains(&reading.name) {
+                reading.revoked = true;
+                reading.drop_fetched();
+            }
+        }
+        Polled::Revoked { partitions, lost }
+    }
+
+    /// Fetches for every partition that has nothing left to return. True when there is something to decode or read.
+    fn fetch(&mut self, state: &mut State) -> Result<bool, LogError> {
+        let mut any = false;
+        for reading in &mut self.reading {
+            if reading.paused || reading.revoked {
+                continue;
+            }
+            if reading.is_drained() {
+                let Some(from) = reading.start(state, self.group.as_ref(), self.reset)? else {
+                    continue;
+                };
+                let Some(partition) = state.partition(reading.id) else {
+                    if self.granted.contains(&reading.name) {
+                        continue;
+                    }
+                    return Err(LogError::fatal(format!(
+                        "{} was deleted while it was read",
+                        reading.name
+                    )));
+                };
+                match partition.fetch(from, self.isolation, FETCH_BYTES)? {
+                    Fetch::Hot(fetched) => reading.take_in(fetched),
+                    Fetch::Cold(cold) => reading.cold = Some(cold),
+                }
+            }
+            any |= !reading.is_drained();
+        }
+        Ok(any)
+    }
+
+    /// Decodes what was fetched, partition by partition from whose turn it is.
+    fn take(&mut self) -> Result<Vec<RecordBatch>, LogError> {
+        let mut batches = Vec::new();
+        let mut left = self.max_poll_records;
+        let count = self.reading.len();
+        for step in 0..count {
+            let slot = (self.turn + step) % count;
+            let reading = &mut self.reading[slot];
+            if left == 0 {
+                self.turn = slot;
+                return Ok(batches);
+            }
+            if reading.paused || reading.revoked || reading.is_drained() {
+                continue;
+            }
+            if let Some(cold) = reading.cold.take() {
+                reading.take_in(cold.read()?);
+            }
+            let records = reading.take(left, &mut self.names)?;
+            left -= records.len();
+            if !records.is_empty() {
+                batches.push(RecordBatch {
+                    partition: reading.name.clone(),
+                    records,
+                });
+            }
+        }
+        self.turn = (self.turn + 1) % count.max(1);
+        Ok(batches)
+    }
+}
+
+impl Reading {
+    fn is_drained(&self) -> bool {
+        self.current.is_none() && self.fetched.is_empty() && self.cold.is_none()
+    }
+
+    fn take_in(&mut self, fetched: Fetched) {
+        self.fetched.extend(fetched.batches);
+        self.fetched_to = fetched.next;
+        if self.is_drained() {
+            self.position = Some(fetched.next);
+        }
+    }
+
+    fn drop_fetched(&mut self) {
+        self.cold = None;
+        self.fetched.clear();
+        self.current = None;
+    }
+
+    /// Where to fetch from: the position, else the committed offset, else the reset policy. `None` while a
+    /// transaction on the committed offset is undecided.
+    fn start(
+        &mut self,
+        state: &State,
+        group: Option<&Arc<str>>,
+        reset: OffsetReset,
+    ) -> Result<Option<Offset>, LogError> {
+        let Some(partition) = state.partition(self.id) else {
+            return Ok(Some(0));
+        };
+        if self.position.is_none() {
+            let group = group.and_then(|name| state.groups.get(name));
+            let Ok(committed) = group.map_or(Ok(None), |g| g.stable_offset(&self.name)) else {
+                return Ok(None);
+            };
+            self.position = committed.map(|c| c.offset);
+        }
+        let range = partition.start()..=partition.end(Isolation::ReadUncommitted);
+        if let Some(position) = self.position {
+            if range.contains(&position) {
+                return Ok(self.position);
+            }
+            tracing::warn!(
+                partition = %self.name, offset = position, first = range.start(), end = range.end(), ?reset,
+                "offset out of range; starting where the reset policy says"
+            );
+        }
+        self.position = Some(match reset {
+            OffsetReset::Earliest => *range.start(),
+            OffsetReset::Latest => *range.end(),
+        });
+        Ok(self.position)
+    }
+
+    /// Up to `most` records.
+    fn take(
+        &mut self,
+        most: usize,
+        names: &mut HeaderNames,
+    ) -> Result<Vec<ConsumerRecord>, LogError> {
+        let from = self.position.unwrap_or(0);
+        let mut taken = Vec::new();
+        while taken.len() < most {
+            if self.current.is_none() {
+                self.current = self.fetched.pop_front().map(Batch::records);
+            }
+            let Some(records) = &mut self.current else {
+                break;
+            };
+            let next = records.next(names).map_err(|fault| {
+                let base = records.header().base;
+                let name = &self.name;
+                LogError::fatal(format!("{name}: batch at offset {base}: {fault}"))
+            })?;
+            match next {
+                Some(record) if record.offset >= from => taken.push(record),
+                Some(_) => {}
+                None => self.current = None,
+            }
+        }
+        if self.current.as_ref().is_some_and(Records::is_empty) {
+            self.current = None;
+        }
+        self.position = if self.is_drained() {
+            self.position.max(Some(self.fetched_to))
+        } else {
+            taken.last().map(|r| r.offset + 1).or(self.position)
+        };
+        Ok(taken)
+    }
+}
+
+impl Consumer for EmbeddedConsumer {
+    fn subscribe(&mut self, topics: &[&str]) -> Result<(), LogError> {
+        let name = self.group()?.clone();
+        topics
+            .iter()
+            .try_for_each(|t| super::state::check_name(t))?;
+        let topics: BTreeSet<Arc<str>> = topics.iter().map(|&t| t.into()).collect();
+        self.subscription = topics.into_iter().collect();
+        let shared = self.shared.clone();
+        shared.change(|state, now_ms| {
+            match self.member {
+                Some(id) => {
+                    let (group, sizes) = state.group(&name);
+                    group.resubscribe(id, self.subscription.clone(), &sizes);
+                }
+                None => self.join(state, now_ms),
+            }
+            Ok(())
+        })
+    }
+
+    fn poll(&mut self, timeout: Duration) -> Result<Polled, LogError> {
+        let deadline = Deadline::after(timeout);
+        let shared = self.shared.clone();
+        let mut state = shared.lock()?;
+        loop {
+            let now_ms = shared.clock.now_ms();
+            if state.tick(now_ms) {
+                shared.wake(&state);
+            }
+            if let Some(event) = self.group_event(&mut state, now_ms)? {
+                return Ok(event);
+            }
+            if self.fetch(&mut state)? {
+                drop(state);
+                let batches = self.take()?;
+                if !batches.is_empty() {
+                    return Ok(Polled::Records(batches));
+                }
+                state = shared.lock()?;
+                continue;
+            }
+            if deadline.passed() {
+                return Ok(Polled::Nothing);
+            }
+            state = shared.wait(state, deadline)?;
+        }
+    }
+
+    fn assign(&mut self, partitions: &[(TopicPartition, Option<Offset>)]) -> Result<(), LogError> {
+        let state = self.shared.lock()?;
+        let ids = partitions
+            .iter()
+            .map(|(tp, _)| state.find(&tp.topic, tp.partition))
+            .collect::<Result<Vec<_>, _>>()?;
+        drop(state);
+        for ((name, offset), id) in partitions.iter().zip(ids) {
+            let reading = Reading {
+                name: name.clone(),
+                id,
+                paused: false,
+                revoked: false,
+                position: *offset,
+                cold: None,
+                fetched: VecDeque::new(),
+                current: None,
+                fetched_to: 0,
+            };
+            match self.reading.binary_search_by(|r| r.name.cmp(name)) {
+                Ok(slot) => self.reading[slot] = reading,
+                Err(slot) => self.reading.insert(slot, reading),
+            }
+        }
+        Ok(())
+    }
+
+    fn release(&mut self, partitions: &[TopicPartition]) -> Result<(), LogError> {
+        self.reading.retain(|r| !partitions.contains(&r.name));
+        self.turn = 0;
+        for partition in partitions {
+            self.granted.remove(partition);
+        }
+        let (Some(name), Some(id)) = (self.group.clone(), self.member) else {
+            return Ok(());
+        };
+        self.shared.change(|state, now_ms| {
+            let (group, sizes) = state.group(&name);
+            group.release(id, partitions, &sizes, now_ms);
+            Ok(())
+        })
+    }
+
+    fn pause(&mut self, partitions: &[TopicPartition]) -> Result<(), LogError> {
+        for slot in self.slots(partitions)? {
+            self.reading[slot].paused = true;
+        }
+        Ok(())
+    }
+
+    fn resume(&mut self, partitions: &[TopicPartition]) -> Result<(), LogError> {
+        for slot in self.slots(partitions)? {
+            self.reading[slot].paused = false;
+        }
+        Ok(())
+    }
+
+    fn seek(&mut self, partition: &TopicPartition, offset: Offset) -> Result<(), LogError> {
+        let slot = self.slot(partition)?;
+        let reading = &mut self.reading[slot];
+        reading.drop_fetched();
+        reading.position = Some(offset);
+        Ok(())
+    }
+
+    fn position(&self, partition: &TopicPartition) -> Result<Option<Offset>, LogError> {
+        Ok(self.reading[self.slot(partition)?].position)
+    }
+
+    fn committed(
+        &self,
+        partitions: &[TopicPartition],
+        timeout: Duration,
+    ) -> Result<Vec<Option<CommittedOffset>>, LogError> {
+        let name = self.group()?;
+        let deadline = Deadline::after(timeout);
+        let mut state = self.shared.lock()?;
+        loop {
+            if state.tick(self.shared.clock.now_ms()) {
+                self.shared.wake(&state);
+            }
+            let (group, _) = state.group(name);
+            let offsets: Result<Vec<_>, _> = partitions
+                .iter()
+                .map(|tp| group.stable_offset(tp).map(Option::<&_>::cloned))
+                .collect();
+            match offsets {
+                Ok(offsets) => return Ok(offsets),
+                Err(transaction) if deadline.passed() => {
+                    return Err(LogError::retriable(format!(
+                        "offsets of group `{name}` wait for transaction {transaction}; ask again"
+                    )));
+                }
+                Err(_) => state = self.shared.wait(state, deadline)?,
+            }
+        }
+    }
+
+    fn commit(&mut self, offsets: &[(TopicPartition, CommittedOffset)]) -> Result<(), LogError> {
+        let identity = self.identity()?;
+        self.shared
+            .change(|state, _| state.commit_offsets(&identity, offsets))
+    }
+
+    fn beginning_offset(
+        &self,
+        partition: &TopicPartition,
+        _timeout: Duration,
+    ) -> Result<Offset, LogError> {
+        let state = self.shared.lock()?;
+        let id = state.find(&partition.topic, partition.partition)?;
+        Ok(state.partition(id).map_or(0, |p| p.start()))
+    }
+
+    fn end_offset(
+        &self,
+        partition: &TopicPartition,
+        isolation: Isolation,
+        _timeout: Duration,
+    ) -> Result<Offset, LogError> {
+        self.shared.change(|state, _| {
+            let id = state.find(&partition.topic, partition.partition)?;
+            Ok(state.partition(id).map_or(0, |p| p.end(isolation)))
+        })
+    }
+
+    fn group_metadata(&self) -> Result<GroupMetadata, LogError> {
+        Ok(GroupMetadata(Box::new(self.identity()?)))
+    }
+
+    fn close(self: Box<Self>) {}
+}
+
+impl EmbeddedConsumer {
+    fn identity(&self) -> Result<Identity, LogError> {
+        Ok(Identity {
+            group: self.group()?.clone(),
+            member: self.member,
+            generation: self.generation,
+        })
+    }
+}
+
+impl Drop for EmbeddedConsumer {
+    fn drop(&mut self) {
+        let (Some(name), Some(id)) = (self.group.clone(), self.member) else {
+            return;
+        };
+        let left = self.shared.change(|state, _| {
+            let (group, sizes) = state.group(&name);
+            group.leave(id, &sizes);
+            Ok(())
+        });
+        if let Err(error) = left {
+            tracing::warn!(group = %name, %error, "could not leave the group");
+        }
+    }
+}

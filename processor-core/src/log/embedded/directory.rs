@@ -1,0 +1,182 @@
+//! The directory of a durable log.
+//!
+//! ```text
+//! lock                              held while a process has the log open; names that process
+//! topics.json                       the topics, replaced atomically
+//! journal                           decisions and offsets, see `journal.rs`
+//! topics/<topic>/<partition>/<base offset>.log
+//! ```
+//!
+//! A topic exists when `topics.json` says so: its directories are made before and removed after, and what is left
+//! over from a crash in between is removed at the next opening.
+
+use std::fs::{self, File, TryLockError};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::journal::replace_file;
+use super::segment::file_error;
+use crate::log::{Cleanup, LogError, NewTopic};
+
+#[derive(Serialize, Deserialize)]
+struct Topics {
+    version: u32,
+    topics: Vec<TopicRow>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct TopicRow {
+    name: String,
+    partitions: i32,
+    compact: bool,
+    delete: bool,
+    retention_ms: Option<i64>,
+}
+
+const VERSION: u32 = 1;
+
+/// A locked directory.
+#[derive(Debug)]
+pub(super) struct Directory {
+    root: PathBuf,
+    /// Unlocked when it is dropped.
+    _lock: File,
+}
+
+impl Directory {
+    /// Makes `root` if it is missing and locks it.
+    pub(super) fn lock(root: &Path) -> Result<Self, LogError> {
+        fs::create_dir_all(root).map_err(|e| file_error("create", root, &e))?;
+        let path = root.join("lock");
+        let mut lock = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(|e| file_error("open", &path, &e))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                let _ = lock.read_to_string(&mut holder);
+                return Err(LogError::fatal(format!(
+                    "the log in {} is in use by process {}; stop it or use another directory",
+                    root.display(),
+                    holder.trim()
+                )));
+            }
+            Err(TryLockError::Error(error)) => return Err(file_error("lock", &path, &error)),
+        }
+        let named = lock
+            .set_len(0)
+            .and_then(|()| writeln!(lock, "{}", std::process::id()));
+        named.map_err(|e| file_error("write", &path, &e))?;
+        Ok(Self {
+            root: root.to_path_buf(),
+            _lock: lock,
+        })
+    }
+
+    pub(super) fn journal(&self) -> PathBuf {
+        self.root.join("journal")
+    }
+
+    pub(super) fn topic(&self, name: &str) -> PathBuf {
+        self.root.join("topics").join(name)
+    }
+
+    pub(super) fn partition(&self, topic: &str, partition: i32) -> PathBuf {
+        self.topic(topic).join(partition.to_string())
+    }
+
+    /// The topics; directories of others are removed.
+    pub(super) fn read_topics(&self) -> Result<Vec<NewTopic>, LogError> {
+        let path = self.root.join("topics.json");
+        let topics = match fs::read(&path) {
+            Ok(bytes) => parse(&bytes).map_err(|fault| {
+                LogError::fatal(format!(
+                    "cannot read the topics in {}: {fault}",
+                    path.display()
+                ))
+            })?,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+            Err(e) => return Err(file_error("read", &path, &e)),
+        };
+        let all = self.root.join("topics");
+        fs::create_dir_all(&all).map_err(|e| file_error("create", &all, &e))?;
+        for entry in fs::read_dir(&all).map_err(|e| file_error("list", &all, &e))? {
+            let entry = entry.map_err(|e| file_error("list", &all, &e))?;
+            if !topics.iter().any(|t| *t.name == *entry.file_name()) {
+                tracing::warn!(directory = %entry.path().display(), "left over from a deleted topic; removed");
+                fs::remove_dir_all(entry.path())
+                    .map_err(|e| file_error("remove", &entry.path(), &e))?;
+            }
+        }
+        Ok(topics)
+    }
+
+    /// Replaces the list of topics.
+    pub(super) fn write_topics<'a>(
+        &self,
+        topics: impl Iterator<Item = &'a NewTopic>,
+    ) -> Result<(), LogError> {
+        let topics = Topics {
+            version: VERSION,
+            topics: topics.map(row).collect(),
+        };
+        let json = serde_json::to_vec_pretty(&topics).expect("plain rows");
+        replace_file(&self.root.join("topics.json"), &json).map(drop)
+    }
+
+    /// Removes the files of a topic that is not in the list any more.
+    pub(super) fn remove_topic(&self, name: &str) -> Result<(), LogError> {
+        let path = self.topic(name);
+        match fs::remove_dir_all(&path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                Err(file_error("remove", &path, &e))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn row(topic: &NewTopic) -> TopicRow {
+    TopicRow {
+        name: topic.name.clone(),
+        partitions: topic.partitions,
+        compact: topic.cleanup != Cleanup::Delete,
+        delete: topic.cleanup != Cleanup::Compact,
+        retention_ms: topic.retention_ms,
+    }
+}
+
+fn parse(json: &[u8]) -> Result<Vec<NewTopic>, String> {
+    let topics: Topics = serde_json::from_slice(json).map_err(|e| e.to_string())?;
+    if topics.version != VERSION {
+        return Err(format!(
+            "it has version {}, this program knows {VERSION}; use the program that wrote it",
+            topics.version
+        ));
+    }
+    let topic = |row: TopicRow| {
+        super::state::check_name(&row.name).map_err(|e| e.to_string())?;
+        if row.partitions < 1 {
+            return Err(format!("topic `{}` has no partitions", row.name));
+        }
+        Ok(NewTopic {
+            name: row.name,
+            partitions: row.partitions,
+            cleanup: match (row.compact, row.delete) {
+                (false, _) => Cleanup::Delete,
+                (true, false) => Cleanup::Compact,
+                (true, true) => Cleanup::CompactAndDelete,
+            },
+            retention_ms: row.retention_ms,
+            replication: 1,
+        })
+    };
+    topics.topics.into_iter().map(topic).collect()
+}

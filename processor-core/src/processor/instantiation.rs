@@ -1,0 +1,112 @@
+//! Turning the plan of a sub-topology into the live nodes of one task.
+
+use std::any::Any;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use state::{JoinStore, KeyValueStore, Store, WindowStore};
+
+use crate::error::{Fault, Result};
+use crate::record::TaskId;
+use crate::runtime::TopicPartitions;
+use crate::task::OnBadRecord;
+use crate::topology::{NodeId, StoreId};
+
+use super::{TaskTimes, Wake};
+
+/// What the factories of the nodes find while a task is made.
+pub struct Instantiation<'a> {
+    /// The task.
+    pub(crate) task: TaskId,
+    /// Its times.
+    pub(crate) times: &'a mut TaskTimes,
+    /// Its stores, and the global ones of its thread.
+    pub(crate) stores: &'a HashMap<StoreId, StoreCell>,
+    /// Partition counts of all topics it may write.
+    pub(crate) partitions: &'a TopicPartitions,
+    /// Nodes that want to be called besides records.
+    pub(crate) wakes: &'a mut Vec<Rc<RefCell<dyn Wake>>>,
+    /// Nodes with several parents, made once.
+    pub(crate) shared: HashMap<NodeId, Box<dyn Any>>,
+    /// Prefix of internal topics: the application id.
+    pub(crate) application_id: &'a str,
+    /// What sources do with records they cannot decode.
+    pub(crate) on_bad_record: OnBadRecord,
+}
+
+impl Instantiation<'_> {
+    /// The node `id`, made by `make` the first time it is asked for.
+    pub(crate) fn shared<N: 'static>(
+        &mut self,
+        id: NodeId,
+        make: impl FnOnce(&mut Self) -> Result<Rc<RefCell<N>>>,
+    ) -> Result<Rc<RefCell<N>>> {
+        if let Some(node) = self.shared.get(&id) {
+            let node = node.downcast_ref::<Rc<RefCell<N>>>();
+            return Ok(Rc::clone(node.expect("a node id has one type")));
+        }
+        let node = make(self)?;
+        self.shared.insert(id, Box::new(Rc::clone(&node)));
+        Ok(node)
+    }
+
+    fn store(&self, id: StoreId) -> Result<&StoreCell> {
+        self.stores.get(&id).ok_or_else(|| {
+            Fault::user(
+                "topology",
+                format!("store {id:?} is not part of task {}", self.task),
+            )
+        })
+    }
+
+    /// A key-value store.
+    pub(crate) fn key_value(&self, id: StoreId) -> Result<Rc<RefCell<KeyValueStore>>> {
+        match self.store(id)? {
+            StoreCell::KeyValue(store) => Ok(Rc::clone(store)),
+            _ => Err(wrong_kind(id, "key-value")),
+        }
+    }
+
+    /// A window store.
+    pub(crate) fn window(&self, id: StoreId) -> Result<Rc<RefCell<WindowStore>>> {
+        match self.store(id)? {
+            StoreCell::Window(store) => Ok(Rc::clone(store)),
+            _ => Err(wrong_kind(id, "window")),
+        }
+    }
+
+    /// One side of a stream join.
+    pub(crate) fn join(&self, id: StoreId) -> Result<Rc<RefCell<JoinStore>>> {
+        match self.store(id)? {
+            StoreCell::Join(store) => Ok(Rc::clone(store)),
+            _ => Err(wrong_kind(id, "join")),
+        }
+    }
+}
+
+fn wrong_kind(id: StoreId, kind: &str) -> Fault {
+    Fault::user("topology", format!("store {id:?} is not a {kind} store"))
+}
+
+/// A store of a task: shared between its node and the commit.
+#[derive(Clone)]
+pub(crate) enum StoreCell {
+    /// Key to value.
+    KeyValue(Rc<RefCell<KeyValueStore>>),
+    /// Key and window start to value.
+    Window(Rc<RefCell<WindowStore>>),
+    /// Key and time to many values.
+    Join(Rc<RefCell<JoinStore>>),
+}
+
+impl StoreCell {
+    /// Calls `commit_side` with the store.
+    pub(crate) fn with<R>(&self, commit_side: impl FnOnce(&mut dyn Store) -> R) -> R {
+        match self {
+            Self::KeyValue(store) => commit_side(&mut *store.borrow_mut()),
+            Self::Window(store) => commit_side(&mut *store.borrow_mut()),
+            Self::Join(store) => commit_side(&mut *store.borrow_mut()),
+        }
+    }
+}

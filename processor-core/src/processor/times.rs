@@ -1,0 +1,142 @@
+//! Stream time as the operators of a task know it, and how it survives.
+//!
+//! Every time-aware operator has its own observed time: the largest timestamp of the records that reached it. The task
+//! writes them all into the metadata of the offsets it commits and reads them back when it starts, so a window closes
+//! at the same record whether or not the task was moved or restarted in between.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use crate::log::Timestamp;
+
+use super::Context;
+
+/// No record has been seen.
+pub(crate) const NO_TIME: Timestamp = -1;
+
+/// The times of a task, by operator name.
+#[derive(Default)]
+pub(crate) struct TaskTimes {
+    restored: BTreeMap<String, Timestamp>,
+    cells: BTreeMap<String, Rc<Cell<Timestamp>>>,
+}
+
+impl TaskTimes {
+    /// Times to start from.
+    pub(crate) fn restored(restored: BTreeMap<String, Timestamp>) -> Self {
+        Self {
+            restored,
+            cells: BTreeMap::new(),
+        }
+    }
+
+    /// The time called `name`, as it was when the task last committed.
+    pub(crate) fn cell(&mut self, name: &str) -> Rc<Cell<Timestamp>> {
+        let restored = self.restored.get(name).copied().unwrap_or(NO_TIME);
+        let cell = self
+            .cells
+            .entry(name.to_owned())
+            .or_insert_with(|| Rc::new(Cell::new(restored)));
+        Rc::clone(cell)
+    }
+
+    /// All times now.
+    pub(crate) fn snapshot(&self) -> BTreeMap<String, Timestamp> {
+        self.cells
+            .iter()
+            .filter(|(_, time)| time.get() != NO_TIME)
+            .map(|(name, time)| (name.clone(), time.get()))
+            .collect()
+    }
+}
+
+/// Observed time of one operator.
+pub(crate) struct OperatorTime(Rc<Cell<Timestamp>>);
+
+impl OperatorTime {
+    pub(crate) fn new(cell: Rc<Cell<Timestamp>>) -> Self {
+        Self(cell)
+    }
+
+    /// Takes notice of a record at `timestamp`; whether time moved forward.
+    #[inline]
+    pub(crate) fn observe(&self, timestamp: Timestamp, context: &Context<'_>) -> bool {
+        let seen = timestamp.min(context.time_bound);
+        let moved = seen > self.0.get();
+        if moved {
+            self.0.set(seen);
+        }
+        moved
+    }
+
+    /// The time now; −1 before the first record.
+    #[inline]
+    pub(crate) fn now(&self) -> Timestamp {
+        self.0.get()
+    }
+}
+
+/// A stream time that a processor keeps by itself and that survives with its task: see
+/// [`Setup::observed_time`](super::Setup::observed_time).
+pub struct ObservedTime(pub(crate) Rc<Cell<Timestamp>>);
+
+impl ObservedTime {
+    /// Moves the time forward to `timestamp` if that is later.
+    pub fn observe(&self, timestamp: Timestamp) {
+        if timestamp > self.0.get() {
+            self.0.set(timestamp);
+        }
+    }
+
+    /// The time in epoch milliseconds; −1 before the first record.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        self.0.get()
+    }
+}
+
+/// The text form of times for offset metadata: `1|name=time,…`. Kafka allows 4,096 bytes.
+pub(crate) fn encode(times: &BTreeMap<String, Timestamp>) -> String {
+    let mut text = String::from("1|");
+    for (i, (name, time)) in times.iter().enumerate() {
+        if i > 0 {
+            text.push(',');
+        }
+        text.push_str(name);
+        text.push('=');
+        text.push_str(&time.to_string());
+    }
+    text
+}
+
+/// Reads what [`encode`] wrote. Foreign metadata (another engine's, an older group's) gives no times.
+pub(crate) fn decode(text: &str) -> BTreeMap<String, Timestamp> {
+    let Some(list) = text.strip_prefix("1|") else {
+        return BTreeMap::new();
+    };
+    list.split(',')
+        .filter_map(|pair| {
+            let (name, time) = pair.split_once('=')?;
+            Some((name.to_owned(), time.parse().ok()?))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_survive_the_round_trip_through_offset_metadata() {
+        let times = BTreeMap::from([("count".to_owned(), 17), ("join".to_owned(), 1_704_067_200)]);
+        assert_eq!(decode(&encode(&times)), times);
+        assert_eq!(decode(&encode(&BTreeMap::new())), BTreeMap::new());
+    }
+
+    #[test]
+    fn foreign_metadata_gives_no_times() {
+        assert!(decode("AgAAAY").is_empty());
+        assert!(decode("").is_empty());
+    }
+}

@@ -1,0 +1,12 @@
+//! Running a topology: threads, tasks and commits.
+
+mod collector;
+mod globals;
+mod stores;
+mod stream_thread;
+mod streams;
+mod topics;
+
+pub(crate) use collector::Collector;
+pub use streams::{RunSummary, Streams, StreamsError};
+pub(crate) use topics::TopicPartitions;

@@ -1,0 +1,806 @@
+//! A stream thread: one consumer, one producer, its tasks, and the commit protocol.
+//!
+//! ```text
+//!        ┌─────────────── round ───────────────┐
+//!   poll ─▶ queues ─▶ process ─▶ outputs, overlay
+//!                       │ commit due
+//!                       ▼
+//!   seal stores ─▶ changelog ─▶ offsets + group metadata ─▶ begin_commit
+//!                       │ rounds go on; what they send waits
+//!                       ▼
+//!   poll_commit ─▶ settle stores ─▶ (from time to time) apply to the backend, marker last
+//! ```
+//!
+//! Polling, rebalances and commits are sequenced here, by one thread. Before partitions are given up or a restore
+//! begins, the commit in flight is waited for and everything open is committed or aborted.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use state::Database;
+
+use crate::clock::{Clock, Deadline};
+use crate::config::{Guarantee, StreamsConfig};
+use crate::error::{Fault, Result};
+use crate::log::{
+    CommittedOffset, Consumer, ConsumerConfig, ErrorClass, Isolation, Log, LogError, Offset,
+    OffsetReset, Polled, ProducerConfig, RecordBatch, TopicPartition,
+};
+use crate::processor::{Instantiation, StoreCell, TaskTimes, Work, times};
+use crate::record::TaskId;
+use crate::task::{Restorer, StreamTask, TaskParts};
+use crate::topology::{StoreId, Topic, Topology};
+
+use super::Collector;
+use super::globals::GlobalTables;
+use super::stores::{OpenedStores, open_stores};
+use super::topics::TopicPartitions;
+
+/// Records a task takes before the next one has its turn.
+const RECORDS_PER_TURN: usize = 1_000;
+/// How long the answer of the log about the end of an input is good for.
+const END_OFFSET_FRESH_MS: i64 = 50;
+/// Bytes that may wait for a commit in flight before the thread waits with them.
+const WAITING_BYTES: usize = 16 << 20;
+/// How often stores are synced to disk.
+const SYNC_INTERVAL_MS: i64 = 2_000;
+const LOG_TIMEOUT: Duration = Duration::from_secs(30);
+/// One budget for everything a commit may wait for; then its outcome counts as uncertain.
+const COMMIT_BUDGET: Duration = Duration::from_secs(60);
+
+/// What the threads of an application share.
+pub(crate) struct Shared {
+    pub topology: Topology,
+    pub config: StreamsConfig,
+    pub log: Arc<dyn Log>,
+    pub clock: Arc<dyn Clock>,
+    pub database: Arc<dyn Database>,
+    pub partitions: TopicPartitions,
+    /// Name of this instance, for transactional ids.
+    pub instance: String,
+}
+
+/// What a round achieved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Round {
+    /// Records were read or taken, or a commit moved on.
+    Worked,
+    /// There was nothing to do.
+    Idle,
+}
+
+/// When a commit begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pace {
+    /// When the commit interval is over.
+    Interval,
+    /// As well as soon as there is nothing else to do.
+    Eager,
+}
+
+/// See the [module](self).
+pub(crate) struct StreamThread {
+    shared: Arc<Shared>,
+    index: usize,
+    consumer: Box<dyn Consumer>,
+    out: Collector,
+    globals: GlobalTables,
+    tasks: BTreeMap<TaskId, StreamTask>,
+    assigned: BTreeSet<TopicPartition>,
+    /// Where a partition without committed offset was started, to rewind to.
+    first_offsets: HashMap<TopicPartition, Offset>,
+    committing: Option<Vec<(TopicPartition, CommittedOffset)>>,
+    ends: HashMap<TopicPartition, (Offset, i64)>,
+    /// Since when a task waits for an input that has more to come.
+    waiting_since: HashMap<TopicPartition, i64>,
+    paused: BTreeSet<TopicPartition>,
+    last_commit_ms: i64,
+    last_apply_ms: i64,
+    last_sync_ms: i64,
+    taken: u64,
+}
+
+impl StreamThread {
+    /// Makes the clients of thread `index` and joins the group.
+    pub(crate) fn start(shared: Arc<Shared>, index: usize) -> Result<Self> {
+        let globals = GlobalTables::bootstrap(&shared.topology, &*shared.log)?;
+        let out = producer(&shared, index)?;
+        let config = &shared.config;
+        let mut consumer = shared.log.consumer(ConsumerConfig {
+            group: Some(config.application_id.clone()),
+            instance_id: config
+                .static_membership
+                .then(|| format!("{}-{index}", shared.instance)),
+            isolation: Isolation::ReadCommitted,
+            reset: OffsetReset::Earliest,
+            max_poll_records: 0,
+        })?;
+        let sources = &shared.topology.plan.sources;
+        let topics: Vec<String> = sources
+            .iter()
+            .map(|source| source.topic.resolve(&config.application_id))
+            .collect();
+        consumer.subscribe(&topics.iter().map(String::as_str).collect::<Vec<_>>())?;
+        let now = shared.clock.now_ms();
+        Ok(Self {
+            shared,
+            index,
+            consumer,
+            out,
+            globals,
+            tasks: BTreeMap::new(),
+            assigned: BTreeSet::new(),
+            first_offsets: HashMap::new(),
+            committing: None,
+            ends: HashMap::new(),
+            waiting_since: HashMap::new(),
+            paused: BTreeSet::new(),
+            last_commit_ms: now,
+            last_apply_ms: now,
+            last_sync_ms: now,
+            taken: 0,
+        })
+    }
+
+    /// Records taken so far.
+    pub(crate) fn taken(&self) -> u64 {
+        self.taken
+    }
+
+    /// One round; waits up to `wait` for input if there is nothing else to do. Failures that a rewind can repair are
+    /// repaired.
+    ///
+    /// # Errors
+    /// What only a person can repair.
+    pub(crate) fn round(&mut self, wait: Duration, pace: Pace) -> Result<Round> {
+        match self.try_round(wait, pace) {
+            Ok(round) => Ok(round),
+            Err(fault) => {
+                self.recover(fault)?;
+                Ok(Round::Worked)
+            }
+        }
+    }
+
+    fn try_round(&mut self, wait: Duration, pace: Pace) -> Result<Round> {
+        let mut round = self.poll_commit(Duration::ZERO)?;
+        let buffered = self.tasks.values().any(|task| task.buffered() > 0);
+        let wait = match self.out.committing() {
+            _ if buffered => Duration::ZERO,
+            true => wait.min(Duration::from_millis(2)),
+            false => wait,
+        };
+        match self.consumer.poll(wait)? {
+            Polled::Nothing => {}
+            Polled::Records(batches) => {
+                round = Round::Worked;
+                self.enqueue(batches)?;
+            }
+            Polled::Assigned(partitions) => {
+                round = Round::Worked;
+                self.assigned(partitions)?;
+            }
+            Polled::Revoked { partitions, lost } => {
+                round = Round::Worked;
+                self.revoked(&partitions, lost)?;
+            }
+        }
+        self.globals.poll(Duration::ZERO)?;
+        if self.process()? == Round::Worked {
+            round = Round::Worked;
+        }
+        if self.out.waiting_bytes() > WAITING_BYTES {
+            self.poll_commit(COMMIT_BUDGET)?;
+        }
+        if self.commit_due(pace, round) && self.begin_commit()? {
+            round = Round::Worked;
+        }
+        self.apply_if_due()?;
+        Ok(round)
+    }
+
+    /// Nothing is buffered, in flight, unread or uncommitted.
+    pub(crate) fn quiescent(&mut self) -> Result<bool> {
+        if self.out.committing() || self.tasks.values().any(|task| task.buffered() > 0) {
+            return Ok(false);
+        }
+        for partition in &self.assigned {
+            let end = self
+                .consumer
+                .end_offset(partition, Isolation::ReadCommitted, LOG_TIMEOUT)?;
+            if self.consumer.position(partition)?.unwrap_or(0) < end {
+                return Ok(false);
+            }
+        }
+        Ok(!self.needs_commit())
+    }
+
+    /// Tells the tasks of the sub-topologies of `rank` that a bounded run has read everything.
+    pub(crate) fn end_of_input(&mut self, rank: usize) -> Result {
+        let now = self.shared.clock.now_ms();
+        for (id, task) in &mut self.tasks {
+            if self.shared.topology.subtopologies[id.subtopology].rank == rank {
+                task.end_of_input(now, &mut self.out)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the group has given this thread anything yet.
+    pub(crate) fn has_tasks(&self) -> bool {
+        !self.tasks.is_empty()
+    }
+
+    /// Store `id` of the task of `partition`, for tests and queries.
+    pub(crate) fn store(&self, id: StoreId, partition: i32) -> Option<&StoreCell> {
+        let mut tasks = self
+            .tasks
+            .values()
+            .filter(|task| task.id().partition == partition);
+        tasks.find_map(|task| task.store(id))
+    }
+
+    // --- input ---
+
+    fn enqueue(&mut self, batches: Vec<RecordBatch>) -> Result {
+        for RecordBatch { partition, records } in batches {
+            let Some(id) = task_of(&self.shared, &partition) else {
+                continue;
+            };
+            let Some(task) = self.tasks.get_mut(&id) else {
+                continue;
+            };
+            let buffered = task.push(&partition.topic, records);
+            self.waiting_since.remove(&partition);
+            if buffered > self.shared.config.buffered_records_per_partition
+                && self.paused.insert(partition.clone())
+            {
+                self.consumer.pause(&[partition])?;
+            }
+        }
+        Ok(())
+    }
+
+    fn process(&mut self) -> Result<Round> {
+        let wall_ms = self.shared.clock.now_ms();
+        let mut round = Round::Idle;
+        let Self {
+            shared,
+            consumer,
+            out,
+            tasks,
+            ends,
+            waiting_since,
+            taken,
+            ..
+        } = self;
+        for task in tasks.values_mut() {
+            let mut caught_up = |topic: &Arc<str>, partition: i32| {
+                let partition = TopicPartition::new(Arc::clone(topic), partition);
+                caught_up(&**consumer, &partition, ends, wall_ms)
+                    || waited_enough(
+                        waiting_since,
+                        &partition,
+                        wall_ms,
+                        shared.config.max_task_idle,
+                    )
+            };
+            let n = task.process(RECORDS_PER_TURN, wall_ms, out, &mut caught_up)?;
+            *taken += n as u64;
+            task.punctuate(wall_ms, out)?;
+            if n > 0 || task.resume(wall_ms, out)? == Work::More {
+                round = Round::Worked;
+            }
+        }
+        self.resume_drained()?;
+        Ok(round)
+    }
+
+    /// Reads on where a queue has become short.
+    fn resume_drained(&mut self) -> Result {
+        let limit = self.shared.config.buffered_records_per_partition / 2;
+        let drained: Vec<TopicPartition> = self
+            .paused
+            .iter()
+            .filter(|partition| {
+                let task = task_of(&self.shared, partition).and_then(|id| self.tasks.get(&id));
+                task.is_some_and(|task| task.buffered_of(&partition.topic) <= limit)
+            })
+            .cloned()
+            .collect();
+        if !drained.is_empty() {
+            self.consumer.resume(&drained)?;
+            self.paused.retain(|partition| !drained.contains(partition));
+        }
+        Ok(())
+    }
+
+    // --- commit ---
+
+    fn commit_due(&self, pace: Pace, round: Round) -> bool {
+        if self.out.committing() {
+            return false;
+        }
+        let interval = self.shared.config.commit_interval.as_millis();
+        let since = self.shared.clock.now_ms() - self.last_commit_ms;
+        let bytes = self.out.bytes()
+            + self
+                .tasks
+                .values()
+                .map(StreamTask::dirty_bytes)
+                .sum::<usize>();
+        u128::try_from(since).is_ok_and(|since| since >= interval)
+            || bytes > self.shared.config.commit_bytes
+            || (pace == Pace::Eager && round == Round::Idle)
+    }
+
+    fn needs_commit(&self) -> bool {
+        let mut position =
+            |partition: &TopicPartition| self.consumer.position(partition).ok().flatten();
+        self.tasks
+            .values()
+            .any(|task| task.needs_commit(&mut position))
+    }
+
+    /// Seals all tasks and hands their progress to the log. Whether there was anything to commit.
+    fn begin_commit(&mut self) -> Result<bool> {
+        self.last_commit_ms = self.shared.clock.now_ms();
+        if !self.needs_commit() {
+            return Ok(false);
+        }
+        let wall_ms = self.last_commit_ms;
+        let mut offsets = Vec::new();
+        let Self {
+            consumer,
+            out,
+            tasks,
+            ..
+        } = self;
+        for task in tasks.values_mut() {
+            let mut position =
+                |partition: &TopicPartition| consumer.position(partition).ok().flatten();
+            let (inputs, stream_times) = task.seal(wall_ms, out, &mut position)?;
+            let metadata = times::encode(&stream_times);
+            offsets.extend(inputs.into_iter().map(|(partition, offset)| {
+                (
+                    partition,
+                    CommittedOffset {
+                        offset,
+                        metadata: metadata.clone(),
+                    },
+                )
+            }));
+        }
+        // IMPORTANT: asked for here, on the polling thread, right before its use: a member that lost its partitions
+        // since must not be able to commit them.
+        let group = self.consumer.group_metadata()?;
+        self.out.begin_commit(offsets.clone(), Some(group))?;
+        self.committing = Some(offsets);
+        Ok(true)
+    }
+
+    fn poll_commit(&mut self, timeout: Duration) -> Result<Round> {
+        if !self.out.committing() {
+            return Ok(Round::Idle);
+        }
+        let Some(next_offsets) = self.out.poll_commit(timeout)? else {
+            return Ok(Round::Idle);
+        };
+        let offsets = self.committing.take().unwrap_or_default();
+        if self.shared.config.guarantee == Guarantee::AtLeastOnce {
+            self.consumer.commit(&offsets)?;
+        }
+        for task in self.tasks.values_mut() {
+            task.settle(&next_offsets);
+        }
+        Ok(Round::Worked)
+    }
+
+    /// Commits everything and waits for it.
+    pub(crate) fn commit_now(&mut self) -> Result {
+        self.await_commit()?;
+        if self.begin_commit()? {
+            self.await_commit()?;
+        }
+        Ok(())
+    }
+
+    fn await_commit(&mut self) -> Result {
+        let deadline = Deadline::after(COMMIT_BUDGET);
+        while self.out.committing() {
+            if deadline.passed() {
+                return Err(LogError::new(
+                    ErrorClass::Uncertain,
+                    format!(
+                        "a commit got no answer within {} s",
+                        COMMIT_BUDGET.as_secs()
+                    ),
+                )
+                .into());
+            }
+            self.poll_commit(Duration::from_millis(100))?;
+        }
+        Ok(())
+    }
+
+    /// Writes settled changes to the stores when there are many or they are old.
+    fn apply_if_due(&mut self) -> Result {
+        let now = self.shared.clock.now_ms();
+        let config = &self.shared.config;
+        let bytes: usize = self.tasks.values().map(StreamTask::settled_bytes).sum();
+        let age = u128::try_from(now - self.last_apply_ms).unwrap_or(0);
+        if bytes < config.apply_bytes && age < config.apply_interval.as_millis() {
+            return Ok(());
+        }
+        self.last_apply_ms = now;
+        for task in self.tasks.values_mut() {
+            task.apply(&*self.shared.database)?;
+        }
+        if now - self.last_sync_ms >= SYNC_INTERVAL_MS {
+            self.last_sync_ms = now;
+            self.shared.database.sync()?;
+        }
+        Ok(())
+    }
+
+    // --- rebalance ---
+
+    fn assigned(&mut self, partitions: Vec<TopicPartition>) -> Result {
+        tracing::info!(thread = self.index, ?partitions, "partitions assigned");
+        self.commit_now()?;
+        self.assigned.extend(partitions.iter().cloned());
+        let tasks: BTreeSet<TaskId> = partitions
+            .iter()
+            .filter_map(|partition| task_of(&self.shared, partition))
+            .collect();
+        self.open_tasks(&tasks, |consumer, starts| Ok(consumer.assign(starts)?))
+    }
+
+    fn revoked(&mut self, partitions: &[TopicPartition], lost: bool) -> Result {
+        tracing::info!(thread = self.index, ?partitions, lost, "partitions revoked");
+        if lost {
+            // They belong to somebody else already, and so would what is open.
+            self.committing = None;
+            self.out.abort(LOG_TIMEOUT)?;
+        } else {
+            self.commit_now()?;
+        }
+        let revoked: BTreeSet<TaskId> = partitions
+            .iter()
+            .filter_map(|partition| task_of(&self.shared, partition))
+            .collect();
+        for id in &revoked {
+            if let Some(mut task) = self.tasks.remove(id) {
+                task.apply(&*self.shared.database)?;
+            }
+        }
+        for partition in partitions {
+            self.assigned.remove(partition);
+            self.paused.remove(partition);
+            self.first_offsets.remove(partition);
+            self.ends.remove(partition);
+            self.waiting_since.remove(partition);
+        }
+        self.consumer.release(partitions)?;
+        if lost {
+            // The abort undid what the remaining tasks had done as well.
+            self.reopen_tasks()?;
+        }
+        Ok(())
+    }
+
+    /// Makes tasks, restores their stores, and has their inputs read from where they were committed.
+    fn open_tasks(
+        &mut self,
+        ids: &BTreeSet<TaskId>,
+        start: impl FnOnce(&mut dyn Consumer, &[(TopicPartition, Option<Offset>)]) -> Result,
+    ) -> Result {
+        let shared = Arc::clone(&self.shared);
+        let inputs: Vec<TopicPartition> =
+            ids.iter().flat_map(|id| inputs_of(&shared, *id)).collect();
+        if let Some(missing) = inputs.iter().find(|input| !self.assigned.contains(*input)) {
+            return Err(LogError::fatal(format!(
+                "the group gave this member a part of a task only: {missing} is missing; all inputs of a task must \
+                 be assigned together, so use the range assignor in every member"
+            ))
+            .into());
+        }
+        // IMPORTANT: committed offsets first, then the ends of the changelogs: see `task::restore`.
+        let committed = self.stable_committed(&inputs)?;
+        let mut starts = Vec::new();
+        for (partition, committed) in inputs.iter().zip(&committed) {
+            let offset = match committed {
+                Some(committed) => committed.offset,
+                None => self.first_offset(partition)?,
+            };
+            starts.push((partition.clone(), Some(offset)));
+        }
+        let mut restorer = None;
+        for &id in ids {
+            let mut stores = open_stores(
+                &shared.topology,
+                &shared.config.application_id,
+                id,
+                &*shared.database,
+            )?;
+            if !stores.slots.is_empty() {
+                let restorer = match &mut restorer {
+                    Some(restorer) => restorer,
+                    None => {
+                        restorer.insert(Restorer::new(shared.log.consumer(ConsumerConfig {
+                            reset: OffsetReset::Earliest,
+                            ..Default::default()
+                        })?))
+                    }
+                };
+                let restored = restorer.restore(&mut stores.slots)?;
+                tracing::info!(task = %id, records = restored, "stores restored");
+            }
+            let mut restored_times = stores
+                .marker
+                .as_ref()
+                .map(|m| m.stream_times.clone())
+                .unwrap_or_default();
+            for (input, committed) in inputs.iter().zip(&committed) {
+                if task_of(&shared, input) == Some(id)
+                    && let Some(committed) = committed
+                {
+                    for (name, time) in times::decode(&committed.metadata) {
+                        let known = restored_times.entry(name).or_insert(time);
+                        *known = time.max(*known);
+                    }
+                }
+            }
+            let task = self.make_task(id, stores, TaskTimes::restored(restored_times))?;
+            self.tasks.insert(id, task);
+        }
+        start(&mut *self.consumer, &starts)
+    }
+
+    /// Where to start without a committed offset; the same offset again after a rewind.
+    fn first_offset(&mut self, partition: &TopicPartition) -> Result<Offset> {
+        if let Some(offset) = self.first_offsets.get(partition) {
+            return Ok(*offset);
+        }
+        let topology = &self.shared.topology;
+        let application_id = &self.shared.config.application_id;
+        let source = topology
+            .plan
+            .sources
+            .iter()
+            .find(|source| source.topic.resolve(application_id) == *partition.topic);
+        let offset = match source.map(|source| source.reset) {
+            Some(OffsetReset::Latest) => {
+                self.consumer
+                    .end_offset(partition, Isolation::ReadCommitted, LOG_TIMEOUT)?
+            }
+            _ => self.consumer.beginning_offset(partition, LOG_TIMEOUT)?,
+        };
+        self.first_offsets.insert(partition.clone(), offset);
+        Ok(offset)
+    }
+
+    /// Committed offsets once no transaction is pending on them. A predecessor that died keeps one pending until the
+    /// log aborts it, so this may take as long as a transaction may.
+    fn stable_committed(
+        &self,
+        partitions: &[TopicPartition],
+    ) -> Result<Vec<Option<CommittedOffset>>> {
+        let deadline = Deadline::after(self.shared.config.transaction_timeout + LOG_TIMEOUT);
+        loop {
+            match self.consumer.committed(partitions, Duration::from_secs(5)) {
+                Err(error) if error.class == ErrorClass::Retriable && !deadline.passed() => {
+                    tracing::debug!(%error, "waiting for stable committed offsets");
+                    self.shared.clock.pass(Duration::from_millis(50));
+                }
+                result => return Ok(result?),
+            }
+        }
+    }
+
+    fn make_task(
+        &self,
+        id: TaskId,
+        stores: OpenedStores,
+        mut times: TaskTimes,
+    ) -> Result<StreamTask> {
+        let mut cells = stores.cells();
+        cells.extend(self.globals.cells());
+        let mut wakes = Vec::new();
+        let mut instantiation = Instantiation {
+            task: id,
+            times: &mut times,
+            stores: &cells,
+            partitions: &self.shared.partitions,
+            wakes: &mut wakes,
+            shared: HashMap::new(),
+            application_id: &self.shared.config.application_id,
+            on_bad_record: self.shared.config.on_bad_record,
+        };
+        let topology = &self.shared.topology;
+        let sources = &topology.subtopologies[id.subtopology].sources;
+        let queues: Result<Vec<_>> = sources
+            .iter()
+            .map(|&source| (topology.plan.sources[source].make)(&mut instantiation))
+            .collect();
+        let queues = queues?;
+        Ok(StreamTask::new(TaskParts {
+            id,
+            queues,
+            wakes,
+            stores: stores.slots,
+            times,
+            format_hash: stores.format_hash,
+        }))
+    }
+
+    // --- failure ---
+
+    /// Repairs what an abort and a rewind can repair, and passes the rest on.
+    fn recover(&mut self, fault: Fault) -> Result {
+        let class = fault.log_error().map(|error| error.class);
+        self.committing = None;
+        match class {
+            Some(ErrorClass::Abortable | ErrorClass::Retriable) => {
+                tracing::warn!(thread = self.index, %fault, "the transaction is aborted and its input read again");
+                match self.out.abort(LOG_TIMEOUT) {
+                    Ok(()) => {}
+                    Err(_) => self.replace_producer()?,
+                }
+            }
+            Some(ErrorClass::Uncertain) => {
+                tracing::warn!(thread = self.index, %fault, "the outcome of the transaction is uncertain; a new producer settles it");
+                self.replace_producer()?;
+            }
+            Some(ErrorClass::Fenced | ErrorClass::Fatal | ErrorClass::Rejected) | None => {
+                // Give up what is open now instead of making readers wait for the log to time it out.
+                let _ = self.out.abort(Duration::from_secs(5));
+                return Err(fault);
+            }
+        }
+        self.reopen_tasks()
+    }
+
+    /// A new producer with the same transactional id settles what the old one left open.
+    fn replace_producer(&mut self) -> Result {
+        self.out = producer(&self.shared, self.index)?;
+        Ok(())
+    }
+
+    /// Makes all tasks again from what is committed and reads their input again from there.
+    fn reopen_tasks(&mut self) -> Result {
+        let ids: BTreeSet<TaskId> = self.tasks.keys().copied().collect();
+        for (_, mut task) in std::mem::take(&mut self.tasks) {
+            task.apply(&*self.shared.database)?;
+        }
+        self.ends.clear();
+        self.waiting_since.clear();
+        if !self.paused.is_empty() {
+            let paused: Vec<_> = std::mem::take(&mut self.paused).into_iter().collect();
+            self.consumer.resume(&paused)?;
+        }
+        self.open_tasks(&ids, |consumer, starts| {
+            for (partition, offset) in starts {
+                if let Some(offset) = offset {
+                    consumer.seek(partition, *offset)?;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    // --- end ---
+
+    /// Commits, writes everything to the stores and leaves the group.
+    pub(crate) fn close(mut self) -> Result {
+        let committed = self.commit_now();
+        for task in self.tasks.values_mut() {
+            task.apply(&*self.shared.database)?;
+        }
+        self.tasks.clear();
+        self.shared.database.sync()?;
+        self.consumer.close();
+        committed
+    }
+}
+
+/// Makes the producer of thread `index` and settles what its predecessor left open.
+fn producer(shared: &Shared, index: usize) -> Result<Collector> {
+    let config = &shared.config;
+    let transactional = config.guarantee == Guarantee::ExactlyOnce;
+    let mut producer = shared.log.producer(ProducerConfig {
+        transactional_id: transactional
+            .then(|| format!("{}-{}-{index}", config.application_id, shared.instance)),
+        transaction_timeout_ms: u64::try_from(config.transaction_timeout.as_millis())
+            .unwrap_or(u64::MAX),
+    })?;
+    if transactional {
+        let deadline = Deadline::after(config.transaction_timeout + LOG_TIMEOUT);
+        loop {
+            match producer.init_transactions(LOG_TIMEOUT) {
+                Err(error) if error.class == ErrorClass::Retriable && !deadline.passed() => {
+                    shared.clock.pass(Duration::from_millis(100));
+                }
+                result => break result?,
+            }
+        }
+    }
+    Ok(Collector::new(producer, transactional))
+}
+
+/// The task that reads `partition`.
+fn task_of(shared: &Shared, partition: &TopicPartition) -> Option<TaskId> {
+    let topology = &shared.topology;
+    let application_id = &shared.config.application_id;
+    let reads = |source: &usize| {
+        let topic: &Topic = &topology.plan.sources[*source].topic;
+        match topic {
+            Topic::External(name) => **name == *partition.topic,
+            Topic::Repartition(_) => topic.resolve(application_id) == *partition.topic,
+        }
+    };
+    let subtopology = topology
+        .subtopologies
+        .iter()
+        .position(|s| s.sources.iter().any(reads))?;
+    Some(TaskId {
+        subtopology,
+        partition: partition.partition,
+    })
+}
+
+/// The partitions that a task reads.
+fn inputs_of(shared: &Shared, id: TaskId) -> Vec<TopicPartition> {
+    let topology = &shared.topology;
+    topology.subtopologies[id.subtopology]
+        .sources
+        .iter()
+        .map(|&source| {
+            let topic = topology.plan.sources[source]
+                .topic
+                .resolve(&shared.config.application_id);
+            TopicPartition::new(topic, id.partition)
+        })
+        .collect()
+}
+
+/// Whether everything in `partition` has been read. An end that lies ahead of the position settles the question for as
+/// long as it does; one that was reached is asked for again after a while.
+fn caught_up(
+    consumer: &dyn Consumer,
+    partition: &TopicPartition,
+    ends: &mut HashMap<TopicPartition, (Offset, i64)>,
+    now_ms: i64,
+) -> bool {
+    let Ok(position) = consumer.position(partition) else {
+        return false;
+    };
+    let position = position.unwrap_or(0);
+    if let Some((end, asked_ms)) = ends.get(partition)
+        && (position < *end || now_ms - asked_ms < END_OFFSET_FRESH_MS)
+    {
+        return position >= *end;
+    }
+    match consumer.end_offset(partition, Isolation::ReadCommitted, LOG_TIMEOUT) {
+        Ok(end) => {
+            ends.insert(partition.clone(), (end, now_ms));
+            position >= end
+        }
+        Err(error) => {
+            tracing::debug!(%partition, %error, "the end of an input is unknown; waiting");
+            false
+        }
+    }
+}
+
+/// Whether a task has waited long enough for an input that has more to read.
+fn waited_enough(
+    since: &mut HashMap<TopicPartition, i64>,
+    partition: &TopicPartition,
+    now_ms: i64,
+    limit: Duration,
+) -> bool {
+    let began = *since.entry(partition.clone()).or_insert(now_ms);
+    u128::try_from(now_ms - began).is_ok_and(|waited| waited > limit.as_millis())
+}

@@ -1,0 +1,337 @@
+//! An application: a topology on a log.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use state::{Database, MemoryDatabase, SledDatabase, SledOptions, StateDirectory, StateError};
+
+use crate::clock::{Clock, SystemClock};
+use crate::config::StreamsConfig;
+use crate::error::Fault;
+use crate::log::{Log, LogError};
+use crate::topology::{Topology, TopologyError};
+
+use super::stream_thread::{Pace, Round, Shared, StreamThread};
+use super::topics;
+
+/// Why an application cannot start, or stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum StreamsError {
+    /// The topology does not fit the topics.
+    #[error(transparent)]
+    Topology(#[from] TopologyError),
+    /// The log refused or is not there.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The state directory cannot be used.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// A topic to write to is missing.
+    #[error("topic '{topic}' does not exist; create it before the application starts")]
+    MissingTopic {
+        /// Its name.
+        topic: String,
+    },
+    /// The state directory could not be read or written.
+    #[error("state directory {path}: {source}")]
+    Directory {
+        /// The file or directory.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Processing stopped.
+    #[error(transparent)]
+    Processing(#[from] Fault),
+    /// A thread panicked; the message has been printed by it.
+    #[error("stream thread {0} panicked")]
+    Panicked(usize),
+}
+
+/// A running application. Stop it with [`close`](Self::close); a [`run_to_end`](Self::run_to_end) is driven by its caller.
+///
+/// ```
+/// use processor_core::dsl::{Consumed, StreamsBuilder};
+/// use processor_core::log::{Log, NewTopic, embedded::EmbeddedLog};
+/// use processor_core::serde::{int64, utf8};
+/// use processor_core::{Streams, StreamsConfig};
+/// use std::sync::Arc;
+///
+/// let builder = StreamsBuilder::new("evens");
+/// let numbers = builder.stream("numbers", Consumed::new(utf8(), int64()));
+/// numbers.filter(|_, number| number % 2 == 0).to("evens");
+///
+/// let log = EmbeddedLog::in_memory();
+/// log.create_topics(&[NewTopic::new("numbers", 2), NewTopic::new("evens", 2)]).unwrap();
+/// let config = StreamsConfig::new("evens-app");
+/// let mut streams = Streams::new(builder.build().unwrap(), config, Arc::new(log)).unwrap();
+/// let summary = streams.run_to_end().unwrap();
+/// assert_eq!(summary.records, 0);
+/// ```
+pub struct Streams {
+    shared: Arc<Shared>,
+    /// Holds the lock of the state directory for as long as the application lives.
+    _directory: Option<StateDirectory>,
+    stop: Arc<AtomicBool>,
+    taken: Arc<AtomicU64>,
+    threads: Vec<JoinHandle<Result<(), StreamsError>>>,
+    inline: Option<StreamThread>,
+}
+
+/// What a bounded run did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RunSummary {
+    /// Records taken from topics of the user and internal ones.
+    pub records: u64,
+}
+
+impl Streams {
+    /// Prepares `topology` on `log`: opens the state directory, checks the topics and makes the internal ones.
+    ///
+    /// # Errors
+    /// When the state directory is in use or belongs to another application, a topic is missing, partition counts do
+    /// not fit, or the log does not answer.
+    pub fn new(
+        topology: Topology,
+        config: StreamsConfig,
+        log: Arc<dyn Log>,
+    ) -> Result<Self, StreamsError> {
+        Self::with_clock(topology, config, log, Arc::new(SystemClock))
+    }
+
+    /// Like [`new`](Self::new), with a clock of the caller's.
+    ///
+    /// # Errors
+    /// As for [`new`](Self::new).
+    pub fn with_clock(
+        topology: Topology,
+        config: StreamsConfig,
+        log: Arc<dyn Log>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, StreamsError> {
+        let partitions = topics::prepare(&topology, &config, &*log)?;
+        let (directory, database): (_, Arc<dyn Database>) = match &config.state_dir {
+            None => (None, Arc::new(MemoryDatabase::default())),
+            Some(path) => {
+                let directory = StateDirectory::open(path, &config.application_id)?;
+                let options = SledOptions {
+                    cache_bytes: config.state_cache_bytes,
+                    ..Default::default()
+                };
+                let database = SledDatabase::open(&path.join("stores"), &options)?;
+                (Some(directory), Arc::new(database))
+            }
+        };
+        let instance = match (&config.instance, &config.state_dir) {
+            (Some(instance), _) => instance.clone(),
+            (None, Some(path)) => kept_instance(path, &*clock)?,
+            (None, None) => made_up_instance(&*clock),
+        };
+        let shared = Shared {
+            topology,
+            config,
+            log,
+            clock,
+            database,
+            partitions,
+            instance,
+        };
+        Ok(Self {
+            shared: Arc::new(shared),
+            _directory: directory,
+            stop: Arc::default(),
+            taken: Arc::default(),
+            threads: Vec::new(),
+            inline: None,
+        })
+    }
+
+    /// Starts the stream threads; returns at once.
+    pub fn start(&mut self) {
+        for index in 0..self.shared.config.threads.max(1) {
+            let (shared, stop) = (Arc::clone(&self.shared), Arc::clone(&self.stop));
+            let taken = Arc::clone(&self.taken);
+            let thread = std::thread::Builder::new().name(format!("stream-thread-{index}"));
+            let handle = thread.spawn(move || {
+                let result = run_thread(shared, index, &stop, &taken);
+                if let Err(error) = &result {
+                    tracing::error!(thread = index, %error, "a stream thread stopped");
+                    // The others would go on without this thread's share; a person or an orchestrator restarts us.
+                    stop.store(true, Ordering::SeqCst);
+                }
+                result
+            });
+            self.threads
+                .push(handle.expect("the operating system can start a thread"));
+        }
+    }
+
+    /// Whether a thread has stopped, by [`close`](Self::close) or by a failure.
+    #[must_use]
+    pub fn stopped(&self) -> bool {
+        self.stop.load(Ordering::SeqCst)
+    }
+
+    /// A flag that stops the application when it is set, for signal handlers.
+    #[must_use]
+    pub fn stop_flag(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.stop)
+    }
+
+    /// Records taken so far.
+    #[must_use]
+    pub fn records_taken(&self) -> u64 {
+        self.taken.load(Ordering::Relaxed)
+    }
+
+    /// Stops the threads, each after a last commit, and waits for them.
+    ///
+    /// # Errors
+    /// What stopped the first thread that failed.
+    pub fn close(mut self) -> Result<(), StreamsError> {
+        self.stop.store(true, Ordering::SeqCst);
+        let mut first = Ok(());
+        for (index, thread) in self.threads.drain(..).enumerate() {
+            let result = thread.join().unwrap_or(Err(StreamsError::Panicked(index)));
+            first = first.and(result);
+        }
+        if let Some(inline) = self.inline.take() {
+            first = first.and(inline.close().map_err(Into::into));
+        }
+        first
+    }
+
+    /// Reads all there is, on the caller's thread and in one deterministic order, and returns when everything is
+    /// processed and committed. Then every sub-topology in order is told that this was the
+    /// [end of input](crate::processor::Punctuation::EndOfInput). May be called again when there is more.
+    ///
+    /// # Errors
+    /// What stopped processing.
+    pub fn run_to_end(&mut self) -> Result<RunSummary, StreamsError> {
+        self.run_to_end_with(&mut |_| true)
+    }
+
+    /// Like [`run_to_end`](Self::run_to_end); `progress` is called after each round with the records taken so far and
+    /// stops the run, after a commit, by returning false.
+    ///
+    /// # Errors
+    /// As for [`run_to_end`](Self::run_to_end).
+    pub fn run_to_end_with(
+        &mut self,
+        progress: &mut dyn FnMut(u64) -> bool,
+    ) -> Result<RunSummary, StreamsError> {
+        let thread = self.inline()?;
+        let before = thread.taken();
+        let ranks = thread_ranks(&self.shared.topology);
+        let thread = self.inline.as_mut().expect("made above");
+        if drain(thread, progress)? {
+            for rank in ranks {
+                thread.end_of_input(rank)?;
+                if !drain(thread, progress)? {
+                    break;
+                }
+            }
+        }
+        thread.commit_now()?;
+        let records = thread.taken() - before;
+        self.taken.store(thread.taken(), Ordering::Relaxed);
+        Ok(RunSummary { records })
+    }
+
+    /// Reads and processes all there is now, without an end of input. For the test driver.
+    pub(crate) fn drain(&mut self) -> Result<(), StreamsError> {
+        drain(self.inline()?, &mut |_| true)?;
+        Ok(())
+    }
+
+    pub(crate) fn inline(&mut self) -> Result<&mut StreamThread, StreamsError> {
+        if self.inline.is_none() {
+            self.inline = Some(StreamThread::start(Arc::clone(&self.shared), 0)?);
+        }
+        Ok(self.inline.as_mut().expect("made above"))
+    }
+
+    pub(crate) fn topology(&self) -> &Topology {
+        &self.shared.topology
+    }
+}
+
+fn thread_ranks(topology: &Topology) -> std::ops::RangeInclusive<usize> {
+    0..=topology
+        .subtopologies
+        .iter()
+        .map(|s| s.rank)
+        .max()
+        .unwrap_or(0)
+}
+
+/// Rounds until there is nothing left to do; false when `progress` stopped it.
+fn drain(
+    thread: &mut StreamThread,
+    progress: &mut dyn FnMut(u64) -> bool,
+) -> Result<bool, StreamsError> {
+    loop {
+        let round = thread.round(Duration::ZERO, Pace::Eager)?;
+        if !progress(thread.taken()) {
+            return Ok(false);
+        }
+        if round == Round::Idle && thread.has_tasks() && thread.quiescent()? {
+            return Ok(true);
+        }
+    }
+}
+
+fn run_thread(
+    shared: Arc<Shared>,
+    index: usize,
+    stop: &AtomicBool,
+    taken: &AtomicU64,
+) -> Result<(), StreamsError> {
+    let wait = shared
+        .config
+        .commit_interval
+        .min(Duration::from_millis(100));
+    let mut thread = StreamThread::start(shared, index)?;
+    let mut counted = 0;
+    while !stop.load(Ordering::SeqCst) {
+        thread.round(wait, Pace::Interval)?;
+        taken.fetch_add(thread.taken() - counted, Ordering::Relaxed);
+        counted = thread.taken();
+    }
+    Ok(thread.close()?)
+}
+
+/// The instance name kept under the state directory; made up at the first start.
+fn kept_instance(directory: &std::path::Path, clock: &dyn Clock) -> Result<String, StreamsError> {
+    let path = directory.join("instance");
+    let failed = |source| StreamsError::Directory {
+        path: path.clone(),
+        source,
+    };
+    match std::fs::read_to_string(&path) {
+        Ok(name) if !name.trim().is_empty() => Ok(name.trim().to_owned()),
+        Ok(_) => write_instance(&path, clock).map_err(failed),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            write_instance(&path, clock).map_err(failed)
+        }
+        Err(error) => Err(failed(error)),
+    }
+}
+
+fn write_instance(path: &std::path::Path, clock: &dyn Clock) -> std::io::Result<String> {
+    let name = made_up_instance(clock);
+    let beside = path.with_extension("new");
+    std::fs::write(&beside, &name)?;
+    std::fs::rename(&beside, path)?;
+    Ok(name)
+}
+
+fn made_up_instance(clock: &dyn Clock) -> String {
+    static COUNTER: AtomicU64 = AtomicU64::new(0);
+    let count = COUNTER.fetch_add(1, Ordering::Relaxed);
+    let seed = format!("{}:{}:{count}", std::process::id(), clock.now_ms());
+    format!("{:016x}", xxhash_rust::xxh3::xxh3_64(seed.as_bytes()))
+}

@@ -1,0 +1,119 @@
+//! The topics of a running application: counts of what exists, and the internal ones that it makes.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use crate::config::StreamsConfig;
+use crate::error::{Fault, Result};
+use crate::log::{Cleanup, Log, NewTopic};
+use crate::topology::{PartitionPlan, StoreId, StoreKind, Topic, Topology, plan_partitions};
+
+use super::StreamsError;
+
+/// Partition counts of every topic a task may read or write.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct TopicPartitions {
+    counts: HashMap<String, i32>,
+    upstream_tasks: BTreeMap<String, i32>,
+}
+
+impl TopicPartitions {
+    /// Partitions of `topic`.
+    pub(crate) fn of(&self, topic: &str) -> Result<i32> {
+        self.counts.get(topic).copied().ok_or_else(|| {
+            Fault::user(
+                "topology",
+                format!("topic '{topic}' does not exist; create it first"),
+            )
+        })
+    }
+
+    /// Tasks that write `topic`, if it is a repartition topic.
+    pub(crate) fn upstream_tasks(&self, topic: &str) -> Option<i32> {
+        self.upstream_tasks.get(topic).copied()
+    }
+}
+
+/// Name of the changelog of store `name`.
+pub(crate) fn changelog(application_id: &str, name: &str) -> String {
+    format!("{application_id}-{name}-changelog")
+}
+
+/// Asks the log for the user's topics and makes the internal ones.
+pub(crate) fn prepare(
+    topology: &Topology,
+    config: &StreamsConfig,
+    log: &dyn Log,
+) -> std::result::Result<TopicPartitions, StreamsError> {
+    let mut counts = BTreeMap::new();
+    for topic in topology
+        .input_topics()
+        .into_iter()
+        .chain(topology.output_topics())
+    {
+        if let Some(partitions) = log.partitions(&topic)? {
+            counts.insert(topic, partitions);
+        } else if !topology.input_topics().contains(&topic) {
+            return Err(StreamsError::MissingTopic { topic });
+        }
+    }
+    let plan = plan_partitions(topology, &config.application_id, &counts)?;
+    log.create_topics(&internal_topics(topology, config, &plan))?;
+    let PartitionPlan {
+        topics,
+        upstream_tasks,
+        ..
+    } = plan;
+    let counts = counts.into_iter().chain(topics).collect();
+    Ok(TopicPartitions {
+        counts,
+        upstream_tasks,
+    })
+}
+
+fn internal_topics(
+    topology: &Topology,
+    config: &StreamsConfig,
+    plan: &PartitionPlan,
+) -> Vec<NewTopic> {
+    let application_id = &config.application_id;
+    let mut topics = Vec::new();
+    for source in &topology.plan.sources {
+        if let Topic::Repartition(_) = &source.topic {
+            let name = source.topic.resolve(application_id);
+            let partitions = plan.topics[&name];
+            topics.push(NewTopic {
+                replication: config.replication,
+                ..NewTopic::new(name, partitions)
+            });
+        }
+    }
+    for (number, subtopology) in topology.subtopologies.iter().enumerate() {
+        for &StoreId(store) in &subtopology.stores {
+            let spec = &topology.plan.stores[store];
+            let name = changelog(application_id, &spec.name);
+            let retention = config.windowed_changelog_additional_retention;
+            let (cleanup, retention_ms) = changelog_cleanup(spec.kind, retention);
+            topics.push(NewTopic {
+                replication: config.replication,
+                retention_ms,
+                ..NewTopic::new(name, plan.tasks[number]).cleanup(cleanup)
+            });
+        }
+    }
+    topics
+}
+
+/// Cleanup policy and retention of a changelog, as Kafka Streams sets them.
+fn changelog_cleanup(kind: StoreKind, additional: Option<Duration>) -> (Cleanup, Option<i64>) {
+    let retention = || {
+        let additional = i64::try_from(additional?.as_millis()).unwrap_or(i64::MAX);
+        Some(kind.retention_ms()?.saturating_add(additional))
+    };
+    match (kind, retention()) {
+        (StoreKind::KeyValue, _) => (Cleanup::Compact, None),
+        (StoreKind::Window { .. }, Some(ms)) => (Cleanup::CompactAndDelete, Some(ms)),
+        (StoreKind::Window { .. }, None) => (Cleanup::Compact, None),
+        (StoreKind::Join { .. }, retention_ms) => (Cleanup::Delete, retention_ms),
+    }
+}

@@ -1,0 +1,74 @@
+//! Serdes of plain types, with the bytes of Kafka's own serializers.
+
+use super::{Serde, SerdeError};
+
+/// UTF-8 text, as Kafka's `StringSerializer`.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Utf8;
+
+/// UTF-8 text, as Kafka's `StringSerializer`.
+#[must_use]
+pub fn utf8() -> Utf8 {
+    Utf8
+}
+
+impl Serde<String> for Utf8 {
+    fn serialize(&self, value: &String, into: &mut Vec<u8>) -> Result<(), SerdeError> {
+        into.extend_from_slice(value.as_bytes());
+        Ok(())
+    }
+
+    fn deserialize(&self, bytes: &[u8]) -> Result<String, SerdeError> {
+        let text = std::str::from_utf8(bytes)
+            .map_err(|error| SerdeError::new(format_args!("not UTF-8: {error}")))?;
+        Ok(text.to_owned())
+    }
+}
+
+/// A 64-bit integer in 8 bytes, big endian, as Kafka's `LongSerializer`.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Int64;
+
+/// A 64-bit integer in 8 bytes, big endian, as Kafka's `LongSerializer`.
+#[must_use]
+pub fn int64() -> Int64 {
+    Int64
+}
+
+impl Serde<i64> for Int64 {
+    fn serialize(&self, value: &i64, into: &mut Vec<u8>) -> Result<(), SerdeError> {
+        into.extend_from_slice(&value.to_be_bytes());
+        Ok(())
+    }
+
+    fn deserialize(&self, bytes: &[u8]) -> Result<i64, SerdeError> {
+        let bytes = bytes.try_into().map_err(|_| {
+            SerdeError::new(format_args!(
+                "a 64-bit integer has 8 bytes, these are {}",
+                bytes.len()
+            ))
+        })?;
+        Ok(i64::from_be_bytes(bytes))
+    }
+}
+
+/// Bytes as they are.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Bytes;
+
+/// Bytes as they are.
+#[must_use]
+pub fn bytes() -> Bytes {
+    Bytes
+}
+
+impl Serde<Vec<u8>> for Bytes {
+    fn serialize(&self, value: &Vec<u8>, into: &mut Vec<u8>) -> Result<(), SerdeError> {
+        into.extend_from_slice(value);
+        Ok(())
+    }
+
+    fn deserialize(&self, bytes: &[u8]) -> Result<Vec<u8>, SerdeError> {
+        Ok(bytes.to_vec())
+    }
+}

@@ -1,0 +1,15 @@
+//! A task: one partition of one sub-topology, with its input queues, its nodes and its stores.
+//!
+//! A task is synchronous and owned by one stream thread. It decides nothing about transactions: the thread tells it when
+//! to [`seal`](StreamTask::seal), [`settle`](StreamTask::settle) and [`apply`](StreamTask::apply).
+
+mod queue;
+mod restore;
+mod stream_task;
+mod time_header;
+
+pub use queue::OnBadRecord;
+pub(crate) use queue::{SourceQueue, TopicQueue};
+pub(crate) use restore::Restorer;
+pub(crate) use stream_task::{StoreSlot, StreamTask, TaskParts};
+pub(crate) use time_header::TimeHeader;

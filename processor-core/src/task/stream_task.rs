@@ -1,0 +1,352 @@
+//! The task itself.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use state::{Database, MAX_BATCH, Marker, write_marker};
+
+use crate::error::Result;
+use crate::log::{ConsumerRecord, Offset, Timestamp, TopicPartition};
+use crate::processor::{Context, StoreCell, TaskTimes, Wake, Work};
+use crate::record::TaskId;
+use crate::runtime::Collector;
+use crate::topology::StoreId;
+
+use super::SourceQueue;
+
+/// A store with its changelog.
+pub(crate) struct StoreSlot {
+    pub id: StoreId,
+    pub cell: StoreCell,
+    /// Topic and partition of the changelog.
+    pub changelog: TopicPartition,
+    /// Where a restore of what is settled would go on.
+    pub position: Offset,
+}
+
+/// The live parts of a task, as its factory made them.
+pub(crate) struct TaskParts {
+    pub id: TaskId,
+    pub queues: Vec<Box<dyn SourceQueue>>,
+    pub wakes: Vec<Rc<RefCell<dyn Wake>>>,
+    pub stores: Vec<StoreSlot>,
+    pub times: TaskTimes,
+    pub format_hash: u64,
+}
+
+/// Progress as of a commit: what the marker says once everything up to it is in the store.
+#[derive(Debug, Clone, Default)]
+struct Progress {
+    input_offsets: Vec<(TopicPartition, Offset)>,
+    stream_times: BTreeMap<String, Timestamp>,
+}
+
+/// See the [module](super).
+pub(crate) struct StreamTask {
+    id: TaskId,
+    queues: Vec<Box<dyn SourceQueue>>,
+    wakes: Vec<Rc<RefCell<dyn Wake>>>,
+    stores: Vec<StoreSlot>,
+    times: TaskTimes,
+    stream_time: Rc<Cell<Timestamp>>,
+    format_hash: u64,
+    /// Records were taken or timers fired since the last seal.
+    dirty: bool,
+    sealed: Option<Progress>,
+    settled: Progress,
+    /// Something is settled that the backend does not have.
+    unapplied: bool,
+}
+
+/// Which inputs are known to have nothing more to read at the moment.
+pub(crate) type CaughtUp<'a> = &'a mut dyn FnMut(&Arc<str>, i32) -> bool;
+
+impl StreamTask {
+    pub(crate) fn new(mut parts: TaskParts) -> Self {
+        let stream_time = parts.times.cell("task");
+        Self {
+            id: parts.id,
+            queues: parts.queues,
+            wakes: parts.wakes,
+            stores: parts.stores,
+            times: parts.times,
+            stream_time,
+            format_hash: parts.format_hash,
+            dirty: false,
+            sealed: None,
+            settled: Progress::default(),
+            unapplied: false,
+        }
+    }
+
+    pub(crate) fn id(&self) -> TaskId {
+        self.id
+    }
+
+    /// Adds records of `topic`, and says how many wait in that queue now.
+    pub(crate) fn push(&mut self, topic: &str, records: Vec<ConsumerRecord>) -> usize {
+        let queue = self
+            .queues
+            .iter_mut()
+            .find(|queue| **queue.topic() == *topic);
+        queue.map_or(0, |queue| {
+            queue.push(records);
+            queue.buffered()
+        })
+    }
+
+    /// Records waiting in all queues.
+    pub(crate) fn buffered(&self) -> usize {
+        self.queues.iter().map(|queue| queue.buffered()).sum()
+    }
+
+    /// Records waiting in the queue of `topic`.
+    pub(crate) fn buffered_of(&self, topic: &str) -> usize {
+        let queue = self.queues.iter().find(|queue| **queue.topic() == *topic);
+        queue.map_or(0, |queue| queue.buffered())
+    }
+
+    /// Takes up to `limit` records, always the one with the smallest timestamp among the heads of the queues; at equal
+    /// times the first source's. Stops where a queue ran dry that may have more to come, since its next record could be
+    /// the smallest. Returns how many were taken.
+    pub(crate) fn process(
+        &mut self,
+        limit: usize,
+        wall_ms: i64,
+        out: &mut Collector,
+        caught_up: CaughtUp<'_>,
+    ) -> Result<usize> {
+        // Once per call: the answer holds for what is buffered now.
+        let mut may_be_empty = vec![self.queues.len() == 1; self.queues.len()];
+        let mut taken = 0;
+        while taken < limit {
+            let mut next: Option<(Timestamp, usize)> = None;
+            for (i, queue) in self.queues.iter_mut().enumerate() {
+                match queue.head_timestamp()? {
+                    Some(time) if next.is_none_or(|(earliest, _)| time < earliest) => {
+                        next = Some((time, i));
+                    }
+                    Some(_) => {}
+                    None if may_be_empty[i] => {}
+                    None if taken == 0 && caught_up(queue.topic(), self.id.partition) => {
+                        may_be_empty[i] = true;
+                    }
+                    None => return Ok(taken),
+                }
+            }
+            let Some((time, i)) = next else {
+                return Ok(taken);
+            };
+            let time_moved = time > self.stream_time.get();
+            if time_moved {
+                self.stream_time.set(time);
+            }
+            let mut context = self.context(wall_ms, out);
+            self.queues[i].process_head(&mut context)?;
+            self.dirty = true;
+            taken += 1;
+            if time_moved && !self.wakes.is_empty() {
+                self.punctuate(wall_ms, out)?;
+            }
+        }
+        Ok(taken)
+    }
+
+    /// Fires the punctuations that are due.
+    pub(crate) fn punctuate(&mut self, wall_ms: i64, out: &mut Collector) -> Result {
+        self.wake(wall_ms, out, |wake, context| wake.punctuate(context))
+    }
+
+    /// Goes on with work larger than a record; whether there is more.
+    pub(crate) fn resume(&mut self, wall_ms: i64, out: &mut Collector) -> Result<Work> {
+        let mut left = Work::Done;
+        let mut worked = false;
+        let mut context = self.context(wall_ms, out);
+        for wake in &self.wakes {
+            let mut wake = wake.borrow_mut();
+            worked |= wake.has_work();
+            if wake.resume(&mut context)? == Work::More {
+                left = Work::More;
+            }
+        }
+        self.dirty |= worked;
+        Ok(left)
+    }
+
+    /// Tells the nodes that a bounded run has read everything.
+    pub(crate) fn end_of_input(&mut self, wall_ms: i64, out: &mut Collector) -> Result {
+        self.wake(wall_ms, out, |wake, context| wake.end_of_input(context))?;
+        self.dirty = true;
+        Ok(())
+    }
+
+    fn wake(
+        &mut self,
+        wall_ms: i64,
+        out: &mut Collector,
+        mut call: impl FnMut(&mut dyn Wake, &mut Context<'_>) -> Result,
+    ) -> Result {
+        let sent = out.sent();
+        let mut context = self.context(wall_ms, out);
+        for wake in &self.wakes {
+            call(&mut *wake.borrow_mut(), &mut context)?;
+        }
+        self.dirty |= out.sent() != sent;
+        Ok(())
+    }
+
+    fn context<'a>(&self, wall_ms: i64, out: &'a mut Collector) -> Context<'a> {
+        Context {
+            task: self.id,
+            topic: None,
+            offset: 0,
+            stream_time: self.stream_time.get(),
+            wall_ms,
+            time_bound: Timestamp::MAX,
+            out,
+        }
+    }
+
+    /// Whether a commit would have anything to say, given the consumer's positions.
+    pub(crate) fn needs_commit(
+        &self,
+        position: &mut dyn FnMut(&TopicPartition) -> Option<Offset>,
+    ) -> bool {
+        self.dirty
+            || self.dirty_bytes() > 0
+            || self.progress(position).input_offsets != self.settled.input_offsets
+    }
+
+    /// Offsets to commit: after the last record taken, or where the consumer stands once the queue is drained, which
+    /// steps over transaction markers and so leaves no lag.
+    fn progress(&self, position: &mut dyn FnMut(&TopicPartition) -> Option<Offset>) -> Progress {
+        let mut input_offsets = Vec::with_capacity(self.queues.len());
+        for queue in &self.queues {
+            let partition = TopicPartition::new(Arc::clone(queue.topic()), self.id.partition);
+            let drained = (queue.buffered() == 0)
+                .then(|| position(&partition))
+                .flatten();
+            if let Some(offset) = drained.max(queue.next_offset()) {
+                input_offsets.push((partition, offset));
+            }
+        }
+        Progress {
+            input_offsets,
+            stream_times: self.times.snapshot(),
+        }
+    }
+
+    /// Closes the open generation: hands what is left to send and all state changes to `out`, and returns the offsets to
+    /// commit with them and the stream times that go beside them.
+    pub(crate) fn seal(
+        &mut self,
+        wall_ms: i64,
+        out: &mut Collector,
+        position: &mut dyn FnMut(&TopicPartition) -> Option<Offset>,
+    ) -> Result<(Vec<(TopicPartition, Offset)>, BTreeMap<String, Timestamp>)> {
+        let mut context = self.context(wall_ms, out);
+        for wake in &self.wakes {
+            wake.borrow_mut().before_commit(&mut context)?;
+        }
+        for slot in &self.stores {
+            let changelog = &slot.changelog;
+            let mut failed = None;
+            slot.cell.with(|store| {
+                store.seal(&mut |change| {
+                    let sent = out.send(
+                        &changelog.topic,
+                        changelog.partition,
+                        change.timestamp,
+                        Some(change.key),
+                        change.value,
+                        &[],
+                    );
+                    if let Err(fault) = sent {
+                        failed.get_or_insert(fault);
+                    }
+                })
+            })?;
+            if let Some(fault) = failed {
+                return Err(fault);
+            }
+        }
+        self.dirty = false;
+        let progress = self.progress(position);
+        let committed = (
+            progress.input_offsets.clone(),
+            progress.stream_times.clone(),
+        );
+        self.sealed = Some(progress);
+        Ok(committed)
+    }
+
+    /// The sealed generation is committed; `next_offset` tells how far each changelog has come with it.
+    pub(crate) fn settle(&mut self, next_offset: &HashMap<TopicPartition, Offset>) {
+        let Some(progress) = self.sealed.take() else {
+            return;
+        };
+        for slot in &mut self.stores {
+            slot.cell.with(|store| store.settle());
+            if let Some(&offset) = next_offset.get(&slot.changelog) {
+                slot.position = offset;
+            }
+        }
+        self.settled = progress;
+        self.unapplied = true;
+    }
+
+    /// Bytes of settled changes that the backend does not have yet.
+    pub(crate) fn settled_bytes(&self) -> usize {
+        self.stores
+            .iter()
+            .map(|slot| slot.cell.with(|store| store.settled_bytes()))
+            .sum()
+    }
+
+    /// Bytes of changes since the last seal.
+    pub(crate) fn dirty_bytes(&self) -> usize {
+        self.stores
+            .iter()
+            .map(|slot| slot.cell.with(|store| store.dirty_bytes()))
+            .sum()
+    }
+
+    /// Writes what is settled to the backend, then the marker that says so.
+    pub(crate) fn apply(&mut self, database: &dyn Database) -> Result {
+        if !self.unapplied || self.stores.is_empty() {
+            return Ok(());
+        }
+        for slot in &self.stores {
+            while !slot.cell.with(|store| store.apply(MAX_BATCH))? {}
+        }
+        // IMPORTANT: after the entries it vouches for.
+        write_marker(database, &self.id.to_string(), &self.marker())?;
+        self.unapplied = false;
+        Ok(())
+    }
+
+    fn marker(&self) -> Marker {
+        let name = |slot: &StoreSlot| slot.cell.with(|store| store.name().to_owned());
+        Marker {
+            changelog_offsets: self.stores.iter().map(|s| (name(s), s.position)).collect(),
+            input_offsets: self
+                .settled
+                .input_offsets
+                .iter()
+                .map(|(partition, offset)| (partition.to_string(), *offset))
+                .collect(),
+            stream_times: self.settled.stream_times.clone(),
+            format_hash: self.format_hash,
+        }
+    }
+
+    /// A store of this task, for tests and queries.
+    pub(crate) fn store(&self, id: StoreId) -> Option<&StoreCell> {
+        self.stores
+            .iter()
+            .find(|slot| slot.id == id)
+            .map(|slot| &slot.cell)
+    }
+}

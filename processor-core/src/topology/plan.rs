@@ -1,0 +1,163 @@
+//! What the builder writes down: nodes, edges, stores and topics, before partitions and tasks are known.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::error::Result;
+use crate::log::OffsetReset;
+use crate::processor::Instantiation;
+use crate::task::SourceQueue;
+
+/// A node of the plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct NodeId(pub usize);
+
+/// A store of the plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StoreId(pub(crate) usize);
+
+/// A topic as a topology names it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Topic {
+    /// A topic of the user.
+    External(String),
+    /// `<application id>-<name>-repartition`, made and owned by the application.
+    Repartition(String),
+}
+
+impl Topic {
+    /// The name on the log.
+    pub(crate) fn resolve(&self, application_id: &str) -> String {
+        match self {
+            Self::External(name) => name.clone(),
+            Self::Repartition(name) => format!("{application_id}-{name}-repartition"),
+        }
+    }
+}
+
+impl fmt::Display for Topic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::External(name) => f.write_str(name),
+            Self::Repartition(name) => write!(f, "<application>-{name}-repartition"),
+        }
+    }
+}
+
+/// What a node is, for `describe` and for the division into sub-topologies.
+#[derive(Debug, Clone)]
+pub(crate) enum NodeKind {
+    /// Reads a topic.
+    Source(Topic),
+    /// Writes a topic.
+    Sink(Topic),
+    /// Anything in between; the operator's name in Kafka Streams' words.
+    Operator(&'static str),
+}
+
+/// A node and its edges.
+#[derive(Debug, Clone)]
+pub(crate) struct Node {
+    pub name: String,
+    pub kind: NodeKind,
+    pub parents: Vec<NodeId>,
+    pub stores: Vec<StoreId>,
+}
+
+/// Makes the queue of a source, with everything below it.
+pub(crate) type MakeSource =
+    Arc<dyn Fn(&mut Instantiation<'_>) -> Result<Box<dyn SourceQueue>> + Send + Sync>;
+
+/// A topic that tasks read.
+#[derive(Clone)]
+pub(crate) struct Source {
+    pub node: NodeId,
+    pub topic: Topic,
+    pub reset: OffsetReset,
+    pub make: MakeSource,
+}
+
+/// How a store is laid out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum StoreKind {
+    KeyValue,
+    Window { retention_ms: i64 },
+    Join { retention_ms: i64 },
+}
+
+impl StoreKind {
+    /// How long entries are needed in event time; `None` for ever.
+    pub(crate) fn retention_ms(self) -> Option<i64> {
+        match self {
+            Self::KeyValue => None,
+            Self::Window { retention_ms } | Self::Join { retention_ms } => Some(retention_ms),
+        }
+    }
+}
+
+/// A store of every task of its sub-topology, or of every thread if it is global.
+#[derive(Debug, Clone)]
+pub(crate) struct StoreSpec {
+    pub name: String,
+    pub kind: StoreKind,
+    /// Filled from a topic by every thread in full, and not part of any task.
+    pub global: Option<String>,
+}
+
+/// Decides what a record of a global topic does to the table: checks that key and value decode.
+pub(crate) type CheckGlobal = Arc<dyn Fn(Option<&[u8]>, Option<&[u8]>) -> Result + Send + Sync>;
+
+/// A table that every thread holds in full.
+#[derive(Clone)]
+pub(crate) struct GlobalTableSpec {
+    pub topic: String,
+    pub store: StoreId,
+    pub check: CheckGlobal,
+}
+
+/// Everything the builder wrote down.
+#[derive(Clone, Default)]
+pub(crate) struct Plan {
+    pub name: String,
+    pub nodes: Vec<Node>,
+    pub sources: Vec<Source>,
+    pub stores: Vec<StoreSpec>,
+    pub globals: Vec<GlobalTableSpec>,
+    /// Nodes whose sources must have the same number of partitions, with the operator that asks for it.
+    pub copartitioned: Vec<(String, Vec<NodeId>)>,
+    /// Partition counts that the user asked for, by repartition topic.
+    pub enforced_partitions: Vec<(Topic, i32)>,
+    pub problems: Vec<String>,
+}
+
+impl Plan {
+    pub(crate) fn add_node(
+        &mut self,
+        name: String,
+        kind: NodeKind,
+        parents: Vec<NodeId>,
+        stores: Vec<StoreId>,
+    ) -> NodeId {
+        self.nodes.push(Node {
+            name,
+            kind,
+            parents,
+            stores,
+        });
+        NodeId(self.nodes.len() - 1)
+    }
+
+    /// A name for a node that the user did not name, in Kafka Streams' form.
+    pub(crate) fn generated_name(&self, operator: &str) -> String {
+        format!("{operator}-{:010}", self.nodes.len())
+    }
+
+    pub(crate) fn add_store(&mut self, name: &str, kind: StoreKind) -> StoreId {
+        self.stores.push(StoreSpec {
+            name: name.to_owned(),
+            kind,
+            global: None,
+        });
+        StoreId(self.stores.len() - 1)
+    }
+}

@@ -1,0 +1,273 @@
+//! Trees in sled 0.34, one database per process.
+//!
+//! - sled writes its log in one order, so after a kill a tree holds a prefix of the applied batches,
+//!   over all trees: a marker is never there without the entries before it.
+//! - `flush_every_ms` is off; [`Database::sync`] is the only flush we ask for.
+//! - A directory that sled cannot open, or panics on, is renamed to `…quarantine-N` and replaced by an
+//!   empty one: the changelog has everything. A lock held by another handle is not such a case: sled
+//!   lets go of it a moment after the last handle is dropped, so opening tries again for about two
+//!   seconds. Keep the database open for the life of the process.
+//! - Never `len()`: it reads the whole tree.
+
+use std::io::ErrorKind;
+use std::ops::Bound;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use sled::IVec;
+
+use super::{Database, Direction, Tree, VisitBytes, is_empty_range};
+use crate::StateError;
+
+const LOCK_ATTEMPTS: u32 = 40;
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
+
+/// How to open a [`SledDatabase`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SledOptions {
+    /// Memory for sled's page cache; sled takes it as a hint and may hold a small multiple.
+    pub cache_bytes: u64,
+}
+
+impl Default for SledOptions {
+    fn default() -> Self {
+        Self {
+            cache_bytes: 64 << 20,
+        }
+    }
+}
+
+/// A sled database. Clones share it.
+#[derive(Debug, Clone)]
+pub struct SledDatabase {
+    db: sled::Db,
+    quarantined: Option<PathBuf>,
+}
+
+impl SledDatabase {
+    /// Opens or creates the database in `path`. One that cannot be read is set aside and replaced by an
+    /// empty one, which [`quarantined`](Self::quarantined) and a warning in the log report.
+    ///
+    /// # Errors
+    /// The directory cannot be created, read or renamed, or another handle holds it.
+    pub fn open(path: &Path, options: &SledOptions) -> Result<Self, StateError> {
+        let config = sled::Config::new()
+            .path(path)
+            .cache_capacity(options.cache_bytes)
+            .flush_every_ms(None);
+        match open_or_blame(&config, path)? {
+            Ok(db) => Ok(Self {
+                db,
+                quarantined: None,
+            }),
+            Err(reason) => {
+                let aside = set_aside(path)?;
+                tracing::warn!(
+                    path = %path.display(), aside = %aside.display(), %reason,
+                    "the state database could not be opened; starting with an empty one"
+                );
+                match open_or_blame(&config, path)? {
+                    Ok(db) => Ok(Self {
+                        db,
+                        quarantined: Some(aside),
+                    }),
+                    Err(reason) => Err(StateError::Backend {
+                        store: path.display().to_string(),
+                        action: "open an empty database",
+                        source: reason.into(),
+                    }),
+                }
+            }
+        }
+    }
+
+    /// Where the directory found at opening was moved to, when it could not be read.
+    pub fn quarantined(&self) -> Option<&Path> {
+        self.quarantined.as_deref()
+    }
+}
+
+/// The database, or why its files are unusable; an error when the files are not to blame.
+fn open_or_blame(
+    config: &sled::Config,
+    path: &Path,
+) -> Result<Result<sled::Db, String>, StateError> {
+    for attempt in 1.. {
+        let error = match catch_unwind(AssertUnwindSafe(|| config.open())) {
+            Ok(Ok(db)) => return Ok(Ok(db)),
+            Ok(Err(error)) => error,
+            Err(panic) => return Ok(Err(format!("sled panicked: {}", panic_text(&*panic)))),
+        };
+        match error {
+            sled::Error::Io(source) if is_lock(&source) => {
+                if attempt == LOCK_ATTEMPTS {
+                    let by = "another handle of this database".to_owned();
+                    return Err(StateError::Locked {
+                        path: path.to_owned(),
+                        by,
+                    });
+                }
+                pause();
+            }
+            sled::Error::Io(source)
+                if !matches!(
+                    source.kind(),
+                    ErrorKind::UnexpectedEof | ErrorKind::InvalidData
+                ) =>
+            {
+                return Err(StateError::Io {
+                    action: "open",
+                    path: path.to_owned(),
+                    source,
+                });
+            }
+            other => return Ok(Err(other.to_string())),
+        }
+    }
+    unreachable!("the loop ends by returning")
+}
+
+fn is_lock(error: &std::io::Error) -> bool {
+    error.kind() == ErrorKind::WouldBlock || error.to_string().contains("could not acquire lock")
+}
+
+/// Waits on a channel nobody writes to.
+fn pause() {
+    let (_keep, never) = mpsc::channel::<()>();
+    let _ = never.recv_timeout(LOCK_PAUSE);
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("no message")
+        .to_owned()
+}
+
+/// Renames `path` to the first free `path.quarantine-N`.
+fn set_aside(path: &Path) -> Result<PathBuf, StateError> {
+    for n in 1.. {
+        let mut name = path.as_os_str().to_owned();
+        name.push(format!(".quarantine-{n}"));
+        let aside = PathBuf::from(name);
+        if !aside.exists() {
+            std::fs::rename(path, &aside).map_err(StateError::io("set aside", path))?;
+            return Ok(aside);
+        }
+    }
+    unreachable!("some number is free")
+}
+
+impl Database for SledDatabase {
+    fn tree(&self, name: &str) -> Result<Box<dyn Tree>, StateError> {
+        let tree = self.db.open_tree(name).map_err(failed(name, "open"))?;
+        Ok(Box::new(SledTree {
+            name: name.to_owned(),
+            tree,
+        }))
+    }
+
+    fn drop_tree(&self, name: &str) -> Result<(), StateError> {
+        self.db
+            .drop_tree(name)
+            .map_err(failed(name, "drop"))
+            .map(|_| ())
+    }
+
+    fn tree_names(&self) -> Result<Vec<String>, StateError> {
+        let text = |name: IVec| String::from_utf8_lossy(&name).into_owned();
+        let mut names: Vec<String> = self.db.tree_names().into_iter().map(text).collect();
+        names.retain(|name| name != "__sled__default");
+        names.sort();
+        Ok(names)
+    }
+
+    fn sync(&self) -> Result<(), StateError> {
+        self.db
+            .flush()
+            .map_err(failed("database", "sync"))
+            .map(|_| ())
+    }
+}
+
+fn failed(store: &str, action: &'static str) -> impl FnOnce(sled::Error) -> StateError {
+    move |error| StateError::Backend {
+        store: store.to_owned(),
+        action,
+        source: Box::new(error),
+    }
+}
+
+struct SledTree {
+    name: String,
+    tree: sled::Tree,
+}
+
+impl Tree for SledTree {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StateError> {
+        let found = self.tree.get(key).map_err(failed(&self.name, "read"))?;
+        Ok(found.map(|value| Bytes::copy_from_slice(&value)))
+    }
+
+    fn scan(
+        &self,
+        from: Bound<&[u8]>,
+        to: Bound<&[u8]>,
+        direction: Direction,
+        visit: VisitBytes<'_>,
+    ) -> Result<(), StateError> {
+        if is_empty_range(from, to) {
+            return Ok(());
+        }
+        let mut rows = self.tree.range::<&[u8], _>((from, to));
+        loop {
+            let row = match direction {
+                Direction::Forward => rows.next(),
+                Direction::Backward => rows.next_back(),
+            };
+            let Some(row) = row else { return Ok(()) };
+            let (key, value) = row.map_err(failed(&self.name, "scan"))?;
+            if visit(&key, &value).is_break() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn apply(&mut self, batch: &[(Bytes, Option<Bytes>)]) -> Result<(), StateError> {
+        let mut sled_batch = sled::Batch::default();
+        for (key, value) in batch {
+            match value {
+                Some(value) => sled_batch.insert(&key[..], &value[..]),
+                None => sled_batch.remove(&key[..]),
+            }
+        }
+        self.tree
+            .apply_batch(sled_batch)
+            .map_err(failed(&self.name, "write"))
+    }
+
+    fn remove_range(&mut self, from: &[u8], to: &[u8], limit: usize) -> Result<usize, StateError> {
+        if from >= to {
+            return Ok(0);
+        }
+        let mut batch = sled::Batch::default();
+        let mut removed = 0;
+        for key in self.tree.range(from..to).keys().take(limit) {
+            batch.remove(key.map_err(failed(&self.name, "scan"))?);
+            removed += 1;
+        }
+        if removed > 0 {
+            self.tree
+                .apply_batch(batch)
+                .map_err(failed(&self.name, "expire"))?;
+        }
+        Ok(removed)
+    }
+
+    fn clear(&mut self) -> Result<(), StateError> {
+        self.tree.clear().map_err(failed(&self.name, "clear"))
+    }
+}

@@ -1,0 +1,196 @@
+//! The directory in which one process of one application keeps its state.
+//!
+//! ```text
+//!  <path>/lock       held for the life of the process; holds its process id
+//!  <path>/identity   format version, application id, and what the state belongs to, a line each
+//! ```
+//! Two processes never work in one directory, and one application never on another's state.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{ErrorKind, Read, Seek, Write};
+use std::path::{Path, PathBuf};
+
+use crate::StateError;
+
+/// Version of everything below a state directory; raised when older code must not read it.
+const FORMAT: u32 = 1;
+
+/// A locked state directory; the lock goes with it.
+#[derive(Debug)]
+pub struct StateDirectory {
+    path: PathBuf,
+    identity: Identity,
+    _lock: File,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Identity {
+    format: String,
+    application: String,
+    belongs_to: Option<String>,
+}
+
+impl StateDirectory {
+    /// Creates or opens the directory and locks it.
+    ///
+    /// # Errors
+    /// [`StateError::Locked`] when another process, or another handle of this one, holds it;
+    /// [`StateError::Foreign`] when another application or format version made it;
+    /// [`StateError::Io`] when it cannot be written.
+    pub fn open(path: &Path, application_id: &str) -> Result<Self, StateError> {
+        fs::create_dir_all(path).map_err(StateError::io("create", path))?;
+        let lock = lock(path)?;
+        let wanted = Identity {
+            format: FORMAT.to_string(),
+            application: one_line(application_id),
+            belongs_to: None,
+        };
+        let identity = match Identity::read(path)? {
+            Some(found) => found,
+            None => {
+                wanted.write(path)?;
+                wanted.clone()
+            }
+        };
+        if (&identity.format, &identity.application) != (&wanted.format, &wanted.application) {
+            return Err(foreign(path, wanted.to_string(), identity.to_string()));
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            identity,
+            _lock: lock,
+        })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Ties the state to something outside, such as the input it was made from: the first call writes
+    /// it down, later ones must say the same.
+    ///
+    /// # Errors
+    /// [`StateError::Foreign`] when the state belongs to something else.
+    pub fn belongs_to(&mut self, what: &str) -> Result<(), StateError> {
+        let what = one_line(what);
+        match &self.identity.belongs_to {
+            Some(found) if *found == what => Ok(()),
+            Some(found) => Err(foreign(&self.path, what, found.clone())),
+            None => {
+                let identity = Identity {
+                    belongs_to: Some(what),
+                    ..self.identity.clone()
+                };
+                identity.write(&self.path)?;
+                self.identity = identity;
+                Ok(())
+            }
+        }
+    }
+}
+
+fn foreign(path: &Path, expected: String, found: String) -> StateError {
+    StateError::Foreign {
+        path: path.to_owned(),
+        expected,
+        found,
+    }
+}
+
+fn one_line(text: &str) -> String {
+    text.replace(['\n', '\r'], " ")
+}
+
+fn lock(directory: &Path) -> Result<File, StateError> {
+    let path = directory.join("lock");
+    let mut file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .open(&path)
+        .map_err(StateError::io("open", &path))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut holder = String::new();
+            let known = file.read_to_string(&mut holder).is_ok() && !holder.trim().is_empty();
+            let by = match known {
+                true => format!("process {}", holder.trim()),
+                false => "another process".to_owned(),
+            };
+            return Err(StateError::Locked {
+                path: directory.to_owned(),
+                by,
+            });
+        }
+        Err(TryLockError::Error(source)) => {
+            return Err(StateError::Io {
+                action: "lock",
+                path,
+                source,
+            });
+        }
+    }
+    let pid = std::process::id().to_string();
+    let written = file.set_len(0).and_then(|()| file.rewind());
+    written
+        .and_then(|()| file.write_all(pid.as_bytes()))
+        .map_err(StateError::io("write", &path))?;
+    Ok(file)
+}
+
+impl Identity {
+    fn read(directory: &Path) -> Result<Option<Self>, StateError> {
+        let path = directory.join("identity");
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(StateError::io("read", &path)(error)),
+        };
+        let field = |name: &str| {
+            text.lines()
+                .find_map(|line| line.strip_prefix(name))
+                .map(str::to_owned)
+        };
+        let (Some(format), Some(application)) = (field("format "), field("application ")) else {
+            return Err(StateError::corrupt(
+                &path.display().to_string(),
+                "the identity file is not one of ours",
+            ));
+        };
+        Ok(Some(Self {
+            format,
+            application,
+            belongs_to: field("belongs to "),
+        }))
+    }
+
+    /// Written beside and renamed, so that it is whole or not there.
+    fn write(&self, directory: &Path) -> Result<(), StateError> {
+        let path = directory.join("identity");
+        let beside = directory.join("identity.new");
+        let mut text = format!("format {}\napplication {}\n", self.format, self.application);
+        if let Some(what) = &self.belongs_to {
+            text += &format!("belongs to {what}\n");
+        }
+        let write = || {
+            let mut file = File::create(&beside)?;
+            file.write_all(text.as_bytes())?;
+            file.sync_all()?;
+            fs::rename(&beside, &path)
+        };
+        write().map_err(StateError::io("write", &path))
+    }
+}
+
+impl std::fmt::Display for Identity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "application `{}` (state format {})",
+            self.application, self.format
+        )
+    }
+}

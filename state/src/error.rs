@@ -1,0 +1,88 @@
+//! What can go wrong in a store, said so that a person knows which path or store it is and what to do.
+
+use std::io;
+use std::path::PathBuf;
+
+/// A failure of the state layer. Nothing is half applied when one is returned: a failed write leaves
+/// the overlay as it was, and the write can be tried again.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StateError {
+    /// The operating system refused a file operation.
+    #[error("cannot {action} {}: {source}; check that the state directory is writable and has room", path.display())]
+    Io {
+        /// What was being done, as a verb: "create", "read".
+        action: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// The refusal.
+        source: io::Error,
+    },
+    /// The storage engine failed.
+    #[error(
+        "store `{store}`: the storage engine failed to {action}: {source}; restart to rebuild the store from its changelog"
+    )]
+    Backend {
+        /// The store's tree, or the database.
+        store: String,
+        /// What was being done, as a verb.
+        action: &'static str,
+        /// The engine's own error.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Stored bytes, or a changelog record, are not what this version writes.
+    #[error("store `{store}`: {detail}; wipe the store so that it is rebuilt from its changelog")]
+    Corrupt {
+        /// The store.
+        store: String,
+        /// What was found.
+        detail: String,
+    },
+    /// Another process works in this directory.
+    #[error("state directory {} is in use by {by}; stop that process or choose another directory", path.display())]
+    Locked {
+        /// The directory.
+        path: PathBuf,
+        /// The holder, as far as it is known: "process 4711".
+        by: String,
+    },
+    /// The directory was made for something else.
+    #[error("state directory {} belongs to {found}, not to {expected}; choose another directory, or delete this one to start over", path.display())]
+    Foreign {
+        /// The directory.
+        path: PathBuf,
+        /// Who wants it now.
+        expected: String,
+        /// Who made it.
+        found: String,
+    },
+    /// A second `seal` before the first was settled or discarded: a bug in the caller.
+    #[error(
+        "store `{store}`: sealed again while a commit is in flight; settle or discard it first"
+    )]
+    InFlight {
+        /// The store.
+        store: String,
+    },
+}
+
+impl StateError {
+    pub(crate) fn corrupt(store: &str, detail: impl Into<String>) -> Self {
+        Self::Corrupt {
+            store: store.to_owned(),
+            detail: detail.into(),
+        }
+    }
+
+    pub(crate) fn io(
+        action: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io {
+            action,
+            path,
+            source,
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! The stores as their users see them: against a model, killed, and over damaged files.
+
+mod crash;
+mod directory;
+mod marker;
+mod model;
+mod quarantine;
+mod subject;
