@@ -174,6 +174,17 @@ impl<K: Data, V: Data> ProcessorContext<'_, '_, K, V> {
         self.context.wall_ms
     }
 
+    /// Moves `time` forward to `timestamp` if that is later; whether it was. Behind a repartition topic never beyond
+    /// the time of the slowest task that writes it.
+    pub fn observe(&self, time: &ObservedTime, timestamp: Timestamp) -> bool {
+        let seen = timestamp.min(self.context.time_bound);
+        let moved = seen > time.0.get();
+        if moved {
+            time.0.set(seen);
+        }
+        moved
+    }
+
     /// The task.
     #[must_use]
     pub fn task(&self) -> TaskId {

@@ -82,12 +82,6 @@ impl OperatorTime {
 pub struct ObservedTime(pub(crate) Rc<Cell<Timestamp>>);
 
 impl ObservedTime {
-    /// Moves the time forward to `timestamp` if that is later.
-    pub fn observe(&self, timestamp: Timestamp) {
-        if timestamp > self.0.get() {
-            self.0.set(timestamp);
-        }
-    }
 
     /// The time in epoch milliseconds; −1 before the first record.
     #[must_use]

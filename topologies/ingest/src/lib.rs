@@ -1,1 +1,125 @@
 //! Landing files to topics, exactly once.
+//!
+//! Ingest is a topology. A work topic, [`OBJECTS`], says which objects there are; it is keyed by feed, so one task owns a
+//! feed and reads its objects in the order in which they were announced, record by record. How far it has come (object and
+//! record) is state, committed in one transaction with the records that came of it, so a file spans many commits, and
+//! whoever takes the task over goes on at the record.
+//!
+//! Every record of a file ends in exactly one bucket, decided in this order:
+//!
+//! 1. **quarantined**: it breaks the contract, or its creative is unknown and it names no campaign;
+//! 2. **duplicate**: its id was seen before in its feed; the first wins. Quarantined records count as not seen;
+//! 3. **late**: it lies more than the grace below the largest timestamp before it in its feed;
+//! 4. **valid**: it goes to the topic of its feed, keyed by user.
+
+mod objects;
+mod output;
+mod reader;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use events::{BidRequest, Click, Conversion, Creative, Impression};
+use processor_core::dsl::{Consumed, KStream, Produced, StreamsBuilder};
+use processor_core::serde::{bytes, json, utf8};
+use processor_core::{Topology, TopologyError};
+
+pub use objects::{LandingObject, announce};
+pub use output::{FileReport, Quarantined};
+
+use output::Ingested;
+use reader::FeedReader;
+
+/// Topic of objects to read, keyed by feed, JSON [`LandingObject`]s.
+pub const OBJECTS: &str = "landing-objects";
+/// Topic of the creative dimension, keyed by creative id, JSON [`Creative`]s. Compacted.
+pub const CREATIVES: &str = "creatives";
+/// Topic of valid impressions, keyed by user id.
+pub const IMPRESSIONS: &str = "impressions";
+/// Topic of valid clicks, keyed by user id.
+pub const CLICKS: &str = "clicks";
+/// Topic of valid conversions, keyed by user id.
+pub const CONVERSIONS: &str = "conversions";
+/// Topic of valid bid requests, keyed by user id, or by request id where there is no user.
+pub const BID_REQUESTS: &str = "bid-requests";
+/// Topic of records that broke the contract, keyed by path, JSON [`Quarantined`]s.
+pub const QUARANTINE: &str = "quarantine";
+/// Topic of what became of each file, keyed by path, JSON [`FileReport`]s; the last one of a path counts.
+pub const FILES: &str = "landing-files";
+
+/// Topics that ingest reads and writes, the compacted ones marked.
+pub const TOPICS: [(&str, bool); 8] = [
+    (OBJECTS, false),
+    (CREATIVES, true),
+    (IMPRESSIONS, false),
+    (CLICKS, false),
+    (CONVERSIONS, false),
+    (BID_REQUESTS, false),
+    (QUARANTINE, false),
+    (FILES, true),
+];
+
+/// How landing files are read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// The landing directory. Every instance must see the same files.
+    pub landing: PathBuf,
+    /// How far below the largest timestamp before it in its feed a record may be.
+    pub grace: Duration,
+}
+
+/// The ingest topology on its own.
+///
+/// # Errors
+/// Never with this configuration; the builder checks names and serdes.
+pub fn topology(config: &Config) -> Result<Topology, TopologyError> {
+    let builder = StreamsBuilder::new("ingest");
+    ingest(&builder, config);
+    builder.build()
+}
+
+/// Adds ingest to a topology.
+pub fn ingest(builder: &StreamsBuilder, config: &Config) {
+    let creatives =
+        builder.global_table(CREATIVES, "creatives", Consumed::new(utf8(), json::<Creative>()));
+    let objects: KStream<String, LandingObject> =
+        builder.stream(OBJECTS, Consumed::new(utf8(), json()));
+    let queue = builder.key_value_store("ingest-queue", utf8(), json::<LandingObject>());
+    let progress = builder.key_value_store("ingest-progress", utf8(), json());
+    let seen = builder.key_value_store("ingest-seen", bytes(), bytes());
+    let config = config.clone();
+    let ingested = objects.process(
+        "ingest",
+        (queue, progress, seen, creatives),
+        move |(queue, progress, seen, creatives)| {
+            FeedReader::new(config.clone(), queue, progress, seen, creatives)
+        },
+    );
+
+    let split = ingested.split();
+    // The most frequent kinds first: a record is offered to the branches in this order.
+    split
+        .branch(|_, out| matches!(out, Ingested::Impression(_)))
+        .flat_map_values(|_, out| out.impression())
+        .to_with(IMPRESSIONS, Produced::new(utf8(), json::<Impression>()));
+    split
+        .branch(|_, out| matches!(out, Ingested::BidRequest(_)))
+        .flat_map_values(|_, out| out.bid_request())
+        .to_with(BID_REQUESTS, Produced::new(utf8(), json::<BidRequest>()));
+    split
+        .branch(|_, out| matches!(out, Ingested::Click(_)))
+        .flat_map_values(|_, out| out.click())
+        .to_with(CLICKS, Produced::new(utf8(), json::<Click>()));
+    split
+        .branch(|_, out| matches!(out, Ingested::Conversion(_)))
+        .flat_map_values(|_, out| out.conversion())
+        .to_with(CONVERSIONS, Produced::new(utf8(), json::<Conversion>()));
+    split
+        .branch(|_, out| matches!(out, Ingested::Quarantined(_)))
+        .flat_map_values(|_, out| out.quarantined())
+        .to_with(QUARANTINE, Produced::new(utf8(), json::<Quarantined>()));
+    split
+        .default_branch()
+        .flat_map_values(|_, out| out.file())
+        .to_with(FILES, Produced::new(utf8(), json::<FileReport>()));
+}
