@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use state::{
-    Change, Database, Marker, MemoryDatabase, SledDatabase, SledOptions, read_marker, write_marker,
+    CachedDatabase, Change, Database, Marker, MemoryDatabase, SledDatabase, SledOptions,
+    read_marker, write_marker,
 };
 
 use crate::subject::{Id, Kind, Map, Subject};
@@ -287,11 +288,10 @@ fn on_sled(kind: Kind, actions: &[Action]) {
     let options = SledOptions {
         cache_bytes: 1 << 20,
     };
-    run(
-        kind,
-        &SledDatabase::open(directory.path(), &options).unwrap(),
-        actions,
-    );
+    let open = |name| SledDatabase::open(&directory.path().join(name), &options).unwrap();
+    run(kind, &open("plain"), actions);
+    // Again through a row cache so small that rows come and go.
+    run(kind, &CachedDatabase::new(open("cached"), 2_000), actions);
 }
 
 proptest! {
