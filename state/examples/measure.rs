@@ -10,8 +10,8 @@ use std::ops::ControlFlow;
 use bytes::Bytes;
 use rustc_hash::FxHasher;
 use state::{
-    CachedDatabase, Database, JoinStore, JoinStoreOptions, KeyValueStore, SledDatabase,
-    SledOptions, Store, WindowStore, WindowStoreOptions,
+    Database, JoinStore, JoinStoreOptions, KeyValueStore, SledDatabase, SledOptions, Store,
+    WindowStore, WindowStoreOptions,
 };
 
 const COMMIT: u64 = 25_000;
@@ -187,18 +187,11 @@ fn apply() {
 /// A count by key: a get and a put per record.
 fn count() {
     const RECORDS: u64 = 1_000_000;
-    for (keys, settled, cache) in [
-        (100_000, 16, 0),
-        (1_000_000, 16, 0),
-        (1_000_000, 16, 128),
-        (1_000_000, 64, 0),
-        (1_000_000, 64, 256),
-    ] {
+    for (keys, settled) in [(100_000, 16), (1_000_000, 16), (1_000_000, 64)] {
         let (_directory, database) = sled();
-        let database = CachedDatabase::new(database, cache << 20);
         let mut store = KeyValueStore::open("s", database.tree("s").expect("opened"));
         let mut random = Random(17);
-        let name = format!("count, {keys} keys, {settled} MiB settled, {cache} MiB row cache");
+        let name = format!("count, {keys} keys, {settled} MiB settled");
         report(&name, RECORDS, || {
             for n in 0..RECORDS {
                 let key = user(random.below(keys));
@@ -220,14 +213,8 @@ fn count() {
 /// A tumbling count by key and minute, 100,000 records a minute, ten minutes of retention.
 fn window() {
     const RECORDS: u64 = 1_000_000;
-    for (keys, settled, cache) in [
-        (10_000, 16, 0),
-        (100_000, 16, 0),
-        (100_000, 16, 64),
-        (100_000, 64, 64),
-    ] {
+    for (keys, settled) in [(10_000, 16), (100_000, 16)] {
         let (_directory, database) = sled();
-        let database = CachedDatabase::new(database, cache << 20);
         let options = WindowStoreOptions {
             retention_ms: 5 * MINUTE,
             segment_ms: MINUTE,
@@ -235,7 +222,7 @@ fn window() {
         let tree = database.tree("s").expect("opened");
         let mut store = WindowStore::open("s", tree, options).expect("opened");
         let mut random = Random(19);
-        let name = format!("window, {keys} keys, {settled} MiB settled, {cache} MiB row cache");
+        let name = format!("window, {keys} keys, {settled} MiB settled");
         report(&name, RECORDS, || {
             for n in 0..RECORDS {
                 let (key, time) = (user(random.below(keys)), (n * 6 / 10) as i64);
@@ -260,16 +247,14 @@ fn window() {
 /// a million records in 60 minutes of event time, so that half of it expires.
 fn join() {
     const RECORDS: u64 = 1_000_000;
-    for (keys, settled, cache) in [
-        (10_000, 16, 0),
-        (100_000, 16, 0),
-        (100_000, 64, 0),
-        (100_000, 64, 128),
-        (100_000, 256, 0),
-        (1_000_000, 256, 0),
+    for (keys, settled) in [
+        (10_000, 16),
+        (100_000, 16),
+        (100_000, 64),
+        (100_000, 256),
+        (1_000_000, 256),
     ] {
         let (_directory, database) = sled();
-        let database = CachedDatabase::new(database, cache << 20);
         let side = |name: &str| {
             let tree = database.tree(name).expect("opened");
             let options = JoinStoreOptions {
@@ -280,8 +265,7 @@ fn join() {
         let (mut left, mut right) = (side("left"), side("right"));
         let mut random = Random(23);
         let mut matches = 0u64;
-        let name =
-            format!("join, {keys} keys, 2 × {settled} MiB settled, 2 × {cache} MiB row cache");
+        let name = format!("join, {keys} keys, 2 × {settled} MiB settled");
         report(&name, RECORDS, || {
             for n in 0..RECORDS {
                 let (key, time) = (user(random.below(keys)), (n * 36 / 10) as i64);

@@ -42,6 +42,7 @@
 mod arena;
 mod backend;
 mod block;
+mod blocks;
 #[cfg(any(test, feature = "contract"))]
 pub mod contract;
 mod delegate;
@@ -61,8 +62,7 @@ mod timeline;
 mod window;
 
 pub use backend::{
-    CachedDatabase, Database, Direction, MemoryDatabase, SledDatabase, SledOptions, Tree,
-    VisitBytes,
+    Database, Direction, MemoryDatabase, SledDatabase, SledOptions, Tree, VisitBytes,
 };
 pub use directory::StateDirectory;
 pub use error::StateError;

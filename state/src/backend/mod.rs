@@ -5,11 +5,9 @@
 //! applied, so that what is written last (the marker) is never there without what was written before.
 //! Nothing is durable against power loss before [`Database::sync`].
 
-mod cached;
 mod memory;
 mod sled;
 
-pub use cached::CachedDatabase;
 pub use memory::MemoryDatabase;
 pub use sled::{SledDatabase, SledOptions};
 
@@ -125,13 +123,6 @@ mod tests {
     #[test]
     fn memory_keeps_the_contract() {
         crate::contract::check(&MemoryDatabase::default());
-    }
-
-    #[test]
-    fn a_cache_keeps_the_contract_whatever_its_size() {
-        for bytes in [0, 1_000, 1 << 20] {
-            crate::contract::check(&CachedDatabase::new(MemoryDatabase::default(), bytes));
-        }
     }
 
     #[test]
