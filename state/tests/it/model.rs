@@ -49,7 +49,7 @@ enum Action {
 fn action() -> impl Strategy<Value = Action> {
     let value = prop_oneof![
         8 => prop::collection::vec(any::<u8>(), 0..12),
-        1 => (any::<u8>(), 2_000..5_000usize).prop_map(|(byte, length)| vec![byte; length]),
+        2 => (any::<u8>(), 2_000..5_000usize).prop_map(|(byte, length)| vec![byte; length]),
     ];
     let place = || (0..KEYS.len(), -20..60i64, 0..3u8);
     prop_oneof![

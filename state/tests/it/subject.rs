@@ -53,7 +53,10 @@ impl Kind {
                 Subject::Session(SessionStore::open(name, tree, options).unwrap())
             }
             Self::Join => {
-                let options = JoinStoreOptions { segment_ms };
+                // Wide, so that some keys fill several blocks of a segment.
+                let options = JoinStoreOptions {
+                    segment_ms: 4 * segment_ms,
+                };
                 Subject::Join(JoinStore::open(name, tree, options).unwrap())
             }
         }
