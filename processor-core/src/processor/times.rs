@@ -82,7 +82,6 @@ impl OperatorTime {
 pub struct ObservedTime(pub(crate) Rc<Cell<Timestamp>>);
 
 impl ObservedTime {
-
     /// The time in epoch milliseconds; −1 before the first record.
     #[must_use]
     pub fn now(&self) -> Timestamp {

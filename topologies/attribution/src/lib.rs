@@ -103,7 +103,14 @@ pub fn attribute(
     impressions
         .merge(&clicks)
         .process("attribution", (touches, open), move |(touches, open)| {
-            ClickThrough { config, touches, open, impressions: None, clicks: None, earliest: None }
+            ClickThrough {
+                config,
+                touches,
+                open,
+                impressions: None,
+                clicks: None,
+                earliest: None,
+            }
         })
         .to_with(ATTRIBUTED_CLICKS, Produced::new(utf8(), json()));
 }
@@ -137,7 +144,8 @@ struct ClickThrough {
 impl ClickThrough {
     /// The smaller of the inputs' times; −1 until both have brought a record.
     fn time(&self) -> i64 {
-        let time = |observed: &Option<ObservedTime>| observed.as_ref().map_or(-1, ObservedTime::now);
+        let time =
+            |observed: &Option<ObservedTime>| observed.as_ref().map_or(-1, ObservedTime::now);
         time(&self.impressions).min(time(&self.clicks))
     }
 
@@ -145,10 +153,11 @@ impl ClickThrough {
         let mut latest: Option<(i64, String)> = None;
         let from = click.ts_ms.saturating_sub(millis(self.config.click_window));
         let key = touch_key(&click.user_id, &click.campaign_id);
-        self.touches.fetch(&key, from, click.ts_ms, |timestamp, touch| {
-            latest = latest.take().max(Some((timestamp, touch.impression_id)));
-            ControlFlow::Continue(())
-        })?;
+        self.touches
+            .fetch(&key, from, click.ts_ms, |timestamp, touch| {
+                latest = latest.take().max(Some((timestamp, touch.impression_id)));
+                ControlFlow::Continue(())
+            })?;
         Ok(latest)
     }
 
@@ -162,8 +171,15 @@ impl ClickThrough {
             impression_id,
             impression_ts,
         };
-        let attribution = Attribution { status, click: result };
-        Ok(Record::new(click.click_id.clone(), attribution, click.ts_ms))
+        let attribution = Attribution {
+            status,
+            click: result,
+        };
+        Ok(Record::new(
+            click.click_id.clone(),
+            attribution,
+            click.ts_ms,
+        ))
     }
 
     /// Open clicks before `end`, in order.
@@ -193,7 +209,8 @@ impl ClickThrough {
             }
             self.earliest = self.first_open()?;
         }
-        self.touches.expire_before(final_before.saturating_sub(millis(self.config.click_window)));
+        self.touches
+            .expire_before(final_before.saturating_sub(millis(self.config.click_window)));
         Ok(())
     }
 
@@ -229,12 +246,16 @@ impl Processor<String, Event> for ClickThrough {
                 observe(self.impressions.as_ref(), impression.ts_ms, context);
                 let key = touch_key(&impression.user_id, impression.campaign());
                 let offset = context.metadata().map_or(0, |metadata| metadata.offset);
-                let touch = Touch { impression_id: impression.impression_id };
-                self.touches.append(&key, &touch, impression.ts_ms, offset)?;
+                let touch = Touch {
+                    impression_id: impression.impression_id,
+                };
+                self.touches
+                    .append(&key, &touch, impression.ts_ms, offset)?;
             }
             Event::Click(click) => {
                 observe(self.clicks.as_ref(), click.ts_ms, context);
-                self.open.put(&ordered(click.ts_ms, &click.click_id), &click, click.ts_ms)?;
+                self.open
+                    .put(&ordered(click.ts_ms, &click.click_id), &click, click.ts_ms)?;
                 self.earliest = self.earliest.map(|earliest| earliest.min(click.ts_ms));
             }
         }

@@ -11,9 +11,7 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 use events::{CampaignMinute, Click, Impression};
-use processor_core::dsl::{
-    Consumed, Grouped, KStream, Produced, StreamsBuilder, TimeWindows,
-};
+use processor_core::dsl::{Consumed, Grouped, KStream, Produced, StreamsBuilder, TimeWindows};
 use processor_core::error::Result;
 use processor_core::processor::{
     KeyValue, ObservedTime, Processor, ProcessorContext, Punctuated, Punctuation, Setup,
@@ -63,18 +61,32 @@ pub fn measure(
             campaign_id: impression.campaign().to_owned(),
             cost_micros: impression.cost_micros,
         })
-        .group_by(|_, shown| shown.campaign_id.clone(), Grouped::by(utf8()).value(json()))
+        .group_by(
+            |_, shown| shown.campaign_id.clone(),
+            Grouped::by(utf8()).value(json()),
+        )
         .windowed_by(minutes)
-        .aggregate("campaign-minute-impressions", json(), Spend::default, |_, shown, spend| {
-            spend.plus(shown.cost_micros)
-        })
+        .aggregate(
+            "campaign-minute-impressions",
+            json(),
+            Spend::default,
+            |_, shown, spend| spend.plus(shown.cost_micros),
+        )
         .to_stream()
         .map_values(|_, spend| Part::Impressions(spend));
     let clicked = clicks
         .map_values(|_, click| click.campaign_id)
-        .group_by(|_, campaign| campaign.clone(), Grouped::by(utf8()).value(utf8()))
+        .group_by(
+            |_, campaign| campaign.clone(),
+            Grouped::by(utf8()).value(utf8()),
+        )
         .windowed_by(minutes)
-        .aggregate("campaign-minute-clicks", int64(), || 0, |_, _, clicks| clicks + 1)
+        .aggregate(
+            "campaign-minute-clicks",
+            int64(),
+            || 0,
+            |_, _, clicks| clicks + 1,
+        )
         .to_stream()
         .map_values(|_, clicks| Part::Clicks(clicks));
 
@@ -146,7 +158,11 @@ impl Processor<Windowed<String>, Part> for Rows {
         record: Record<Windowed<String>, Part>,
         context: &mut ProcessorContext<'_, '_, String, CampaignMinute>,
     ) -> Result {
-        let Windowed { key: campaign_id, start, .. } = record.key;
+        let Windowed {
+            key: campaign_id,
+            start,
+            ..
+        } = record.key;
         let key = format!("{:016x}{campaign_id}", start.max(0));
         let mut row = self.rows.get(&key)?.unwrap_or_else(|| CampaignMinute {
             campaign_id: campaign_id.clone(),
@@ -154,7 +170,10 @@ impl Processor<Windowed<String>, Part> for Rows {
             ..CampaignMinute::default()
         });
         let time = match record.value {
-            Part::Impressions(Spend { impressions, spend_micros }) => {
+            Part::Impressions(Spend {
+                impressions,
+                spend_micros,
+            }) => {
                 row.impressions = impressions;
                 row.spend_micros = spend_micros;
                 &self.impressions
@@ -168,7 +187,11 @@ impl Processor<Windowed<String>, Part> for Rows {
             context.observe(time, start);
         }
         self.rows.put(&key, &row, record.timestamp)?;
-        context.forward(Record::new(format!("{campaign_id}@{start}"), row, record.timestamp))
+        context.forward(Record::new(
+            format!("{campaign_id}@{start}"),
+            row,
+            record.timestamp,
+        ))
     }
 
     /// Forgets the rows whose windows are closed on both sides.
@@ -177,7 +200,8 @@ impl Processor<Windowed<String>, Part> for Rows {
         _: Punctuated,
         _: &mut ProcessorContext<'_, '_, String, CampaignMinute>,
     ) -> Result {
-        let time = |observed: &Option<ObservedTime>| observed.as_ref().map_or(-1, ObservedTime::now);
+        let time =
+            |observed: &Option<ObservedTime>| observed.as_ref().map_or(-1, ObservedTime::now);
         let time = time(&self.impressions).min(time(&self.clicks));
         // A side's window closes when its time, at least the start of its latest window, has passed end and grace.
         let closed_before = time - self.grace_ms - millis(MINUTE);

@@ -1,0 +1,151 @@
+//! Topics of the cluster.
+
+use std::time::Duration;
+
+use futures::executor::block_on;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic as NewKafkaTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::Consumer as _;
+use rdkafka::error::RDKafkaErrorCode;
+
+use crate::clock::Deadline;
+use crate::log::{Cleanup, Isolation, Log as _, LogError, NewTopic};
+
+use super::error::classified;
+use super::{KafkaLog, KafkaOptions, METADATA_TIMEOUT};
+
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+fn client(options: &KafkaOptions) -> Result<AdminClient<DefaultClientContext>, LogError> {
+    options
+        .client_config()
+        .create()
+        .map_err(|error| classified("creating an admin client", &error))
+}
+
+/// Creates what is missing, checks what exists, and waits until the cluster's metadata shows it.
+pub(super) fn create_topics(log: &KafkaLog, topics: &[NewTopic]) -> Result<(), LogError> {
+    let mut missing = Vec::new();
+    for topic in topics {
+        match log.partitions(&topic.name)? {
+            Some(partitions) => check_count(topic, partitions)?,
+            None => missing.push(topic),
+        }
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let retention: Vec<String> = missing
+        .iter()
+        .map(|topic| topic.retention_ms.unwrap_or(-1).to_string())
+        .collect();
+    let wanted: Vec<NewKafkaTopic<'_>> = missing
+        .iter()
+        .zip(&retention)
+        .map(|(topic, retention)| {
+            let replication = TopicReplication::Fixed(topic.replication);
+            let cleanup = match topic.cleanup {
+                Cleanup::Delete => "delete",
+                Cleanup::Compact => "compact",
+                Cleanup::CompactAndDelete => "compact,delete",
+            };
+            NewKafkaTopic::new(&topic.name, topic.partitions, replication)
+                .set("cleanup.policy", cleanup)
+                .set("retention.ms", retention)
+                .set("message.timestamp.type", "CreateTime")
+        })
+        .collect();
+    let options = AdminOptions::new()
+        .operation_timeout(Some(TIMEOUT))
+        .request_timeout(Some(TIMEOUT));
+    let results = block_on(client(&log.options)?.create_topics(&wanted, &options))
+        .map_err(|error| classified("creating topics", &error))?;
+    for result in results {
+        match result {
+            // Another instance was faster; its partition count is checked below.
+            Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+            Err((topic, code)) => {
+                return Err(LogError::fatal(format!(
+                    "topic '{topic}' cannot be created: {code}"
+                )));
+            }
+        }
+    }
+    let deadline = Deadline::after(TIMEOUT);
+    for topic in missing {
+        loop {
+            match log.partitions(&topic.name)? {
+                Some(partitions) => break check_count(topic, partitions)?,
+                None if deadline.passed() => {
+                    return Err(LogError::retriable(format!(
+                        "topic '{}' was created but the cluster does not show it after {} s",
+                        topic.name,
+                        TIMEOUT.as_secs()
+                    )));
+                }
+                None => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+fn check_count(topic: &NewTopic, partitions: i32) -> Result<(), LogError> {
+    if partitions == topic.partitions {
+        return Ok(());
+    }
+    Err(LogError::fatal(format!(
+        "topic '{}' exists with {partitions} partitions, but {} are needed; delete it, or use another application id",
+        topic.name, topic.partitions
+    )))
+}
+
+pub(super) fn delete_topics(options: &KafkaOptions, topics: &[&str]) -> Result<(), LogError> {
+    let admin_options = AdminOptions::new()
+        .operation_timeout(Some(TIMEOUT))
+        .request_timeout(Some(TIMEOUT));
+    let results = block_on(client(options)?.delete_topics(topics, &admin_options))
+        .map_err(|error| classified("deleting topics", &error))?;
+    for result in results {
+        match result {
+            Ok(_) | Err((_, RDKafkaErrorCode::UnknownTopicOrPartition)) => {}
+            Err((topic, code)) => {
+                return Err(LogError::fatal(format!(
+                    "topic '{topic}' cannot be deleted: {code}"
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn partitions(log: &KafkaLog, topic: &str) -> Result<Option<i32>, LogError> {
+    let client = log.queries.client(Isolation::ReadCommitted)?;
+    let metadata = client
+        .fetch_metadata(Some(topic), METADATA_TIMEOUT)
+        .map_err(|error| {
+            classified(
+                format_args!("asking for the partitions of '{topic}'"),
+                &error,
+            )
+        })?;
+    let known = metadata.topics().iter().find(|known| known.name() == topic);
+    Ok(known
+        .filter(|known| known.error().is_none() && !known.partitions().is_empty())
+        .map(|known| i32::try_from(known.partitions().len()).unwrap_or(i32::MAX)))
+}
+
+pub(super) fn topics(log: &KafkaLog) -> Result<Vec<String>, LogError> {
+    let client = log.queries.client(Isolation::ReadCommitted)?;
+    let metadata = client
+        .fetch_metadata(None, METADATA_TIMEOUT)
+        .map_err(|error| classified("asking for the topics", &error))?;
+    let mut names: Vec<String> = metadata
+        .topics()
+        .iter()
+        .map(|topic| topic.name().to_owned())
+        .filter(|name| !name.starts_with("__"))
+        .collect();
+    names.sort();
+    Ok(names)
+}

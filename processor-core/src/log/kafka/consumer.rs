@@ -1,0 +1,687 @@
+//! The consumer: librdkafka's, with rebalances as events.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use rdkafka::bindings::rd_kafka_resp_err_t as NativeError;
+use rdkafka::client::ClientContext;
+use rdkafka::consumer::{
+    BaseConsumer, CommitMode, Consumer as _, ConsumerContext, RebalanceProtocol,
+};
+use rdkafka::error::KafkaError;
+use rdkafka::message::{BorrowedMessage, Headers as _};
+use rdkafka::{Message, Offset as KafkaOffset, TopicPartitionList};
+
+use crate::clock::Deadline;
+use crate::log::{
+    CommittedOffset, Consumer, ConsumerConfig, ConsumerRecord, ErrorClass, GroupMetadata, Header,
+    Headers, Isolation, LogError, Offset, OffsetReset, Polled, RecordBatch, TopicPartition,
+};
+
+use super::error::classified;
+use super::{KafkaOptions, Queries};
+
+const DEFAULT_MAX_POLL_RECORDS: usize = 4_000;
+/// Most bytes of one poll; bounds the shared buffer.
+const MAX_POLL_BYTES: usize = 8 << 20;
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A rebalance that the caller has not been told of.
+#[derive(Debug)]
+enum Rebalance {
+    Assigned(Vec<TopicPartition>),
+    Revoked {
+        partitions: Vec<TopicPartition>,
+        lost: bool,
+    },
+}
+
+/// Writes rebalances down; it runs inside `poll`, on the polling thread.
+#[derive(Clone, Default)]
+struct Rebalances {
+    events: Arc<Mutex<VecDeque<Rebalance>>>,
+    closing: Arc<AtomicBool>,
+}
+
+impl Rebalances {
+    fn next(&self) -> Option<Rebalance> {
+        self.events
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop_front()
+    }
+}
+
+impl ClientContext for Rebalances {}
+
+impl ConsumerContext for Rebalances {
+    /// librdkafka waits for the answer, which `assign` and `release` give after this has returned. While the consumer
+    /// closes nobody is left to answer, so it is given here.
+    fn rebalance(
+        &self,
+        consumer: &BaseConsumer<Self>,
+        kind: NativeError,
+        partitions: &mut TopicPartitionList,
+    ) {
+        if self.closing.load(Ordering::SeqCst) {
+            let answered = match consumer.rebalance_protocol() {
+                RebalanceProtocol::Cooperative => consumer.incremental_unassign(partitions),
+                _ => consumer.unassign(),
+            };
+            if let Err(error) = answered {
+                tracing::debug!(%error, "giving partitions up while closing");
+            }
+            return;
+        }
+        let partitions = from_list(partitions);
+        let event = match kind {
+            NativeError::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => Rebalance::Assigned(partitions),
+            _ => Rebalance::Revoked {
+                partitions,
+                lost: consumer.assignment_lost(),
+            },
+        };
+        self.events
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push_back(event);
+    }
+}
+
+/// See the [module](self).
+pub(super) struct KafkaConsumer {
+    client: BaseConsumer<Rebalances>,
+    rebalances: Rebalances,
+    queries: Arc<Queries>,
+    group: Option<String>,
+    reset: OffsetReset,
+    max_poll_records: usize,
+    /// What is assigned, and the offset after what poll returned of it.
+    positions: BTreeMap<TopicPartition, Position>,
+    names: Names,
+}
+
+/// How far a partition has been read.
+#[derive(Debug, Clone, Copy)]
+struct Position {
+    next: Offset,
+    /// Whether the client's own position counts: it steps over transaction markers, but still shows the place before a
+    /// seek until the first record after it.
+    client_counts: bool,
+}
+
+impl KafkaConsumer {
+    pub(super) fn new(
+        options: &KafkaOptions,
+        config: ConsumerConfig,
+        queries: Arc<Queries>,
+    ) -> Result<Self, LogError> {
+        let mut settings = options.client_config();
+        // librdkafka wants a group even of a reader outside any; nothing is ever committed under this one.
+        settings
+            .set(
+                "group.id",
+                config
+                    .group
+                    .as_deref()
+                    .unwrap_or("readers-outside-any-group"),
+            )
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            .set("enable.partition.eof", "false")
+            .set("partition.assignment.strategy", "range")
+            .set(
+                "auto.offset.reset",
+                match config.reset {
+                    OffsetReset::Earliest => "earliest",
+                    OffsetReset::Latest => "latest",
+                },
+            )
+            .set(
+                "isolation.level",
+                match config.isolation {
+                    Isolation::ReadCommitted => "read_committed",
+                    Isolation::ReadUncommitted => "read_uncommitted",
+                },
+            );
+        if let Some(instance_id) = &config.instance_id {
+            settings.set("group.instance.id", instance_id);
+        }
+        for (name, value) in [
+            ("queued.max.messages.kbytes", "32768"),
+            ("queued.min.messages", "20000"),
+            ("fetch.queue.backoff.ms", "20"),
+            ("fetch.wait.max.ms", "100"),
+            ("session.timeout.ms", "15000"),
+            ("heartbeat.interval.ms", "3000"),
+            ("max.poll.interval.ms", "300000"),
+        ] {
+            if !options.properties.contains_key(name) {
+                settings.set(name, value);
+            }
+        }
+        let rebalances = Rebalances::default();
+        let client = settings
+            .create_with_context(rebalances.clone())
+            .map_err(|error| classified("creating a consumer", &error))?;
+        let max_poll_records = match config.max_poll_records {
+            0 => DEFAULT_MAX_POLL_RECORDS,
+            records => records,
+        };
+        Ok(Self {
+            client,
+            rebalances,
+            queries,
+            group: config.group,
+            reset: config.reset,
+            max_poll_records,
+            positions: BTreeMap::new(),
+            names: Names::default(),
+        })
+    }
+
+    fn check_assigned(&self, partition: &TopicPartition) -> Result<(), LogError> {
+        if self.positions.contains_key(partition) {
+            return Ok(());
+        }
+        Err(LogError::fatal(format!(
+            "{partition} is not assigned to this consumer"
+        )))
+    }
+
+    /// Where to start: the committed offset, else the reset policy.
+    fn start_of(&self, partition: &TopicPartition) -> Result<Offset, LogError> {
+        if self.group.is_some()
+            && let Some(Some(committed)) = self
+                .committed(std::slice::from_ref(partition), TIMEOUT)?
+                .first()
+        {
+            return Ok(committed.offset);
+        }
+        match self.reset {
+            OffsetReset::Earliest => self.beginning_offset(partition, TIMEOUT),
+            OffsetReset::Latest => self.end_offset(partition, Isolation::ReadCommitted, TIMEOUT),
+        }
+    }
+}
+
+/// Names of topics and headers, which repeat from record to record.
+#[derive(Default)]
+struct Names {
+    topics: HashMap<String, Arc<str>>,
+    headers: HashMap<String, Arc<str>>,
+}
+
+impl Names {
+    fn topic(&mut self, name: &str) -> Arc<str> {
+        intern(&mut self.topics, name)
+    }
+
+    fn headers(&mut self, message: &BorrowedMessage<'_>) -> Headers {
+        let Some(native) = message.headers() else {
+            return Headers::new();
+        };
+        native
+            .iter()
+            .map(|header| Header {
+                name: intern(&mut self.headers, header.key),
+                value: header.value.map(Bytes::copy_from_slice),
+            })
+            .collect()
+    }
+}
+
+fn intern(known: &mut HashMap<String, Arc<str>>, name: &str) -> Arc<str> {
+    if let Some(name) = known.get(name) {
+        return Arc::clone(name);
+    }
+    let shared: Arc<str> = Arc::from(name);
+    // A producer that makes up a name for each record must not fill the memory.
+    if known.len() < 1_000 {
+        known.insert(name.to_owned(), Arc::clone(&shared));
+    }
+    shared
+}
+
+/// A record whose bytes are still being collected in the shared buffer of a poll.
+struct PackedRecord {
+    offset: Offset,
+    timestamp: i64,
+    key: Option<(usize, usize)>,
+    value: Option<(usize, usize)>,
+    headers: Headers,
+}
+
+impl PackedRecord {
+    fn of(message: &BorrowedMessage<'_>, names: &mut Names, arena: &mut BytesMut) -> Self {
+        let mut pack = |bytes: Option<&[u8]>| {
+            let bytes = bytes?;
+            let start = arena.len();
+            arena.extend_from_slice(bytes);
+            Some((start, arena.len()))
+        };
+        Self {
+            offset: message.offset(),
+            timestamp: message.timestamp().to_millis().unwrap_or(-1),
+            key: pack(message.key()),
+            value: pack(message.payload()),
+            headers: names.headers(message),
+        }
+    }
+}
+
+/// Records of one partition that came in a row.
+struct PackedBatch {
+    partition: TopicPartition,
+    records: Vec<PackedRecord>,
+}
+
+impl PackedBatch {
+    fn unpack(self, bytes: &Bytes) -> RecordBatch {
+        let slice =
+            |range: Option<(usize, usize)>| range.map(|(start, end)| bytes.slice(start..end));
+        let records = self.records.into_iter().map(|record| ConsumerRecord {
+            offset: record.offset,
+            timestamp: record.timestamp,
+            key: slice(record.key),
+            value: slice(record.value),
+            headers: record.headers,
+        });
+        RecordBatch {
+            partition: self.partition,
+            records: records.collect(),
+        }
+    }
+}
+
+impl Consumer for KafkaConsumer {
+    fn subscribe(&mut self, topics: &[&str]) -> Result<(), LogError> {
+        if self.group.is_none() {
+            return Err(LogError::fatal("a consumer needs a group to subscribe"));
+        }
+        self.client.subscribe(topics).map_err(|error| {
+            classified(format_args!("subscribing to {}", topics.join(", ")), &error)
+        })
+    }
+
+    fn poll(&mut self, timeout: Duration) -> Result<Polled, LogError> {
+        let deadline = Deadline::after(timeout);
+        let Self {
+            client,
+            rebalances,
+            names,
+            positions,
+            ..
+        } = self;
+        let mut arena = BytesMut::new();
+        let mut batches: Vec<PackedBatch> = Vec::new();
+        let mut count = 0;
+        let mut wait = timeout;
+        while count < self.max_poll_records && arena.len() < MAX_POLL_BYTES {
+            if batches.is_empty()
+                && let Some(event) = rebalances.next()
+            {
+                return Ok(event.into());
+            }
+            match client.poll(wait) {
+                // A rebalance was served, which the head of the loop finds, or there is time left to wait.
+                None if batches.is_empty() && !deadline.passed() => wait = deadline.remaining(),
+                None => break,
+                Some(Ok(message)) => {
+                    count += 1;
+                    wait = Duration::ZERO;
+                    let record = PackedRecord::of(&message, names, &mut arena);
+                    let partition = message.partition();
+                    match batches.last_mut() {
+                        Some(batch)
+                            if batch.partition.partition == partition
+                                && *batch.partition.topic == *message.topic() =>
+                        {
+                            batch.records.push(record);
+                        }
+                        _ => {
+                            let topic = names.topic(message.topic());
+                            let partition = TopicPartition { topic, partition };
+                            batches.push(PackedBatch {
+                                partition,
+                                records: vec![record],
+                            });
+                        }
+                    }
+                }
+                Some(Err(error @ KafkaError::MessageConsumptionFatal(_))) => {
+                    return Err(classified("polling", &error));
+                }
+                // librdkafka repairs these by itself: brokers that come and go, topics that are being made.
+                Some(Err(error)) => tracing::warn!(%error, "polling"),
+            }
+        }
+        let bytes = arena.freeze();
+        let mut records = Vec::with_capacity(batches.len());
+        for batch in batches {
+            // Records that were on their way when their partition was given up are not ours any more.
+            let Some(position) = positions.get_mut(&batch.partition) else {
+                continue;
+            };
+            if let Some(last) = batch.records.last() {
+                *position = Position {
+                    next: last.offset + 1,
+                    client_counts: true,
+                };
+            }
+            records.push(batch.unpack(&bytes));
+        }
+        if records.is_empty() {
+            // What was served may have been a rebalance at the very end of the wait.
+            return Ok(rebalances.next().map_or(Polled::Nothing, Polled::from));
+        }
+        Ok(Polled::Records(records))
+    }
+
+    fn assign(&mut self, partitions: &[(TopicPartition, Option<Offset>)]) -> Result<(), LogError> {
+        let mut starts = Vec::with_capacity(partitions.len());
+        for (partition, offset) in partitions {
+            let offset = match offset {
+                Some(offset) => *offset,
+                None => self.start_of(partition)?,
+            };
+            starts.push((partition.clone(), offset));
+        }
+        let failed = |error| classified("taking partitions", &error);
+        // A member of an eager group names its whole assignment; everybody else adds to it.
+        if self.group.is_some()
+            && !matches!(
+                self.client.rebalance_protocol(),
+                RebalanceProtocol::Cooperative
+            )
+        {
+            let held = self
+                .positions
+                .iter()
+                .map(|(held, position)| (held.clone(), position.next));
+            let all: Vec<_> = held.chain(starts.iter().cloned()).collect();
+            self.client.assign(&offsets_list(&all)?).map_err(failed)?;
+        } else if !starts.is_empty() {
+            self.client
+                .incremental_assign(&offsets_list(&starts)?)
+                .map_err(failed)?;
+        }
+        for (partition, next) in starts {
+            self.positions.insert(
+                partition,
+                Position {
+                    next,
+                    client_counts: false,
+                },
+            );
+        }
+        Ok(())
+    }
+
+    fn release(&mut self, partitions: &[TopicPartition]) -> Result<(), LogError> {
+        for partition in partitions {
+            self.positions.remove(partition);
+        }
+        let failed = |error| classified("giving partitions up", &error);
+        if self.group.is_some()
+            && !matches!(
+                self.client.rebalance_protocol(),
+                RebalanceProtocol::Cooperative
+            )
+        {
+            if self.positions.is_empty() {
+                return self.client.unassign().map_err(failed);
+            }
+            let rest: Vec<_> = self
+                .positions
+                .iter()
+                .map(|(held, position)| (held.clone(), position.next))
+                .collect();
+            return self.client.assign(&offsets_list(&rest)?).map_err(failed);
+        }
+        if partitions.is_empty() {
+            return Ok(());
+        }
+        self.client
+            .incremental_unassign(&partitions_list(partitions))
+            .map_err(failed)
+    }
+
+    fn pause(&mut self, partitions: &[TopicPartition]) -> Result<(), LogError> {
+        partitions
+            .iter()
+            .try_for_each(|partition| self.check_assigned(partition))?;
+        let list = partitions_list(partitions);
+        self.client
+            .pause(&list)
+            .map_err(|error| classified("pausing partitions", &error))
+    }
+
+    fn resume(&mut self, partitions: &[TopicPartition]) -> Result<(), LogError> {
+        partitions
+            .iter()
+            .try_for_each(|partition| self.check_assigned(partition))?;
+        let list = partitions_list(partitions);
+        self.client
+            .resume(&list)
+            .map_err(|error| classified("resuming partitions", &error))
+    }
+
+    fn seek(&mut self, partition: &TopicPartition, offset: Offset) -> Result<(), LogError> {
+        self.check_assigned(partition)?;
+        let failed = |error| classified(format_args!("seeking {partition} to {offset}"), &error);
+        let list = offsets_list(&[(partition.clone(), offset)])?;
+        let results = self.client.seek_partitions(list, TIMEOUT).map_err(failed)?;
+        for element in results.elements() {
+            element.error().map_err(failed)?;
+        }
+        let position = Position {
+            next: offset,
+            client_counts: false,
+        };
+        self.positions.insert(partition.clone(), position);
+        Ok(())
+    }
+
+    fn position(&self, partition: &TopicPartition) -> Result<Option<Offset>, LogError> {
+        self.check_assigned(partition)?;
+        let Position {
+            next,
+            client_counts,
+        } = self.positions[partition];
+        if !client_counts {
+            return Ok(Some(self.past_markers(partition, next)?));
+        }
+        Ok(Some(
+            next.max(self.client_position(partition).unwrap_or(next)),
+        ))
+    }
+
+    fn committed(
+        &self,
+        partitions: &[TopicPartition],
+        timeout: Duration,
+    ) -> Result<Vec<Option<CommittedOffset>>, LogError> {
+        if partitions.is_empty() {
+            return Ok(Vec::new());
+        }
+        let failed = |error| classified("asking for committed offsets", &error);
+        let list = self
+            .client
+            .committed_offsets(partitions_list(partitions), timeout)
+            .map_err(failed)?;
+        let mut committed = Vec::with_capacity(partitions.len());
+        for partition in partitions {
+            let element = list.find_partition(&partition.topic, partition.partition);
+            committed.push(match element {
+                None => None,
+                Some(element) => {
+                    element.error().map_err(failed)?;
+                    match element.offset() {
+                        KafkaOffset::Offset(offset) => Some(CommittedOffset {
+                            offset,
+                            metadata: element.metadata().to_owned(),
+                        }),
+                        _ => None,
+                    }
+                }
+            });
+        }
+        Ok(committed)
+    }
+
+    fn commit(&mut self, offsets: &[(TopicPartition, CommittedOffset)]) -> Result<(), LogError> {
+        if offsets.is_empty() {
+            return Ok(());
+        }
+        self.client
+            .commit(&to_list(offsets)?, CommitMode::Sync)
+            .map_err(|error| {
+                let error = classified("committing offsets", &error);
+                match error.class {
+                    ErrorClass::Retriable | ErrorClass::Fatal => LogError {
+                        class: ErrorClass::Abortable,
+                        ..error
+                    },
+                    _ => error,
+                }
+            })
+    }
+
+    fn beginning_offset(
+        &self,
+        partition: &TopicPartition,
+        timeout: Duration,
+    ) -> Result<Offset, LogError> {
+        Ok(self
+            .queries
+            .watermarks(partition, Isolation::ReadCommitted, timeout)?
+            .0)
+    }
+
+    fn end_offset(
+        &self,
+        partition: &TopicPartition,
+        isolation: Isolation,
+        timeout: Duration,
+    ) -> Result<Offset, LogError> {
+        Ok(self.queries.watermarks(partition, isolation, timeout)?.1)
+    }
+
+    fn group_metadata(&self) -> Result<GroupMetadata, LogError> {
+        let metadata = self.client.group_metadata();
+        let metadata = metadata
+            .filter(|_| self.group.is_some())
+            .ok_or_else(|| LogError::fatal("this consumer is in no group"))?;
+        Ok(GroupMetadata(Box::new(metadata)))
+    }
+
+    fn close(self: Box<Self>) {
+        self.rebalances.closing.store(true, Ordering::SeqCst);
+        // Dropping the client leaves the group and serves what is outstanding.
+    }
+}
+
+impl KafkaConsumer {
+    /// The client's own position, which steps over transaction markers.
+    fn client_position(&self, partition: &TopicPartition) -> Option<Offset> {
+        let list = self.client.position().ok()?;
+        match list
+            .find_partition(&partition.topic, partition.partition)?
+            .offset()
+        {
+            KafkaOffset::Offset(offset) => Some(offset),
+            _ => None,
+        }
+    }
+
+    /// The position of a partition that has brought nothing since it was assigned or sought. The client's own position
+    /// counts once it is ahead: it moves only when something, be it a marker, was read.
+    fn past_markers(&self, partition: &TopicPartition, start: Offset) -> Result<Offset, LogError> {
+        Ok(self
+            .client_position(partition)
+            .map_or(start, |position| position.max(start)))
+    }
+}
+
+impl Drop for KafkaConsumer {
+    fn drop(&mut self) {
+        self.rebalances.closing.store(true, Ordering::SeqCst);
+    }
+}
+
+impl From<Rebalance> for Polled {
+    fn from(event: Rebalance) -> Self {
+        match event {
+            Rebalance::Assigned(partitions) => Self::Assigned(partitions),
+            Rebalance::Revoked { partitions, lost } => Self::Revoked { partitions, lost },
+        }
+    }
+}
+
+fn from_list(list: &TopicPartitionList) -> Vec<TopicPartition> {
+    let elements = list.elements();
+    elements
+        .iter()
+        .map(|e| TopicPartition::new(e.topic(), e.partition()))
+        .collect()
+}
+
+fn partitions_list(partitions: &[TopicPartition]) -> TopicPartitionList {
+    let mut list = TopicPartitionList::with_capacity(partitions.len());
+    for partition in partitions {
+        list.add_partition(&partition.topic, partition.partition);
+    }
+    list
+}
+
+fn offsets_list(offsets: &[(TopicPartition, Offset)]) -> Result<TopicPartitionList, LogError> {
+    let mut list = TopicPartitionList::with_capacity(offsets.len());
+    for (partition, offset) in offsets {
+        list.add_partition_offset(
+            &partition.topic,
+            partition.partition,
+            KafkaOffset::Offset(*offset),
+        )
+        .map_err(|error| classified(format_args!("offset {offset} of {partition}"), &error))?;
+    }
+    Ok(list)
+}
+
+/// Offsets with their metadata, as librdkafka takes them.
+pub(super) fn to_list(
+    offsets: &[(TopicPartition, CommittedOffset)],
+) -> Result<TopicPartitionList, LogError> {
+    let mut list = TopicPartitionList::with_capacity(offsets.len());
+    for (partition, committed) in offsets {
+        let mut element = list.add_partition(&partition.topic, partition.partition);
+        element
+            .set_offset(KafkaOffset::Offset(committed.offset))
+            .map_err(|error| classified(format_args!("offset of {partition}"), &error))?;
+        element.set_metadata(&committed.metadata);
+    }
+    Ok(list)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn offsets_keep_their_metadata_in_the_clients_list() {
+        let offsets = [(
+            TopicPartition::new("clicks", 3),
+            CommittedOffset {
+                offset: 17,
+                metadata: "1|task=5".to_owned(),
+            },
+        )];
+        let list = to_list(&offsets).unwrap();
+        let element = list.find_partition("clicks", 3).unwrap();
+        assert_eq!(element.offset(), KafkaOffset::Offset(17));
+        assert_eq!(element.metadata(), "1|task=5");
+    }
+}

@@ -1,0 +1,414 @@
+//! The producer: librdkafka's, with a helper thread for commits.
+
+use std::collections::HashMap;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rdkafka::bindings as native;
+use rdkafka::client::ClientContext;
+use rdkafka::consumer::ConsumerGroupMetadata;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{DeliveryResult, Header as KafkaHeader, OwnedHeaders};
+use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
+use rdkafka::{Message, TopicPartitionList};
+
+use crate::clock::Deadline;
+use crate::log::{
+    Committed, CommittedOffset, ErrorClass, GroupMetadata, LogError, Offset, Producer,
+    ProducerConfig, ProducerRecord, TopicPartition,
+};
+
+use super::KafkaOptions;
+use super::consumer::to_list;
+use super::error::{class, classified};
+
+const DEFAULT_TRANSACTION_TIMEOUT_MS: u64 = 30_000;
+const SEND_TIMEOUT: Duration = Duration::from_secs(30);
+/// One budget for flush, offsets and end of transaction; beyond it the outcome counts as uncertain.
+const COMMIT_BUDGET: Duration = Duration::from_secs(30);
+
+type Client = ThreadedProducer<Deliveries>;
+
+/// What was acknowledged since the last commit.
+#[derive(Default)]
+struct Acknowledged {
+    /// Offset after the last record, by the number that records of a partition carry.
+    next_offsets: Vec<Offset>,
+    /// The first record that failed.
+    failed: Option<(KafkaError, String)>,
+}
+
+/// Takes delivery reports, on librdkafka's polling thread.
+#[derive(Clone, Default)]
+struct Deliveries(Arc<Mutex<Acknowledged>>);
+
+impl Deliveries {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Acknowledged> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ClientContext for Deliveries {}
+
+impl ProducerContext for Deliveries {
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, slot: usize) {
+        let mut acknowledged = self.lock();
+        match result {
+            Ok(message) => {
+                if let Some(next) = acknowledged.next_offsets.get_mut(slot) {
+                    *next = message.offset() + 1;
+                }
+            }
+            Err((error, message)) => {
+                let at = format!("{}-{}", message.topic(), message.partition());
+                acknowledged.failed.get_or_insert((error.clone(), at));
+            }
+        }
+    }
+}
+
+/// A commit for the helper thread.
+struct CommitJob {
+    offsets: TopicPartitionList,
+    group: Option<ConsumerGroupMetadata>,
+    transactional: bool,
+}
+
+/// See the [module](self).
+pub(super) struct KafkaProducer {
+    client: Arc<Client>,
+    deliveries: Deliveries,
+    transactional: bool,
+    /// The number of each partition in [`Acknowledged::next_offsets`], by topic.
+    slots: HashMap<String, Vec<Option<usize>>>,
+    partitions: Vec<TopicPartition>,
+    helper: Option<Helper>,
+    in_flight: bool,
+}
+
+struct Helper {
+    jobs: Sender<CommitJob>,
+    outcomes: Receiver<Result<(), LogError>>,
+    thread: JoinHandle<()>,
+}
+
+impl KafkaProducer {
+    pub(super) fn new(options: &KafkaOptions, config: ProducerConfig) -> Result<Self, LogError> {
+        let transaction_timeout_ms = match config.transaction_timeout_ms {
+            0 => DEFAULT_TRANSACTION_TIMEOUT_MS,
+            timeout => timeout,
+        };
+        let mut settings = options.client_config();
+        settings
+            .set("enable.idempotence", "true")
+            .set("partitioner", "murmur2_random")
+            .set("allow.auto.create.topics", "false")
+            .set(
+                "message.timeout.ms",
+                transaction_timeout_ms.min(20_000).to_string(),
+            )
+            .set("queue.buffering.max.messages", "500000")
+            .set("queue.buffering.max.kbytes", "262144")
+            .set("batch.num.messages", "100000")
+            .set("batch.size", "1000000");
+        for (name, value) in [("linger.ms", "5"), ("compression.type", "lz4")] {
+            if !options.properties.contains_key(name) {
+                settings.set(name, value);
+            }
+        }
+        if let Some(id) = &config.transactional_id {
+            settings
+                .set("transactional.id", id)
+                .set("transaction.timeout.ms", transaction_timeout_ms.to_string());
+        }
+        let deliveries = Deliveries::default();
+        let client: Client = settings
+            .create_with_context(deliveries.clone())
+            .map_err(|error| classified("creating a producer", &error))?;
+        Ok(Self {
+            client: Arc::new(client),
+            deliveries,
+            transactional: config.transactional_id.is_some(),
+            slots: HashMap::new(),
+            partitions: Vec::new(),
+            helper: None,
+            in_flight: false,
+        })
+    }
+
+    fn slot(&mut self, topic: &str, partition: i32) -> usize {
+        let index = usize::try_from(partition).unwrap_or(0);
+        if let Some(slot) = self.slots.get(topic).and_then(|slots| *slots.get(index)?) {
+            return slot;
+        }
+        let slot = self.partitions.len();
+        self.partitions.push(TopicPartition::new(topic, partition));
+        self.deliveries.lock().next_offsets.push(0);
+        let slots = self.slots.entry(topic.to_owned()).or_default();
+        if slots.len() <= index {
+            slots.resize(index + 1, None);
+        }
+        slots[index] = Some(slot);
+        slot
+    }
+
+    fn helper(&mut self) -> &Helper {
+        let (client, deliveries) = (Arc::clone(&self.client), self.deliveries.clone());
+        self.helper.get_or_insert_with(|| {
+            let (jobs, next_job) = channel::<CommitJob>();
+            let (send_outcome, outcomes) = channel();
+            let thread = std::thread::Builder::new().name("kafka-commit".to_owned());
+            let run = move || {
+                while let Ok(job) = next_job.recv() {
+                    if send_outcome
+                        .send(commit(&client, &deliveries, &job))
+                        .is_err()
+                    {
+                        return;
+                    }
+                }
+            };
+            let thread = thread
+                .spawn(run)
+                .expect("the operating system can start a thread");
+            Helper {
+                jobs,
+                outcomes,
+                thread,
+            }
+        })
+    }
+
+    /// Waits for a commit that is still in flight; its outcome is of no interest any more.
+    fn join_commit(&mut self) {
+        if std::mem::take(&mut self.in_flight)
+            && let Some(helper) = &self.helper
+        {
+            let _ = helper.outcomes.recv();
+        }
+    }
+}
+
+/// Everything a commit may wait for, in its order.
+fn commit(client: &Client, deliveries: &Deliveries, job: &CommitJob) -> Result<(), LogError> {
+    let deadline = Deadline::after(COMMIT_BUDGET);
+    flush(client, deliveries, deadline)?;
+    if !job.transactional {
+        return Ok(());
+    }
+    if let Some(group) = &job.group
+        && job.offsets.count() > 0
+    {
+        client
+            .send_offsets_to_transaction(&job.offsets, group, deadline.remaining())
+            .map_err(|error| {
+                let error = classified("adding input offsets to the transaction", &error);
+                match error.class {
+                    // Retried inside already; nothing is committed yet, so an abort settles it.
+                    ErrorClass::Retriable => LogError {
+                        class: ErrorClass::Abortable,
+                        ..error
+                    },
+                    _ => error,
+                }
+            })?;
+    }
+    loop {
+        match client.commit_transaction(deadline.remaining()) {
+            Ok(()) => return Ok(()),
+            Err(error) => {
+                let class = match class(&error) {
+                    ErrorClass::Retriable if !deadline.passed() => continue,
+                    ErrorClass::Retriable => ErrorClass::Uncertain,
+                    class => class,
+                };
+                return Err(LogError::new(
+                    class,
+                    format!("committing a transaction: {error}"),
+                ));
+            }
+        }
+    }
+}
+
+/// librdkafka's own flush: rdkafka's waits in steps of 100 ms, which would be the price of every commit.
+fn flush(client: &Client, deliveries: &Deliveries, deadline: Deadline) -> Result<(), LogError> {
+    let timeout = i32::try_from(deadline.remaining().as_millis()).unwrap_or(i32::MAX);
+    // SAFETY: the pointer is valid for as long as `client` lives, and rd_kafka_flush may be called from any thread.
+    let code = unsafe { native::rd_kafka_flush(client.client().native_ptr(), timeout) };
+    if let Some((error, partition)) = deliveries.lock().failed.take() {
+        let class = match class(&error) {
+            ErrorClass::Rejected => ErrorClass::Rejected,
+            ErrorClass::Fenced => ErrorClass::Fenced,
+            _ => ErrorClass::Abortable,
+        };
+        return Err(LogError::new(
+            class,
+            format!("a record for {partition} was not taken: {error}"),
+        ));
+    }
+    let code = RDKafkaErrorCode::from(code);
+    if code == RDKafkaErrorCode::NoError {
+        return Ok(());
+    }
+    Err(LogError::new(
+        ErrorClass::Abortable,
+        format!(
+            "records were not acknowledged within {} s: {code}",
+            COMMIT_BUDGET.as_secs()
+        ),
+    ))
+}
+
+impl Producer for KafkaProducer {
+    fn init_transactions(&mut self, timeout: Duration) -> Result<(), LogError> {
+        self.client
+            .init_transactions(timeout)
+            .map_err(|error| classified("initialising transactions", &error))
+    }
+
+    fn begin_transaction(&mut self) -> Result<(), LogError> {
+        self.client
+            .begin_transaction()
+            .map_err(|error| classified("beginning a transaction", &error))
+    }
+
+    fn send(&mut self, record: ProducerRecord<'_>) -> Result<(), LogError> {
+        let slot = self.slot(record.topic, record.partition);
+        let mut kafka = BaseRecord::<[u8], [u8], usize>::with_opaque_to(record.topic, slot)
+            .partition(record.partition)
+            .timestamp(record.timestamp);
+        if let Some(key) = record.key {
+            kafka = kafka.key(key);
+        }
+        if let Some(value) = record.value {
+            kafka = kafka.payload(value);
+        }
+        if !record.headers.is_empty() {
+            let mut headers = OwnedHeaders::new_with_capacity(record.headers.len());
+            for header in record.headers {
+                headers = headers.insert(KafkaHeader {
+                    key: &header.name,
+                    value: header.value.as_deref(),
+                });
+            }
+            kafka = kafka.headers(headers);
+        }
+        let mut deadline = None;
+        loop {
+            match self.client.send(kafka) {
+                Ok(()) => return Ok(()),
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
+                    if deadline
+                        .get_or_insert_with(|| Deadline::after(SEND_TIMEOUT))
+                        .passed()
+                    {
+                        return Err(LogError::new(
+                            ErrorClass::Abortable,
+                            format!(
+                                "the send buffer stayed full for {} s; is the broker there?",
+                                SEND_TIMEOUT.as_secs()
+                            ),
+                        ));
+                    }
+                    self.client.poll(Duration::from_millis(5));
+                    kafka = back;
+                }
+                Err((error, _)) => {
+                    let what =
+                        format_args!("sending a record to {}-{}", record.topic, record.partition);
+                    return Err(classified(what, &error));
+                }
+            }
+        }
+    }
+
+    fn flush(&mut self, timeout: Duration) -> Result<(), LogError> {
+        flush(&self.client, &self.deliveries, Deadline::after(timeout))
+    }
+
+    fn begin_commit(
+        &mut self,
+        offsets: Vec<(TopicPartition, CommittedOffset)>,
+        group: Option<GroupMetadata>,
+    ) -> Result<(), LogError> {
+        let group = match group.map(|group| group.0.downcast::<ConsumerGroupMetadata>()) {
+            None => None,
+            Some(Ok(group)) => Some(*group),
+            Some(Err(_)) => {
+                return Err(LogError::fatal("the group metadata belongs to another log"));
+            }
+        };
+        let job = CommitJob {
+            offsets: to_list(&offsets)?,
+            group,
+            transactional: self.transactional,
+        };
+        let gone = |_| LogError::fatal("the commit thread is gone");
+        self.helper().jobs.send(job).map_err(gone)?;
+        self.in_flight = true;
+        Ok(())
+    }
+
+    fn poll_commit(&mut self, timeout: Duration) -> Result<Option<Committed>, LogError> {
+        let Some(helper) = self.helper.as_ref().filter(|_| self.in_flight) else {
+            return Err(LogError::fatal("poll_commit without begin_commit"));
+        };
+        let outcome = match helper.outcomes.recv_timeout(timeout) {
+            Err(RecvTimeoutError::Timeout) => return Ok(None),
+            Err(RecvTimeoutError::Disconnected) => {
+                return Err(LogError::new(
+                    ErrorClass::Uncertain,
+                    "the commit thread is gone",
+                ));
+            }
+            Ok(outcome) => outcome,
+        };
+        self.in_flight = false;
+        outcome?;
+        let mut acknowledged = self.deliveries.lock();
+        let next_offsets = self
+            .partitions
+            .iter()
+            .zip(&mut acknowledged.next_offsets)
+            .filter(|(_, next)| **next > 0)
+            .map(|(partition, next)| (partition.clone(), std::mem::take(next)))
+            .collect();
+        Ok(Some(Committed { next_offsets }))
+    }
+
+    fn abort_transaction(&mut self, timeout: Duration) -> Result<(), LogError> {
+        self.join_commit();
+        let result = self.client.abort_transaction(timeout);
+        let mut acknowledged = self.deliveries.lock();
+        acknowledged.next_offsets.fill(0);
+        // The abort purges what was queued; those failures are its own.
+        acknowledged.failed = None;
+        result.map_err(|error| {
+            let class = match class(&error) {
+                ErrorClass::Retriable | ErrorClass::Abortable => ErrorClass::Uncertain,
+                class => class,
+            };
+            LogError::new(class, format!("aborting a transaction: {error}"))
+        })
+    }
+}
+
+impl Drop for KafkaProducer {
+    fn drop(&mut self) {
+        self.join_commit();
+        if let Some(Helper {
+            jobs,
+            thread,
+            outcomes,
+        }) = self.helper.take()
+        {
+            drop((jobs, outcomes));
+            let _ = thread.join();
+        }
+    }
+}
