@@ -160,6 +160,33 @@ impl Segment {
         Ok(Ok(()))
     }
 
+    /// Writes the file that will replace the one at `path`, beside it.
+    pub(super) fn write_cleaned(
+        path: &Path,
+        base: Offset,
+        batches: &[Batch],
+    ) -> Result<Self, LogError> {
+        let path = path.with_extension("cleaned");
+        let mut segment = Self {
+            base,
+            path,
+            len: 0,
+            max_timestamp: Timestamp::MIN,
+            index: Vec::new(),
+            file: None,
+        };
+        let write = |segment: &mut Self| {
+            let file = File::create(&segment.path)?;
+            for batch in batches {
+                file.write_all_at(&batch.bytes, segment.len)?;
+                segment.take_in(&batch.header);
+            }
+            file.sync_all()
+        };
+        write(&mut segment).map_err(|e| file_error("write", &segment.path, &e))?;
+        Ok(segment)
+    }
+
     /// The batch now ends the file.
     fn take_in(&mut self, header: &BatchHeader) {
         if self
@@ -283,18 +310,19 @@ impl Segments {
         self.files[self.files.len() - 1].base
     }
 
-    /// Whether `batch` would start a new file.
-    pub(super) fn is_full(&self, batch: &Batch) -> bool {
+    fn is_full(&self, batch: &Batch) -> bool {
         let active = &self.files[self.files.len() - 1];
         active.len > 0 && active.len + batch.bytes.len() as u64 > self.segment_bytes
     }
 
-    /// Appends a batch; a process that dies afterwards has not lost it.
-    pub(super) fn append(&mut self, batch: &Batch) -> Result<(), LogError> {
-        if self.is_full(batch) {
+    /// Appends a batch; a process that dies afterwards has not lost it. True when it started a new file.
+    pub(super) fn append(&mut self, batch: &Batch) -> Result<bool, LogError> {
+        let full = self.is_full(batch);
+        if full {
             self.roll(batch.header.base)?;
         }
-        self.active().append(batch)
+        self.active().append(batch)?;
+        Ok(full)
     }
 
     /// Closes the last file and starts one at `base`.
@@ -316,6 +344,64 @@ impl Segments {
             .map_err(|e| file_error("sync", &active.path, &e))
     }
 
+    /// Readers of the files that end at or below `stable`, each with its base, and where the last of them ends. The
+    /// file that is appended to is not among them.
+    pub(super) fn closed_below(
+        &self,
+        stable: Offset,
+    ) -> Result<(Vec<(Offset, SegmentReader)>, Offset), LogError> {
+        let mut readers = Vec::new();
+        let mut end = self.start();
+        for pair in self.files.windows(2) {
+            if pair[1].base > stable {
+                break;
+            }
+            end = pair[1].base;
+            readers.push((pair[0].base, pair[0].read_from(pair[0].base, end)?));
+        }
+        Ok((readers, end))
+    }
+
+    /// Bytes in closed files from `offset` on, and before it.
+    pub(super) fn closed_bytes(&self, offset: Offset) -> (u64, u64) {
+        let closed = &self.files[..self.files.len() - 1];
+        let (after, before): (Vec<&Segment>, _) = closed.iter().partition(|s| s.base >= offset);
+        let bytes = |files: Vec<&Segment>| files.iter().map(|s| s.len).sum();
+        (bytes(after), bytes(before))
+    }
+
+    /// Removes files from the start while all their records are older than `oldest` and below `stable`.
+    pub(super) fn expire(&mut self, oldest: Timestamp, stable: Offset) -> Result<(), LogError> {
+        while let [first, second, ..] = self.files.as_slice()
+            && first.max_timestamp < oldest
+            && second.base <= stable
+        {
+            fs::remove_file(&first.path).map_err(|e| file_error("remove", &first.path, &e))?;
+            tracing::info!(file = %first.path.display(), "older than the retention; removed");
+            self.files.remove(0);
+        }
+        Ok(())
+    }
+
+    /// Puts `cleaned` in the place of the file with its base, if that is still there. An empty one goes, unless it
+    /// is the first: its name says where the partition starts.
+    pub(super) fn replace(&mut self, mut cleaned: Segment) -> Result<(), LogError> {
+        let Ok(slot) = self.files.binary_search_by_key(&cleaned.base, |s| s.base) else {
+            return fs::remove_file(&cleaned.path)
+                .map_err(|e| file_error("remove", &cleaned.path, &e));
+        };
+        let path = self.files[slot].path.clone();
+        fs::rename(&cleaned.path, &path).map_err(|e| file_error("replace", &path, &e))?;
+        if cleaned.len == 0 && slot > 0 {
+            fs::remove_file(&path).map_err(|e| file_error("remove", &path, &e))?;
+            self.files.remove(slot);
+        } else {
+            cleaned.path = path;
+            self.files[slot] = cleaned;
+        }
+        Ok(())
+    }
+
     /// A reader from `from` on, within one file.
     pub(super) fn read_from(&self, from: Offset) -> Result<SegmentReader, LogError> {
         let number = self
@@ -328,7 +414,7 @@ impl Segments {
 }
 
 /// A place in a file to read from without the log's lock. It stays readable when the file is deleted or replaced.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct SegmentReader {
     file: Arc<File>,
     path: PathBuf,
@@ -339,6 +425,10 @@ pub(super) struct SegmentReader {
 }
 
 impl SegmentReader {
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The base of the following file, [`Offset::MAX`] for the last.
     pub(super) fn next_base(&self) -> Offset {
         self.next_base

@@ -1,0 +1,1 @@
+//! Random transactional histories against a simple model.
