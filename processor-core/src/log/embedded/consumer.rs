@@ -52,6 +52,9 @@ pub(super) struct EmbeddedConsumer {
     generation: u64,
     /// Partitions the group gave and that were not released.
     granted: BTreeSet<TopicPartition>,
+    /// What this member owned when its session expired and has not released yet. Until then it keeps its old
+    /// identity, with which every commit is refused, and does not join again.
+    lost: BTreeSet<TopicPartition>,
     /// Sorted by name.
     reading: Vec<Reading>,
     /// Whose turn it is.
@@ -75,6 +78,7 @@ impl EmbeddedConsumer {
             member: None,
             generation: 0,
             granted: BTreeSet::new(),
+            lost: BTreeSet::new(),
             reading: Vec::new(),
             turn: 0,
             names: HeaderNames::default(),
@@ -103,10 +107,10 @@ impl EmbeddedConsumer {
             return Ok(None);
         }
         let name = self.group.clone().expect("subscribe checked the group");
-        let Some(id) = self.member else {
-            self.join(state, now_ms);
-            return self.group_event(state, now_ms);
-        };
+        if !self.lost.is_empty() {
+            return Ok(None);
+        }
+        let id = self.member.expect("a subscription made it a member");
         match state.group(&name).0.poll(id, now_ms) {
             Notice::None { generation } => {
                 self.generation = generation.unwrap_or(self.generation);
@@ -121,12 +125,13 @@ impl EmbeddedConsumer {
                 Ok(Some(Polled::Assigned(partitions)))
             }
             Notice::Revoke(partitions) => Ok(Some(self.revoke(partitions, false))),
+            Notice::Lost if self.granted.is_empty() => {
+                self.join(state, now_ms);
+                self.group_event(state, now_ms)
+            }
             Notice::Lost => {
-                self.member = None;
-                let partitions: Vec<_> = std::mem::take(&mut self.granted).into_iter().collect();
-                if partitions.is_empty() {
-                    return self.group_event(state, now_ms);
-                }
+                self.lost = std::mem::take(&mut self.granted);
+                let partitions = self.lost.iter().cloned().collect();
                 Ok(Some(self.revoke(partitions, true)))
             }
             Notice::Fenced => Err(LogError::new(
@@ -393,6 +398,7 @@ impl Consumer for EmbeddedConsumer {
         self.turn = 0;
         for partition in partitions {
             self.granted.remove(partition);
+            self.lost.remove(partition);
         }
         let (Some(name), Some(id)) = (self.group.clone(), self.member) else {
             return Ok(());

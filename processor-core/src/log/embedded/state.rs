@@ -235,10 +235,10 @@ impl State {
             group: identity.group.to_string(),
             offsets: rows(offsets.iter().map(|(tp, offset)| (tp, offset))),
         })?;
-        self.compact_journal();
         self.group(&identity.group)
             .0
             .commit(offsets.iter().cloned());
+        self.compact_journal();
         Ok(())
     }
 

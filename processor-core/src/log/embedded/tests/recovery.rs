@@ -273,3 +273,83 @@ fn records_are_read_from_files_when_memory_forgot_them() {
     let log = EmbeddedLog::open(dir.path()).unwrap();
     assert_eq!(read_all(&log, "t", SEEN), expected);
 }
+
+#[test]
+fn a_journal_that_cannot_be_written_decides_nothing() {
+    let (killed, log) = Killed::new();
+    let mut older = producer(&log, "p");
+    transaction(&log, &mut *older, &["a"], 1);
+    older.begin_transaction().unwrap();
+    older.send(record("t", b"b")).unwrap();
+    older.begin_commit(Vec::new(), None).unwrap();
+    let storage = |f: fn(&mut journal::Journal)| {
+        f(&mut log.0.lock().unwrap().storage.as_mut().unwrap().journal);
+    };
+    storage(journal::Journal::break_disk);
+    let refused = older.poll_commit(Duration::ZERO).unwrap_err();
+    assert_eq!(refused.class, ErrorClass::Uncertain, "{refused}");
+    let refused = older.abort_transaction(Duration::ZERO).unwrap_err();
+    assert_eq!(
+        refused.class,
+        ErrorClass::Fatal,
+        "an abort might contradict the file"
+    );
+    let mut newer = log
+        .producer(ProducerConfig {
+            transactional_id: Some("p".into()),
+            ..ProducerConfig::default()
+        })
+        .unwrap();
+    let refused = newer.init_transactions(Duration::ZERO).unwrap_err();
+    assert!(refused.message.contains("restart"), "{refused}");
+    assert_eq!(read_all(&log, "t", SEEN), ["a"]);
+    drop((older, newer, log));
+    let log = EmbeddedLog::open(killed.dir.path()).unwrap();
+    assert_eq!(read_all(&log, "t", SEEN), ["a"]);
+}
+
+#[test]
+fn a_long_journal_is_compacted_and_loses_nothing() {
+    let (killed, log) = Killed::new();
+    let t = TopicPartition::new("t", 0);
+    let mut owner = group_reader(&log);
+    let mut before = 0;
+    let mut commits = 0;
+    while killed.journal() >= before {
+        before = killed.journal();
+        assert!(before < 5 << 20, "not compacted");
+        let metadata = "m".repeat(4_096);
+        let offset = CommittedOffset {
+            offset: commits,
+            metadata,
+        };
+        owner.commit(&[(t.clone(), offset)]).unwrap();
+        commits += 1;
+    }
+    drop((owner, log));
+    let log = EmbeddedLog::open(killed.dir.path()).unwrap();
+    assert_eq!(
+        committed(&log),
+        Some(commits - 1),
+        "also the one that made it too long"
+    );
+}
+
+#[test]
+fn synced_commits_survive_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options {
+        sync: true,
+        ..Options::default()
+    };
+    let log = EmbeddedLog::open_with(dir.path(), options.clone()).unwrap();
+    topic(&log, "t", 1);
+    let mut producer = producer(&log, "p");
+    transaction(&log, &mut *producer, &["a"], 1);
+    drop((producer, log));
+    let log = EmbeddedLog::open_with(dir.path(), options).unwrap();
+    assert_eq!(
+        (read_all(&log, "t", SEEN), committed(&log)),
+        (vec!["a".into()], Some(1))
+    );
+}
