@@ -21,9 +21,12 @@ mod group;
 mod journal;
 mod partition;
 mod producer;
+mod reading;
 mod record;
 mod recovery;
 mod segment;
+mod segment_reader;
+mod segments;
 mod state;
 #[cfg(test)]
 mod tests;

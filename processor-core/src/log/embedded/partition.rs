@@ -16,7 +16,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::batch::{self, Batch, BatchBuilder, Kind, TransactionNumber};
-use super::segment::{Segment, SegmentReader, Segments};
+use super::segment::Segment;
+use super::segment_reader::SegmentReader;
+use super::segments::Segments;
 use crate::log::{Isolation, LogError, Offset, Timestamp, TopicPartition};
 
 /// Aborted transactions with the offset of their marker: once the partition starts after it, the entry can go.

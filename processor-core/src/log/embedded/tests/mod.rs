@@ -1,6 +1,7 @@
 //! Tests of what only the embedded log promises; what every log promises is in `contract`.
 
 mod cleaning;
+mod copying;
 mod membership;
 mod model;
 mod recovery;
