@@ -8,6 +8,9 @@
 //! timeouts are judged by the [`Clock`] whenever somebody calls. A producer buffers what it sends until a batch is
 //! full, until [`flush`](Producer::flush) or until the commit.
 //!
+//! **Time and place.** A durable log is locked by its process until the last clone and client of it is dropped. What a
+//! killed process leaves behind is described in `recovery` and `journal`, the files in `directory` and `batch`.
+//!
 //! **Determinism.** In memory, driven by one thread with polls of [`Duration::ZERO`](std::time::Duration::ZERO), the
 //! same calls give the same results in the same order.
 

@@ -1,4 +1,4 @@
-//! Random transactional histories against a simple model, over files with reopening, cleaning off.
+//! Random transactional histories against a simple model, over files, with kills and reopening.
 
 use std::collections::BTreeMap;
 
@@ -327,7 +327,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn random_histories_equal_the_model(actions in vec(action(), 1..120)) {
