@@ -26,7 +26,8 @@ pub(super) fn records_come_back_as_they_were_sent(log: &dyn Log, prefix: &str) {
         header("empty", Some(b"")),
         header("plain", Some(b"again")),
     ];
-    let rows: [(i64, Option<&[u8]>, Option<&[u8]>, &[Header]); 5] = [
+    type Row<'a> = (i64, Option<&'a [u8]>, Option<&'a [u8]>, &'a [Header]);
+    let rows: [Row<'_>; 5] = [
         (1, Some(b"key"), Some(b"value"), &headers),
         (1_700_000_000_000, Some(b"tombstone"), None, &[]),
         (0, None, Some(b"no key"), &headers[1..2]),

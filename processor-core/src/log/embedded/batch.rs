@@ -342,7 +342,7 @@ mod tests {
             value: None,
         };
         builder.push(-5, None, Some(b"v"), &[]);
-        builder.push_at(7, i64::MAX, Some(b""), None, &[header.clone()]);
+        builder.push_at(7, i64::MAX, Some(b""), None, std::slice::from_ref(&header));
         builder.checksum();
         let batch = builder.take(100, 3);
         let batch = Batch::verified(&batch.bytes).unwrap();

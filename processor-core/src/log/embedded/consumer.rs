@@ -3,41 +3,24 @@
 //! Batches are fetched under the log's lock (shared, not copied) and decoded outside it. Partitions take turns in a
 //! fixed order, so that a run is repeatable.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::Shared;
-use super::batch::{Batch, Records};
 use super::group::{Identity, MemberId, Notice};
-use super::partition::{ColdFetch, Fetch, Fetched};
+use super::partition::Fetch;
+use super::reading::Reading;
 use super::record::HeaderNames;
-use super::state::{PartitionId, State};
+use super::state::State;
 use crate::clock::Deadline;
 use crate::log::{
-    CommittedOffset, Consumer, ConsumerConfig, ConsumerRecord, ErrorClass, GroupMetadata,
-    Isolation, LogError, Offset, OffsetReset, Polled, RecordBatch, TopicPartition,
+    CommittedOffset, Consumer, ConsumerConfig, ErrorClass, GroupMetadata, Isolation, LogError,
+    Offset, OffsetReset, Polled, RecordBatch, TopicPartition,
 };
 
 const MAX_POLL_RECORDS: usize = 2_000;
 const FETCH_BYTES: usize = 1 << 20;
-
-/// A partition being read.
-struct Reading {
-    name: TopicPartition,
-    id: PartitionId,
-    paused: bool,
-    /// Taken back by the group but not released yet: nothing of it is returned any more.
-    revoked: bool,
-    /// Offset after what was returned; `None` until the committed offset is known.
-    position: Option<Offset>,
-    /// Has to be read before `fetched` goes on.
-    cold: Option<ColdFetch>,
-    fetched: VecDeque<Batch>,
-    current: Option<Records>,
-    /// Position once `fetched` and `current` are used up.
-    fetched_to: Offset,
-}
 
 /// A consumer of the embedded log.
 pub(super) struct EmbeddedConsumer {
@@ -52,6 +35,9 @@ pub(super) struct EmbeddedConsumer {
     generation: u64,
     /// Partitions the group gave and that were not released.
     granted: BTreeSet<TopicPartition>,
+    /// What this member owned when its session expired and has not released yet. Until then it keeps its old
+    /// identity, with which every commit is refused, and does not join again.
+    lost: BTreeSet<TopicPartition>,
     /// Sorted by name.
     reading: Vec<Reading>,
     /// Whose turn it is.
@@ -75,6 +61,7 @@ impl EmbeddedConsumer {
             member: None,
             generation: 0,
             granted: BTreeSet::new(),
+            lost: BTreeSet::new(),
             reading: Vec::new(),
             turn: 0,
             names: HeaderNames::default(),
@@ -103,10 +90,10 @@ impl EmbeddedConsumer {
             return Ok(None);
         }
         let name = self.group.clone().expect("subscribe checked the group");
-        let Some(id) = self.member else {
-            self.join(state, now_ms);
-            return self.group_event(state, now_ms);
-        };
+        if !self.lost.is_empty() {
+            return Ok(None);
+        }
+        let id = self.member.expect("a subscription made it a member");
         match state.group(&name).0.poll(id, now_ms) {
             Notice::None { generation } => {
                 self.generation = generation.unwrap_or(self.generation);
@@ -121,12 +108,13 @@ impl EmbeddedConsumer {
                 Ok(Some(Polled::Assigned(partitions)))
             }
             Notice::Revoke(partitions) => Ok(Some(self.revoke(partitions, false))),
+            Notice::Lost if self.granted.is_empty() => {
+                self.join(state, now_ms);
+                self.group_event(state, now_ms)
+            }
             Notice::Lost => {
-                self.member = None;
-                let partitions: Vec<_> = std::mem::take(&mut self.granted).into_iter().collect();
-                if partitions.is_empty() {
-                    return self.group_event(state, now_ms);
-                }
+                self.lost = std::mem::take(&mut self.granted);
+                let partitions = self.lost.iter().cloned().collect();
                 Ok(Some(self.revoke(partitions, true)))
             }
             Notice::Fenced => Err(LogError::new(
@@ -220,98 +208,6 @@ impl EmbeddedConsumer {
     }
 }
 
-impl Reading {
-    fn is_drained(&self) -> bool {
-        self.current.is_none() && self.fetched.is_empty() && self.cold.is_none()
-    }
-
-    fn take_in(&mut self, fetched: Fetched) {
-        self.fetched.extend(fetched.batches);
-        self.fetched_to = fetched.next;
-        if self.is_drained() {
-            self.position = Some(fetched.next);
-        }
-    }
-
-    fn drop_fetched(&mut self) {
-        self.cold = None;
-        self.fetched.clear();
-        self.current = None;
-    }
-
-    /// Where to fetch from: the position, else the committed offset, else the reset policy. `None` while a
-    /// transaction on the committed offset is undecided.
-    fn start(
-        &mut self,
-        state: &State,
-        group: Option<&Arc<str>>,
-        reset: OffsetReset,
-    ) -> Result<Option<Offset>, LogError> {
-        let Some(partition) = state.partition(self.id) else {
-            return Ok(Some(0));
-        };
-        if self.position.is_none() {
-            let group = group.and_then(|name| state.groups.get(name));
-            let Ok(committed) = group.map_or(Ok(None), |g| g.stable_offset(&self.name)) else {
-                return Ok(None);
-            };
-            self.position = committed.map(|c| c.offset);
-        }
-        let range = partition.start()..=partition.end(Isolation::ReadUncommitted);
-        if let Some(position) = self.position {
-            if range.contains(&position) {
-                return Ok(self.position);
-            }
-            tracing::warn!(
-                partition = %self.name, offset = position, first = range.start(), end = range.end(), ?reset,
-                "offset out of range; starting where the reset policy says"
-            );
-        }
-        self.position = Some(match reset {
-            OffsetReset::Earliest => *range.start(),
-            OffsetReset::Latest => *range.end(),
-        });
-        Ok(self.position)
-    }
-
-    /// Up to `most` records.
-    fn take(
-        &mut self,
-        most: usize,
-        names: &mut HeaderNames,
-    ) -> Result<Vec<ConsumerRecord>, LogError> {
-        let from = self.position.unwrap_or(0);
-        let mut taken = Vec::new();
-        while taken.len() < most {
-            if self.current.is_none() {
-                self.current = self.fetched.pop_front().map(Batch::records);
-            }
-            let Some(records) = &mut self.current else {
-                break;
-            };
-            let next = records.next(names).map_err(|fault| {
-                let base = records.header().base;
-                let name = &self.name;
-                LogError::fatal(format!("{name}: batch at offset {base}: {fault}"))
-            })?;
-            match next {
-                Some(record) if record.offset >= from => taken.push(record),
-                Some(_) => {}
-                None => self.current = None,
-            }
-        }
-        if self.current.as_ref().is_some_and(Records::is_empty) {
-            self.current = None;
-        }
-        self.position = if self.is_drained() {
-            self.position.max(Some(self.fetched_to))
-        } else {
-            taken.last().map(|r| r.offset + 1).or(self.position)
-        };
-        Ok(taken)
-    }
-}
-
 impl Consumer for EmbeddedConsumer {
     fn subscribe(&mut self, topics: &[&str]) -> Result<(), LogError> {
         let name = self.group()?.clone();
@@ -369,17 +265,7 @@ impl Consumer for EmbeddedConsumer {
             .collect::<Result<Vec<_>, _>>()?;
         drop(state);
         for ((name, offset), id) in partitions.iter().zip(ids) {
-            let reading = Reading {
-                name: name.clone(),
-                id,
-                paused: false,
-                revoked: false,
-                position: *offset,
-                cold: None,
-                fetched: VecDeque::new(),
-                current: None,
-                fetched_to: 0,
-            };
+            let reading = Reading::new(name.clone(), id, *offset);
             match self.reading.binary_search_by(|r| r.name.cmp(name)) {
                 Ok(slot) => self.reading[slot] = reading,
                 Err(slot) => self.reading.insert(slot, reading),
@@ -393,6 +279,7 @@ impl Consumer for EmbeddedConsumer {
         self.turn = 0;
         for partition in partitions {
             self.granted.remove(partition);
+            self.lost.remove(partition);
         }
         let (Some(name), Some(id)) = (self.group.clone(), self.member) else {
             return Ok(());

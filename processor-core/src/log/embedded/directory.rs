@@ -41,8 +41,7 @@ const VERSION: u32 = 1;
 #[derive(Debug)]
 pub(super) struct Directory {
     root: PathBuf,
-    /// Unlocked when it is dropped.
-    _lock: File,
+    lock: File,
 }
 
 impl Directory {
@@ -76,7 +75,7 @@ impl Directory {
         named.map_err(|e| file_error("write", &path, &e))?;
         Ok(Self {
             root: root.to_path_buf(),
-            _lock: lock,
+            lock,
         })
     }
 
@@ -139,6 +138,15 @@ impl Directory {
                 Err(file_error("remove", &path, &e))
             }
             _ => Ok(()),
+        }
+    }
+}
+
+impl Drop for Directory {
+    /// Closing the file is not enough: a child process between fork and exec shares it, and with it the lock.
+    fn drop(&mut self) {
+        if let Err(error) = self.lock.unlock() {
+            tracing::warn!(directory = %self.root.display(), %error, "not unlocked");
         }
     }
 }

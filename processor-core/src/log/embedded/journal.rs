@@ -211,6 +211,13 @@ impl Journal {
         Ok(())
     }
 
+    /// From now on writes fail, and it is not known how.
+    #[cfg(test)]
+    pub(super) fn break_disk(&mut self) {
+        let full = File::options().write(true).open("/dev/full");
+        self.file = full.expect("the device that is always full");
+    }
+
     /// Whether a snapshot would pay.
     pub(super) fn is_large(&self) -> bool {
         self.len > Self::COMPACT_BYTES.max(2 * self.snapshot_len)

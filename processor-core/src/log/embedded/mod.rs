@@ -8,20 +8,28 @@
 //! timeouts are judged by the [`Clock`] whenever somebody calls. A producer buffers what it sends until a batch is
 //! full, until [`flush`](Producer::flush) or until the commit.
 //!
+//! **Time and place.** A durable log is locked by its process until the last clone and client of it is dropped. What a
+//! killed process leaves behind is described in `recovery` and `journal`, the files in `directory` and `batch`.
+//!
 //! **Determinism.** In memory, driven by one thread with polls of [`Duration::ZERO`](std::time::Duration::ZERO), the
 //! same calls give the same results in the same order.
 
 mod assignor;
 mod batch;
+mod clean;
+mod compaction;
 mod consumer;
 mod directory;
 mod group;
 mod journal;
 mod partition;
 mod producer;
+mod reading;
 mod record;
 mod recovery;
 mod segment;
+mod segment_reader;
+mod segments;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -51,6 +59,8 @@ pub struct Options {
     pub segment_bytes: u64,
     /// How much of the end of each partition stays in memory beside its files.
     pub tail_bytes: usize,
+    /// How long a compacted topic keeps a tombstone after it was first cleaned.
+    pub tombstone_retention: Duration,
     /// Forces every commit to the disk. Without it a killed process loses nothing, a machine without power may.
     pub sync: bool,
 }
@@ -77,6 +87,7 @@ impl Default for Options {
             max_record_bytes: 8 << 20,
             segment_bytes: 64 << 20,
             tail_bytes: 2 << 20,
+            tombstone_retention: Duration::from_secs(24 * 3_600),
             sync: false,
         }
     }
@@ -90,6 +101,7 @@ impl fmt::Debug for Options {
             .field("max_record_bytes", &self.max_record_bytes)
             .field("segment_bytes", &self.segment_bytes)
             .field("tail_bytes", &self.tail_bytes)
+            .field("tombstone_retention", &self.tombstone_retention)
             .field("sync", &self.sync)
             .finish_non_exhaustive()
     }
@@ -139,6 +151,14 @@ impl EmbeddedLog {
     /// As for [`open`](Self::open).
     pub fn open_with(dir: &Path, options: Options) -> Result<Self, LogError> {
         Ok(Self(Arc::new(Shared::new(State::open(dir, options)?))))
+    }
+
+    /// Applies retention and compaction now, to all that is decided.
+    ///
+    /// # Errors
+    /// When a file is damaged or cannot be replaced.
+    pub fn clean(&self) -> Result<(), LogError> {
+        self.0.clean_all()
     }
 }
 
@@ -193,6 +213,8 @@ struct Shared {
     clock: Arc<dyn Clock>,
     max_record_bytes: usize,
     transaction_timeout: Duration,
+    tombstone_ms: i64,
+    cleaning: clean::Cleaning,
     /// Batches need checksums.
     durable: bool,
     /// A flush has to reach the disk.
@@ -205,6 +227,8 @@ impl Shared {
             clock: state.options.clock.clone(),
             max_record_bytes: state.options.max_record_bytes,
             transaction_timeout: state.options.transaction_timeout,
+            tombstone_ms: millis(state.options.tombstone_retention),
+            cleaning: clean::Cleaning::default(),
             sync: state.options.sync,
             durable: state.storage.is_some(),
             state: Mutex::new(state),
@@ -227,6 +251,11 @@ impl Shared {
         state.tick(now_ms);
         let result = transition(&mut state, now_ms);
         self.wake(&state);
+        let rolled = !state.rolled.is_empty();
+        drop(state);
+        if rolled {
+            self.clean_rolled();
+        }
         result
     }
 

@@ -16,8 +16,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::batch::{self, Batch, BatchBuilder, Kind, TransactionNumber};
-use super::segment::{SegmentReader, Segments};
-use crate::log::{Isolation, LogError, Offset, TopicPartition};
+use super::segment::Segment;
+use super::segment_reader::SegmentReader;
+use super::segments::Segments;
+use crate::log::{Isolation, LogError, Offset, Timestamp, TopicPartition};
 
 /// Aborted transactions with the offset of their marker: once the partition starts after it, the entry can go.
 pub(super) type Aborted = BTreeMap<TransactionNumber, Offset>;
@@ -36,6 +38,10 @@ pub(super) struct Partition {
     open: BTreeMap<TransactionNumber, Offset>,
     pub(super) aborted: Arc<Aborted>,
     pub(super) files: Option<Segments>,
+    /// A new file was started since this was last reset.
+    pub(super) rolled: bool,
+    /// Compacted up to here.
+    cleaned_to: Offset,
 }
 
 /// What a fetch found.
@@ -76,6 +82,8 @@ impl Partition {
             open: BTreeMap::new(),
             aborted: Arc::default(),
             files: None,
+            rolled: false,
+            cleaned_to: 0,
         }
     }
 
@@ -194,7 +202,7 @@ impl Partition {
 
     fn push(&mut self, batch: Batch) -> Result<(), LogError> {
         if let Some(files) = &mut self.files {
-            files.append(&batch)?;
+            self.rolled |= files.append(&batch)?;
         }
         self.next = batch.header.next();
         self.tail_bytes += batch.bytes.len();
@@ -202,15 +210,68 @@ impl Partition {
         while self.tail_bytes > self.max_tail_bytes
             && let Some(oldest) = self.tail.pop_front()
         {
-            self.tail_bytes -= oldest.bytes.len();
+            self.tail_bytes = self.tail_bytes.saturating_sub(oldest.bytes.len());
         }
         Ok(())
     }
 
-    /// Forgets the cached batches, for instance because their files were rewritten.
-    pub(super) fn drop_tail(&mut self) {
-        self.tail.clear();
-        self.tail_bytes = 0;
+    /// Starts a new file.
+    pub(super) fn roll(&mut self) -> Result<(), LogError> {
+        let next = self.next;
+        self.files.as_mut().map_or(Ok(()), |files| files.roll(next))
+    }
+
+    /// Whether as much has been written since the last compaction as that one left.
+    pub(super) fn is_dirty(&self) -> bool {
+        let files = self.files.as_ref().map(|f| f.closed_bytes(self.cleaned_to));
+        files.is_some_and(|(dirty, clean)| dirty > 0 && dirty >= clean)
+    }
+
+    /// Removes what is older than `oldest`, in whole files or batches from the start.
+    pub(super) fn expire(&mut self, oldest: Timestamp) -> Result<(), LogError> {
+        let stable = self.end(Isolation::ReadCommitted);
+        if let Some(files) = &mut self.files {
+            let result = files.expire(oldest, stable);
+            self.start = self.start.max(files.start());
+            self.drop_before(self.start);
+            return result;
+        }
+        let expired = |b: &Batch| b.header.max_timestamp < oldest && b.header.next() <= stable;
+        let count = self.tail.iter().take_while(|b| expired(b)).count();
+        if let Some(last) = self.tail.drain(..count).next_back() {
+            self.start = last.header.next();
+        }
+        self.drop_before(self.start);
+        Ok(())
+    }
+
+    /// Puts a compacted file in its place.
+    pub(super) fn replace_file(&mut self, cleaned: Segment) -> Result<(), LogError> {
+        self.files
+            .as_mut()
+            .map_or(Ok(()), |files| files.replace(cleaned))
+    }
+
+    /// Everything before `end` is compacted: no aborted record is left there.
+    pub(super) fn cleaned(&mut self, end: Offset) {
+        self.cleaned_to = end;
+        match self.files {
+            Some(_) => self.drop_before(end),
+            None => Arc::make_mut(&mut self.aborted).retain(|_, marker| *marker >= end),
+        }
+    }
+
+    /// Forgets cached batches and aborted transactions that ended before `offset`.
+    fn drop_before(&mut self, offset: Offset) {
+        while let Some(oldest) = self.tail.front()
+            && oldest.header.base < offset
+        {
+            self.tail_bytes = self.tail_bytes.saturating_sub(oldest.bytes.len());
+            self.tail.pop_front();
+        }
+        if self.aborted.values().any(|&marker| marker < offset) {
+            Arc::make_mut(&mut self.aborted).retain(|_, marker| *marker >= offset);
+        }
     }
 
     /// Forces what was appended to the disk.

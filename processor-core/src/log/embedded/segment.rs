@@ -1,4 +1,4 @@
-//! The files of a partition: `<base offset>.log`, batches one after the other, the last file being appended to.
+//! A file of a partition: `<base offset>.log`, batches one after the other.
 //!
 //! **Opening** walks the batch headers and hops over the records; only the last [`VERIFIED_TAIL`] bytes are checked
 //! in full, because a killed process can only leave its last write incomplete. What is incomplete at the end of the
@@ -6,18 +6,17 @@
 //!
 //! **The index** is sparse, one entry per [`INDEX_BYTES`], in memory only, and built by that walk.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use super::batch::{Batch, BatchHeader, HEADER};
+use super::segment_reader::SegmentReader;
 use crate::log::{LogError, Offset, Timestamp};
 
 /// Distance of index entries.
-const INDEX_BYTES: u64 = 64 << 10;
+pub(super) const INDEX_BYTES: u64 = 64 << 10;
 /// How much of the last file is checked in full at opening.
 pub(super) const VERIFIED_TAIL: u64 = 4 << 20;
 /// How much one read of a walk takes: batches smaller than this share a read, larger ones are hopped over.
@@ -46,7 +45,7 @@ impl Segment {
         dir.join(format!("{base:020}.log"))
     }
 
-    fn create(dir: &Path, base: Offset) -> Result<Self, LogError> {
+    pub(super) fn create(dir: &Path, base: Offset) -> Result<Self, LogError> {
         let path = Self::path_of(dir, base);
         let file = File::options()
             .read(true)
@@ -160,6 +159,33 @@ impl Segment {
         Ok(Ok(()))
     }
 
+    /// Writes the file that will replace the one at `path`, beside it.
+    pub(super) fn write_cleaned(
+        path: &Path,
+        base: Offset,
+        batches: &[Batch],
+    ) -> Result<Self, LogError> {
+        let path = path.with_extension("cleaned");
+        let mut segment = Self {
+            base,
+            path,
+            len: 0,
+            max_timestamp: Timestamp::MIN,
+            index: Vec::new(),
+            file: None,
+        };
+        let write = |segment: &mut Self| {
+            let file = File::create(&segment.path)?;
+            for batch in batches {
+                file.write_all_at(&batch.bytes, segment.len)?;
+                segment.take_in(&batch.header);
+            }
+            file.sync_all()
+        };
+        write(&mut segment).map_err(|e| file_error("write", &segment.path, &e))?;
+        Ok(segment)
+    }
+
     /// The batch now ends the file.
     fn take_in(&mut self, header: &BatchHeader) {
         if self
@@ -173,7 +199,8 @@ impl Segment {
         self.max_timestamp = self.max_timestamp.max(header.max_timestamp);
     }
 
-    fn append(&mut self, batch: &Batch) -> Result<(), LogError> {
+    /// Appends a batch; a process that dies afterwards has not lost it.
+    pub(super) fn append(&mut self, batch: &Batch) -> Result<(), LogError> {
         let file = self.file.as_ref().expect("the last segment is open");
         if let Err(error) = file.write_all_at(&batch.bytes, self.len) {
             // Whatever was written is beyond `len`: the next append overwrites it, and so does recovery.
@@ -182,6 +209,18 @@ impl Segment {
         }
         self.take_in(&batch.header);
         Ok(())
+    }
+
+    /// Forces it to the disk.
+    pub(super) fn sync(&self) -> Result<(), LogError> {
+        let file = self.file.as_ref().expect("only the last segment is synced");
+        file.sync_data()
+            .map_err(|e| file_error("sync", &self.path, &e))
+    }
+
+    /// Nothing is appended any more.
+    pub(super) fn close(&mut self) {
+        self.file = None;
     }
 
     fn handle(&self) -> Result<Arc<File>, LogError> {
@@ -194,7 +233,11 @@ impl Segment {
     }
 
     /// A reader from the last index entry at or before `from`.
-    fn read_from(&self, from: Offset, next_base: Offset) -> Result<SegmentReader, LogError> {
+    pub(super) fn read_from(
+        &self,
+        from: Offset,
+        next_base: Offset,
+    ) -> Result<SegmentReader, LogError> {
         let entry = self.index.partition_point(|&(base, _)| base <= from);
         Ok(SegmentReader {
             file: self.handle()?,
@@ -206,192 +249,5 @@ impl Segment {
             end: self.len,
             next_base,
         })
-    }
-}
-
-/// All files of a partition.
-#[derive(Debug)]
-pub(super) struct Segments {
-    dir: PathBuf,
-    segment_bytes: u64,
-    /// Never empty; the last one is appended to.
-    pub(super) files: Vec<Segment>,
-}
-
-impl Segments {
-    /// The files of a new partition.
-    pub(super) fn create(dir: PathBuf, segment_bytes: u64) -> Result<Self, LogError> {
-        fs::create_dir_all(&dir).map_err(|e| file_error("create", &dir, &e))?;
-        let files = vec![Segment::create(&dir, 0)?];
-        Ok(Self {
-            dir,
-            segment_bytes,
-            files,
-        })
-    }
-
-    /// The files in `dir`; every batch header is shown to `visit`, in order.
-    pub(super) fn open(
-        dir: PathBuf,
-        segment_bytes: u64,
-        visit: &mut impl FnMut(&BatchHeader),
-    ) -> Result<Self, LogError> {
-        let entries = fs::read_dir(&dir).map_err(|e| file_error("list", &dir, &e))?;
-        let mut found = Vec::new();
-        for entry in entries {
-            let path = entry.map_err(|e| file_error("list", &dir, &e))?.path();
-            let stem = path.file_stem().and_then(|s| s.to_str());
-            match (
-                path.extension().and_then(|e| e.to_str()),
-                stem.map(str::parse),
-            ) {
-                (Some("log"), Some(Ok(base))) => found.push((base, path)),
-                // What a cleaning that did not finish left behind.
-                (Some("cleaned"), _) => {
-                    fs::remove_file(&path).map_err(|e| file_error("remove", &path, &e))?;
-                }
-                _ => tracing::warn!(file = %path.display(), "not a file of this log; ignored"),
-            }
-        }
-        if found.is_empty() {
-            return Self::create(dir, segment_bytes);
-        }
-        found.sort_unstable();
-        let count = found.len();
-        let mut files = Vec::with_capacity(count);
-        for (number, (base, path)) in found.into_iter().enumerate() {
-            files.push(Segment::open(path, base, number + 1 == count, visit)?);
-        }
-        Ok(Self {
-            dir,
-            segment_bytes,
-            files,
-        })
-    }
-
-    fn active(&mut self) -> &mut Segment {
-        self.files.last_mut().expect("there is always a file")
-    }
-
-    /// First offset that may be there.
-    pub(super) fn start(&self) -> Offset {
-        self.files[0].base
-    }
-
-    /// The base of the file that is appended to.
-    pub(super) fn active_base(&self) -> Offset {
-        self.files[self.files.len() - 1].base
-    }
-
-    /// Whether `batch` would start a new file.
-    pub(super) fn is_full(&self, batch: &Batch) -> bool {
-        let active = &self.files[self.files.len() - 1];
-        active.len > 0 && active.len + batch.bytes.len() as u64 > self.segment_bytes
-    }
-
-    /// Appends a batch; a process that dies afterwards has not lost it.
-    pub(super) fn append(&mut self, batch: &Batch) -> Result<(), LogError> {
-        if self.is_full(batch) {
-            self.roll(batch.header.base)?;
-        }
-        self.active().append(batch)
-    }
-
-    /// Closes the last file and starts one at `base`.
-    pub(super) fn roll(&mut self, base: Offset) -> Result<(), LogError> {
-        if self.active().len == 0 {
-            return Ok(());
-        }
-        let fresh = Segment::create(&self.dir, base)?;
-        self.active().file = None;
-        self.files.push(fresh);
-        Ok(())
-    }
-
-    /// Forces the last file to the disk.
-    pub(super) fn sync(&mut self) -> Result<(), LogError> {
-        let active = self.active();
-        let file = active.file.as_ref().expect("the last segment is open");
-        file.sync_data()
-            .map_err(|e| file_error("sync", &active.path, &e))
-    }
-
-    /// A reader from `from` on, within one file.
-    pub(super) fn read_from(&self, from: Offset) -> Result<SegmentReader, LogError> {
-        let number = self
-            .files
-            .partition_point(|s| s.base <= from)
-            .saturating_sub(1);
-        let next_base = self.files.get(number + 1).map_or(Offset::MAX, |s| s.base);
-        self.files[number].read_from(from, next_base)
-    }
-}
-
-/// A place in a file to read from without the log's lock. It stays readable when the file is deleted or replaced.
-#[derive(Debug)]
-pub(super) struct SegmentReader {
-    file: Arc<File>,
-    path: PathBuf,
-    at: u64,
-    end: u64,
-    /// Base of the file after this one.
-    next_base: Offset,
-}
-
-impl SegmentReader {
-    /// The base of the following file, [`Offset::MAX`] for the last.
-    pub(super) fn next_base(&self) -> Offset {
-        self.next_base
-    }
-
-    /// The next batches that end after `from`, from about `max_bytes` of file; nothing at the end of the file. Their
-    /// checksums hold.
-    pub(super) fn read(&mut self, from: Offset, max_bytes: usize) -> Result<Vec<Batch>, LogError> {
-        let mut batches = Vec::new();
-        while batches.is_empty() && self.at < self.end {
-            let chunk = self.chunk(max_bytes.max(INDEX_BYTES as usize))?;
-            let mut used = 0;
-            while let Ok(header) = BatchHeader::parse(&chunk[used..]) {
-                if used + header.len > chunk.len() {
-                    break;
-                }
-                if header.next() > from {
-                    let batch = Batch::verified(&chunk.slice(used..))
-                        .map_err(|fault| self.damaged(used, fault))?;
-                    batches.push(batch);
-                }
-                used += header.len;
-            }
-            if used == 0 {
-                return Err(self.damaged(0, "not a whole batch"));
-            }
-            self.at += used as u64;
-        }
-        Ok(batches)
-    }
-
-    /// Bytes from here on, at least one batch.
-    fn chunk(&self, want: usize) -> Result<Bytes, LogError> {
-        let read = |len: usize| {
-            let mut chunk = vec![0; len];
-            self.file
-                .read_exact_at(&mut chunk, self.at)
-                .map_err(|e| file_error("read", &self.path, &e))?;
-            Ok::<_, LogError>(Bytes::from(chunk))
-        };
-        let left = usize::try_from(self.end - self.at).unwrap_or(usize::MAX);
-        let chunk = read(want.min(left))?;
-        match BatchHeader::parse(&chunk) {
-            Ok(header) if header.len > chunk.len() && header.len <= left => read(header.len),
-            _ => Ok(chunk),
-        }
-    }
-
-    fn damaged(&self, used: usize, fault: &str) -> LogError {
-        LogError::fatal(format!(
-            "{} is damaged at byte {}: {fault}; restore the file from a copy, or delete the topic",
-            self.path.display(),
-            self.at + used as u64
-        ))
     }
 }

@@ -41,6 +41,8 @@ pub(super) struct State {
     /// `None` in memory.
     pub(super) storage: Option<Storage>,
     next_member: MemberId,
+    /// Partitions that started a new file and may be worth cleaning.
+    pub(super) rolled: Vec<PartitionId>,
     /// Threads that wait for a change.
     pub(super) waiting: usize,
 }
@@ -55,6 +57,7 @@ impl State {
             transactions: Transactions::default(),
             storage: None,
             next_member: 1,
+            rolled: Vec::new(),
             waiting: 0,
         }
     }
@@ -232,10 +235,10 @@ impl State {
             group: identity.group.to_string(),
             offsets: rows(offsets.iter().map(|(tp, offset)| (tp, offset))),
         })?;
-        self.compact_journal();
         self.group(&identity.group)
             .0
             .commit(offsets.iter().cloned());
+        self.compact_journal();
         Ok(())
     }
 

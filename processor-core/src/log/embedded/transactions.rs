@@ -193,6 +193,9 @@ impl State {
                 "the topic was deleted while records were sent to it",
             ));
         };
+        if std::mem::take(&mut partition.rolled) {
+            self.rolled.push(id);
+        }
         let Some(claim) = claim else {
             partition.append(builder, 0)?;
             return Ok(());

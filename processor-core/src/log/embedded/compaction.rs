@@ -1,0 +1,137 @@
+//! Compaction: which records of a partition survive, as pure functions over batches.
+//!
+//! Of each key the last record stays, and so does every record without a key. Aborted records and control batches
+//! go: what is left is committed, and no longer belongs to a transaction. A tombstone stays until its horizon, a
+//! clock time set when it is cleaned for the first time, so that a slow reader learns of the deletion.
+
+use rustc_hash::FxHashMap;
+use xxhash_rust::xxh3::xxh3_128;
+
+use super::batch::{Batch, BatchBuilder, Kind};
+use super::partition::Aborted;
+use super::record::HeaderNames;
+use crate::log::{ConsumerRecord, Offset};
+
+/// Size of the batches that compaction writes.
+const BATCH_BYTES: usize = 64 << 10;
+/// Offsets in a batch are 32 bits from its base.
+const MOST_DELTA: i64 = 1 << 30;
+
+/// The last offset of each key. Keys are kept as 128-bit hashes.
+#[derive(Debug, Default)]
+pub(super) struct LastOffsets(FxHashMap<u128, Offset>);
+
+impl LastOffsets {
+    /// Takes `batch` in; batches come in offset order.
+    pub(super) fn take_in(&mut self, batch: &Batch, aborted: &Aborted) -> Result<(), &'static str> {
+        for_each(batch, aborted, |record| {
+            if let Some(key) = &record.key {
+                self.0.insert(xxh3_128(key), record.offset);
+            }
+        })
+    }
+
+    fn survives(&self, record: &ConsumerRecord) -> bool {
+        match &record.key {
+            Some(key) => self.0.get(&xxh3_128(key)) == Some(&record.offset),
+            None => true,
+        }
+    }
+}
+
+fn for_each(
+    batch: &Batch,
+    aborted: &Aborted,
+    mut f: impl FnMut(ConsumerRecord),
+) -> Result<(), &'static str> {
+    if batch.header.kind != Kind::Records || aborted.contains_key(&batch.header.transaction) {
+        return Ok(());
+    }
+    let mut names = HeaderNames::default();
+    let mut records = batch.clone().records();
+    while let Some(record) = records.next(&mut names)? {
+        f(record);
+    }
+    Ok(())
+}
+
+/// Writes the surviving records of a run of batches into fewer, larger ones.
+pub(super) struct Rewriter<'a> {
+    last: &'a LastOffsets,
+    aborted: &'a Aborted,
+    now_ms: i64,
+    /// Horizon of tombstones that are cleaned for the first time.
+    fresh_horizon_ms: i64,
+    builder: BatchBuilder,
+    base: Offset,
+    horizon_ms: i64,
+    out: Vec<Batch>,
+}
+
+impl<'a> Rewriter<'a> {
+    pub(super) fn new(
+        last: &'a LastOffsets,
+        aborted: &'a Aborted,
+        now_ms: i64,
+        tombstone_ms: i64,
+    ) -> Self {
+        Self {
+            last,
+            aborted,
+            now_ms,
+            fresh_horizon_ms: now_ms.saturating_add(tombstone_ms).max(1),
+            builder: BatchBuilder::new(),
+            base: 0,
+            horizon_ms: 0,
+            out: Vec::new(),
+        }
+    }
+
+    /// Takes `batch` in; batches come in offset order.
+    pub(super) fn take_in(&mut self, batch: &Batch) -> Result<(), &'static str> {
+        let (horizon_ms, expired) = match batch.header.horizon_ms {
+            0 => (self.fresh_horizon_ms, false),
+            known => (known, known <= self.now_ms),
+        };
+        for_each(batch, self.aborted, |record| {
+            let gone = expired && record.value.is_none();
+            if !gone && self.last.survives(&record) {
+                self.push(&record, horizon_ms);
+            }
+        })
+    }
+
+    fn push(&mut self, record: &ConsumerRecord, horizon_ms: i64) {
+        if self.builder.len() >= BATCH_BYTES
+            || record.offset - self.base > MOST_DELTA
+            || horizon_ms != self.horizon_ms
+        {
+            self.flush();
+        }
+        if self.builder.is_empty() {
+            self.base = record.offset;
+            self.horizon_ms = horizon_ms;
+        }
+        self.builder.push_at(
+            u32::try_from(record.offset - self.base).expect("bounded above"),
+            record.timestamp,
+            record.key.as_deref(),
+            record.value.as_deref(),
+            &record.headers,
+        );
+    }
+
+    fn flush(&mut self) {
+        if !self.builder.is_empty() {
+            self.builder.horizon(self.horizon_ms);
+            self.builder.checksum();
+            self.out.push(self.builder.take(self.base, 0));
+        }
+    }
+
+    /// The batches written since the last call.
+    pub(super) fn finish(&mut self) -> Vec<Batch> {
+        self.flush();
+        std::mem::take(&mut self.out)
+    }
+}

@@ -1,0 +1,355 @@
+//! What a killed process leaves behind, and how the next one opens it.
+
+use std::fs;
+use std::path::PathBuf;
+
+use super::*;
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        match entry.file_type().unwrap().is_dir() {
+            true => copy(&entry.path(), &target),
+            false => drop(fs::copy(entry.path(), target).unwrap()),
+        }
+    }
+}
+
+fn segment(dir: &Path) -> PathBuf {
+    dir.join("topics/t/0/00000000000000000000.log")
+}
+
+fn len(path: &Path) -> u64 {
+    fs::metadata(path).unwrap().len()
+}
+
+fn cut(path: &Path, len: u64) {
+    let file = fs::File::options().write(true).open(path).unwrap();
+    file.set_len(len).unwrap();
+}
+
+/// A log whose process was killed: nothing is closed in order, and a copy of its files is what is left.
+struct Killed {
+    dir: tempfile::TempDir,
+}
+
+impl Killed {
+    fn new() -> (Self, EmbeddedLog) {
+        let dir = tempfile::tempdir().unwrap();
+        let log = EmbeddedLog::open(dir.path()).unwrap();
+        topic(&log, "t", 1);
+        (Self { dir }, log)
+    }
+
+    fn file(&self) -> u64 {
+        len(&segment(self.dir.path()))
+    }
+
+    fn journal(&self) -> u64 {
+        len(&self.dir.path().join("journal"))
+    }
+
+    /// What is left when the partition file had `file` bytes and the journal `journal`.
+    fn at(&self, file: u64, journal: u64) -> (tempfile::TempDir, Result<EmbeddedLog, LogError>) {
+        let dir = tempfile::tempdir().unwrap();
+        copy(self.dir.path(), dir.path());
+        cut(&segment(dir.path()), file);
+        cut(&dir.path().join("journal"), journal);
+        let log = EmbeddedLog::open(dir.path());
+        (dir, log)
+    }
+}
+
+fn offset(offset: Offset) -> CommittedOffset {
+    CommittedOffset {
+        offset,
+        metadata: String::new(),
+    }
+}
+
+fn group_reader(log: &EmbeddedLog) -> Box<dyn Consumer> {
+    log.consumer(ConsumerConfig {
+        group: Some("g".into()),
+        ..ConsumerConfig::default()
+    })
+    .unwrap()
+}
+
+fn committed(log: &EmbeddedLog) -> Option<Offset> {
+    let t = [TopicPartition::new("t", 0)];
+    let found = group_reader(log).committed(&t, Duration::ZERO).unwrap();
+    found[0].as_ref().map(|c| c.offset)
+}
+
+/// Sends `values` and `next` as the group's offset in one transaction.
+fn transaction(log: &EmbeddedLog, producer: &mut dyn Producer, values: &[&str], next: Offset) {
+    producer.begin_transaction().unwrap();
+    for value in values {
+        producer.send(record("t", value.as_bytes())).unwrap();
+    }
+    let metadata = group_reader(log).group_metadata().unwrap();
+    let offsets = vec![(TopicPartition::new("t", 0), offset(next))];
+    producer.begin_commit(offsets, Some(metadata)).unwrap();
+    producer.poll_commit(Duration::ZERO).unwrap().unwrap();
+}
+
+const SEEN: Isolation = Isolation::ReadCommitted;
+
+#[test]
+fn a_kill_at_any_byte_shows_all_of_a_transaction_or_nothing() {
+    let (killed, log) = Killed::new();
+    let mut producer = producer(&log, "p");
+    transaction(&log, &mut *producer, &["a", "b"], 1);
+    let (file, journal) = (killed.file(), killed.journal());
+    producer.begin_transaction().unwrap();
+    producer.send(record("t", b"c")).unwrap();
+    producer.flush(Duration::ZERO).unwrap();
+    let data = killed.file();
+    let metadata = group_reader(&log).group_metadata().unwrap();
+    let offsets = vec![(TopicPartition::new("t", 0), offset(2))];
+    producer.begin_commit(offsets, Some(metadata)).unwrap();
+    assert_eq!(
+        (killed.file(), killed.journal()),
+        (data, journal),
+        "nothing is decided"
+    );
+    producer.poll_commit(Duration::ZERO).unwrap().unwrap();
+    let (marked, decided) = (killed.file(), killed.journal());
+    // In the order of the writes: records, decision, marker.
+    let records = (file..=data).map(|at| (at, journal, false));
+    let decision = (journal + 1..=decided).map(|at| (data, at, at == decided));
+    let marker = (data + 1..=marked).map(|at| (at, decided, true));
+    for (file, journal, done) in records.chain(decision).chain(marker) {
+        let (_dir, log) = killed.at(file, journal);
+        let log = log.unwrap_or_else(|e| panic!("{file} {journal}: {e}"));
+        let expected: &[&str] = if done { &["a", "b", "c"] } else { &["a", "b"] };
+        assert_eq!(
+            read_all(&log, "t", SEEN),
+            expected,
+            "file {file} journal {journal}"
+        );
+        assert_eq!(committed(&log), Some(1 + i64::from(done)));
+        let t = TopicPartition::new("t", 0);
+        let reader = group_reader(&log);
+        let end = |isolation| reader.end_offset(&t, isolation, Duration::ZERO).unwrap();
+        assert_eq!(
+            end(SEEN),
+            end(Isolation::ReadUncommitted),
+            "nothing stays open"
+        );
+    }
+}
+
+#[test]
+fn markers_the_journal_does_not_know_do_not_count() {
+    let (killed, log) = Killed::new();
+    let mut producer = producer(&log, "p");
+    transaction(&log, &mut *producer, &["a"], 1);
+    let journal = killed.journal();
+    transaction(&log, &mut *producer, &["b"], 2);
+    let (dir, log) = killed.at(killed.file(), journal);
+    let log = log.unwrap();
+    assert_eq!(
+        (read_all(&log, "t", SEEN), committed(&log)),
+        (vec!["a".into()], Some(1))
+    );
+    drop(log);
+    let log = EmbeddedLog::open(dir.path()).unwrap();
+    assert_eq!(read_all(&log, "t", SEEN), ["a"], "and it stays so");
+}
+
+#[test]
+fn committed_records_that_are_missing_are_an_error() {
+    let (killed, log) = Killed::new();
+    let mut producer = producer(&log, "p");
+    transaction(&log, &mut *producer, &["a"], 1);
+    let error = killed.at(3, killed.journal()).1.unwrap_err().to_string();
+    assert!(
+        error.contains("t-0") && error.contains("lost power"),
+        "{error}"
+    );
+}
+
+#[test]
+fn damage_inside_is_an_error_that_names_the_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options {
+        segment_bytes: 200,
+        ..Options::default()
+    };
+    let log = EmbeddedLog::open_with(dir.path(), options).unwrap();
+    topic(&log, "t", 1);
+    let mut producer = log.producer(ProducerConfig::default()).unwrap();
+    for _ in 0..5 {
+        producer.send(record("t", &[7; 100])).unwrap();
+        producer.flush(Duration::ZERO).unwrap();
+    }
+    drop((producer, log));
+    let mut bytes = fs::read(segment(dir.path())).unwrap();
+    bytes[20] ^= 1;
+    fs::write(segment(dir.path()), bytes).unwrap();
+    let error = EmbeddedLog::open(dir.path()).unwrap_err().to_string();
+    assert!(
+        error.contains("00000000000000000000.log is damaged at byte 0"),
+        "{error}"
+    );
+}
+
+#[test]
+fn reopening_goes_on_where_it_was() {
+    let (killed, log) = Killed::new();
+    let mut first = producer(&log, "p");
+    transaction(&log, &mut *first, &["a"], 1);
+    drop((first, log));
+    for round in 0..3 {
+        let log = EmbeddedLog::open(killed.dir.path()).unwrap();
+        assert_eq!(log.topics().unwrap(), ["t"]);
+        assert_eq!(committed(&log), Some(1 + round));
+        let mut producer = producer(&log, "p");
+        transaction(&log, &mut *producer, &["b"], 2 + round);
+        let all = read_all(&log, "t", SEEN);
+        assert_eq!(all.len() as i64, 2 + round);
+        let mut reader = reader(&log, "t");
+        let offsets = offsets(reader.poll(Duration::ZERO).unwrap());
+        assert!(offsets.is_sorted_by(|a, b| a < b), "{offsets:?}");
+    }
+}
+
+#[test]
+fn a_directory_has_one_owner() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = EmbeddedLog::open(dir.path()).unwrap();
+    let error = EmbeddedLog::open(dir.path()).unwrap_err().to_string();
+    assert!(error.contains(&std::process::id().to_string()), "{error}");
+    drop(log);
+    EmbeddedLog::open(dir.path()).unwrap();
+}
+
+#[test]
+fn a_deleted_topic_leaves_nothing_to_its_namesake() {
+    let (killed, log) = Killed::new();
+    let mut producer = producer(&log, "p");
+    transaction(&log, &mut *producer, &["a"], 1);
+    log.delete_topics(&["t"]).unwrap();
+    topic(&log, "t", 1);
+    assert_eq!(committed(&log), None);
+    drop((producer, log));
+    let log = EmbeddedLog::open(killed.dir.path()).unwrap();
+    assert!(read_all(&log, "t", Isolation::ReadUncommitted).is_empty());
+    assert_eq!(committed(&log), None);
+}
+
+#[test]
+fn records_are_read_from_files_when_memory_forgot_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options {
+        segment_bytes: 4_000,
+        tail_bytes: 1_000,
+        ..Options::default()
+    };
+    let log = EmbeddedLog::open_with(dir.path(), options).unwrap();
+    topic(&log, "t", 1);
+    let mut producer = producer(&log, "p");
+    let mut expected = Vec::new();
+    for round in 0..300 {
+        producer.begin_transaction().unwrap();
+        let values: Vec<String> = (0..3).map(|n| format!("{round}-{n}")).collect();
+        for value in &values {
+            producer.send(record("t", value.as_bytes())).unwrap();
+        }
+        if round % 3 == 2 {
+            producer.flush(Duration::ZERO).unwrap();
+            producer.abort_transaction(Duration::ZERO).unwrap();
+        } else {
+            commit(&mut *producer);
+            expected.extend(values);
+        }
+    }
+    assert!(fs::read_dir(dir.path().join("topics/t/0")).unwrap().count() > 10);
+    assert_eq!(read_all(&log, "t", SEEN), expected);
+    drop((producer, log));
+    let log = EmbeddedLog::open(dir.path()).unwrap();
+    assert_eq!(read_all(&log, "t", SEEN), expected);
+}
+
+#[test]
+fn a_journal_that_cannot_be_written_decides_nothing() {
+    let (killed, log) = Killed::new();
+    let mut older = producer(&log, "p");
+    transaction(&log, &mut *older, &["a"], 1);
+    older.begin_transaction().unwrap();
+    older.send(record("t", b"b")).unwrap();
+    older.begin_commit(Vec::new(), None).unwrap();
+    let storage = |f: fn(&mut journal::Journal)| {
+        f(&mut log.0.lock().unwrap().storage.as_mut().unwrap().journal);
+    };
+    storage(journal::Journal::break_disk);
+    let refused = older.poll_commit(Duration::ZERO).unwrap_err();
+    assert_eq!(refused.class, ErrorClass::Uncertain, "{refused}");
+    let refused = older.abort_transaction(Duration::ZERO).unwrap_err();
+    assert_eq!(
+        refused.class,
+        ErrorClass::Fatal,
+        "an abort might contradict the file"
+    );
+    let mut newer = log
+        .producer(ProducerConfig {
+            transactional_id: Some("p".into()),
+            ..ProducerConfig::default()
+        })
+        .unwrap();
+    let refused = newer.init_transactions(Duration::ZERO).unwrap_err();
+    assert!(refused.message.contains("restart"), "{refused}");
+    assert_eq!(read_all(&log, "t", SEEN), ["a"]);
+    drop((older, newer, log));
+    let log = EmbeddedLog::open(killed.dir.path()).unwrap();
+    assert_eq!(read_all(&log, "t", SEEN), ["a"]);
+}
+
+#[test]
+fn a_long_journal_is_compacted_and_loses_nothing() {
+    let (killed, log) = Killed::new();
+    let t = TopicPartition::new("t", 0);
+    let mut owner = group_reader(&log);
+    let mut before = 0;
+    let mut commits = 0;
+    while killed.journal() >= before {
+        before = killed.journal();
+        assert!(before < 5 << 20, "not compacted");
+        let metadata = "m".repeat(4_096);
+        let offset = CommittedOffset {
+            offset: commits,
+            metadata,
+        };
+        owner.commit(&[(t.clone(), offset)]).unwrap();
+        commits += 1;
+    }
+    drop((owner, log));
+    let log = EmbeddedLog::open(killed.dir.path()).unwrap();
+    assert_eq!(
+        committed(&log),
+        Some(commits - 1),
+        "also the one that made it too long"
+    );
+}
+
+#[test]
+fn synced_commits_survive_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options {
+        sync: true,
+        ..Options::default()
+    };
+    let log = EmbeddedLog::open_with(dir.path(), options.clone()).unwrap();
+    topic(&log, "t", 1);
+    let mut producer = producer(&log, "p");
+    transaction(&log, &mut *producer, &["a"], 1);
+    drop((producer, log));
+    let log = EmbeddedLog::open_with(dir.path(), options).unwrap();
+    assert_eq!(
+        (read_all(&log, "t", SEEN), committed(&log)),
+        (vec!["a".into()], Some(1))
+    );
+}
