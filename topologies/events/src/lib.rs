@@ -1,1 +1,27 @@
-//! AdvertiseX event types, landing formats and the synthetic generator.
+//! AdvertiseX events: their types, the landing formats they come in, and a generator of synthetic ones.
+//!
+//! Everything here is synchronous and knows no log: bytes in, typed records or rejections out.
+//!
+//! - [`Impression`], [`Click`], [`Conversion`], [`BidRequest`]: what happened. Event times are epoch milliseconds, money is
+//!   integer micros.
+//! - [`landing`]: files of a landing directory, record by record.
+//! - [`timestamp`], [`identity`]: the rules that make records of different sources comparable.
+//! - [`reference`]: the results that a landing directory must give, by a plain in-memory model; for tests.
+//! - [`generator`]: seeded synthetic landing directories with their truth.
+
+mod bid_request;
+mod dimension;
+mod event;
+mod feed;
+pub mod generator;
+pub mod identity;
+pub mod landing;
+pub mod reference;
+mod results;
+pub mod timestamp;
+
+pub use bid_request::{BID_REQUEST_SCHEMA, BidRequest};
+pub use dimension::{Campaign, Creative};
+pub use event::{Click, Conversion, Impression};
+pub use feed::Feed;
+pub use results::{AttributedClick, CampaignMinute};

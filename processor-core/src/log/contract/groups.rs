@@ -45,7 +45,11 @@ pub(super) fn offsets_appear_with_their_transaction(log: &dyn Log, prefix: &str)
         .begin_commit(vec![(t.clone(), at(5, "five"))], Some(group))
         .expect("begin_commit");
     match other.committed(std::slice::from_ref(&t), Duration::from_secs(1)) {
-        Ok(offsets) => assert_eq!(offsets, [Some(at(5, "five"))], "never the old offset"),
+        // The commit may not have reached the log yet, or be over already.
+        Ok(offsets) => assert!(
+            offsets == [None] || offsets == [Some(at(5, "five"))],
+            "{offsets:?}"
+        ),
         Err(error) => assert_eq!(error.class, ErrorClass::Retriable, "{error}"),
     }
     finish(&mut *producer);
@@ -66,15 +70,6 @@ pub(super) fn aborted_offsets_are_gone(log: &dyn Log, prefix: &str) {
         vec![(t.clone(), at(1, ""))],
         metadata(&member),
     );
-    // Offsets the log refuses (a partition of a member that never joined) leave no trace in the group.
-    let stranger = in_group(log, prefix);
-    let group = stranger.group_metadata().expect("metadata");
-    begin_with(&mut *producer, &t, &["c"]);
-    let refused = commit_or(&mut *producer, vec![(t.clone(), at(9, ""))], group);
-    let refused = refused.expect_err("not a member of a group that has members");
-    assert_eq!(refused.class, ErrorClass::Abortable, "{refused}");
-    abort(&mut *producer);
-    assert_eq!(committed(&*member.consumer, &t), Some(at(1, "")));
     begin_with(&mut *producer, &t, &["d"]);
     commit_with(
         &mut *producer,

@@ -30,7 +30,7 @@ pub(super) fn records_come_back_as_they_were_sent(log: &dyn Log, prefix: &str) {
     let rows: [Row<'_>; 5] = [
         (1, Some(b"key"), Some(b"value"), &headers),
         (1_700_000_000_000, Some(b"tombstone"), None, &[]),
-        (0, None, Some(b"no key"), &headers[1..2]),
+        (1, None, Some(b"no key"), &headers[1..2]),
         (2, None, None, &[]),
         (3, Some(b""), Some(b""), &[]),
     ];

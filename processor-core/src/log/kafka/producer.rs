@@ -22,7 +22,7 @@ use crate::log::{
 
 use super::KafkaOptions;
 use super::consumer::to_list;
-use super::error::{class, classified};
+use super::error::{class, classified, is_fenced};
 
 const DEFAULT_TRANSACTION_TIMEOUT_MS: u64 = 30_000;
 const SEND_TIMEOUT: Duration = Duration::from_secs(30);
@@ -88,6 +88,8 @@ pub(super) struct KafkaProducer {
     partitions: Vec<TopicPartition>,
     helper: Option<Helper>,
     in_flight: bool,
+    /// Between `begin_transaction` and the outcome.
+    open: bool,
 }
 
 struct Helper {
@@ -137,6 +139,7 @@ impl KafkaProducer {
             partitions: Vec::new(),
             helper: None,
             in_flight: false,
+            open: false,
         })
     }
 
@@ -240,6 +243,10 @@ fn flush(client: &Client, deliveries: &Deliveries, deadline: Deadline) -> Result
     let timeout = i32::try_from(deadline.remaining().as_millis()).unwrap_or(i32::MAX);
     // SAFETY: the pointer is valid for as long as `client` lives, and rd_kafka_flush may be called from any thread.
     let code = unsafe { native::rd_kafka_flush(client.client().native_ptr(), timeout) };
+    if let Some((code, reason)) = client.client().fatal_error() {
+        let class = if is_fenced(code) { ErrorClass::Fenced } else { ErrorClass::Fatal };
+        return Err(LogError::new(class, format!("the producer has failed for good: {reason}")));
+    }
     if let Some((error, partition)) = deliveries.lock().failed.take() {
         let class = match class(&error) {
             ErrorClass::Rejected => ErrorClass::Rejected,
@@ -274,14 +281,17 @@ impl Producer for KafkaProducer {
     fn begin_transaction(&mut self) -> Result<(), LogError> {
         self.client
             .begin_transaction()
-            .map_err(|error| classified("beginning a transaction", &error))
+            .map_err(|error| classified("beginning a transaction", &error))?;
+        self.open = true;
+        Ok(())
     }
 
     fn send(&mut self, record: ProducerRecord<'_>) -> Result<(), LogError> {
         let slot = self.slot(record.topic, record.partition);
         let mut kafka = BaseRecord::<[u8], [u8], usize>::with_opaque_to(record.topic, slot)
             .partition(record.partition)
-            .timestamp(record.timestamp);
+            // librdkafka takes 0 for "now"; the next millisecond is the closest that it can express.
+            .timestamp(record.timestamp.max(1));
         if let Some(key) = record.key {
             kafka = kafka.key(key);
         }
@@ -336,6 +346,9 @@ impl Producer for KafkaProducer {
         offsets: Vec<(TopicPartition, CommittedOffset)>,
         group: Option<GroupMetadata>,
     ) -> Result<(), LogError> {
+        if self.transactional && !self.open {
+            return Err(LogError::fatal("begin_commit without begin_transaction"));
+        }
         let group = match group.map(|group| group.0.downcast::<ConsumerGroupMetadata>()) {
             None => None,
             Some(Ok(group)) => Some(*group),
@@ -370,6 +383,7 @@ impl Producer for KafkaProducer {
         };
         self.in_flight = false;
         outcome?;
+        self.open = false;
         let mut acknowledged = self.deliveries.lock();
         let next_offsets = self
             .partitions
@@ -383,6 +397,7 @@ impl Producer for KafkaProducer {
 
     fn abort_transaction(&mut self, timeout: Duration) -> Result<(), LogError> {
         self.join_commit();
+        self.open = false;
         let result = self.client.abort_transaction(timeout);
         let mut acknowledged = self.deliveries.lock();
         acknowledged.next_offsets.fill(0);

@@ -1,0 +1,3 @@
+//! End-to-end tests against real components.
+
+mod log_contract;
