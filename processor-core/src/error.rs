@@ -9,7 +9,7 @@ use crate::record::RecordMetadata;
 use crate::serde::SerdeError;
 
 /// The result of processing.
-pub type Result<T = ()> = std::result::Result<T, Fault>;
+pub type Result<T = (), E = Fault> = std::result::Result<T, E>;
 
 /// Why processing stopped. Small, so that the good path stays cheap.
 #[derive(Debug)]

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use state::KeyValueStore;
 
 use crate::error::{Fault, Result};
-use crate::processor::{Context, Fanout, Process};
+use crate::processor::{
+    Context, Fanout, Instantiation, KeyValue, Process, ReadOnlyKeyValue, StoreSet,
+};
 use crate::record::{Change, Data, Record};
 use crate::serde::{SharedSerde, serialize_nullable};
 use crate::topology::{NodeId, NodeKind, Plan, StoreId, StoreKind};
@@ -223,6 +225,25 @@ pub struct GlobalTable<K, V> {
     pub(crate) store: StoreId,
     pub(crate) key: SharedSerde<K>,
     pub(crate) value: SharedSerde<V>,
+}
+
+impl<K: Data, V: Data> StoreSet for GlobalTable<K, V> {
+    type Opened = ReadOnlyKeyValue<K, V>;
+
+    fn ids(&self) -> Vec<StoreId> {
+        vec![self.store]
+    }
+
+    fn open(&self, instantiation: &Instantiation<'_>) -> Result<ReadOnlyKeyValue<K, V>> {
+        let store = instantiation.key_value(self.store)?;
+        let (key, value) = (Arc::clone(&self.key), Arc::clone(&self.value));
+        Ok(ReadOnlyKeyValue::new(KeyValue::new(
+            "of a global table",
+            store,
+            key,
+            value,
+        )))
+    }
 }
 
 impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {

@@ -24,8 +24,10 @@ pub mod embedded;
 mod error;
 #[cfg(feature = "kafka")]
 pub mod kafka;
+mod reading;
 
 pub use error::{ErrorClass, LogError};
+pub use reading::read_to_end;
 
 /// Position of a record in its partition. A *committed* offset is the one to read next.
 pub type Offset = i64;

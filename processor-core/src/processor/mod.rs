@@ -18,7 +18,7 @@ pub(crate) use api::{ProcessorNode, Wake};
 pub(crate) use context::Context;
 pub use event_buffer::{EventBuffer, EventBufferHandle};
 pub(crate) use instantiation::{Instantiation, StoreCell};
-pub use store::{KeyValue, StoreHandle, StoreSet};
+pub use store::{KeyValue, ReadOnlyKeyValue, StoreHandle, StoreSet};
 pub use times::ObservedTime;
 pub(crate) use times::{OperatorTime, TaskTimes};
 

@@ -251,3 +251,33 @@ impl<K, V> KeyValue<K, V> {
         failed.map_or(Ok(()), Err)
     }
 }
+
+/// A store that a processor may read and somebody else writes: what a global table looks like from inside.
+pub struct ReadOnlyKeyValue<K, V>(KeyValue<K, V>);
+
+impl<K, V> ReadOnlyKeyValue<K, V> {
+    pub(crate) fn new(store: KeyValue<K, V>) -> Self {
+        Self(store)
+    }
+
+    /// The value of `key`.
+    ///
+    /// # Errors
+    /// As for [`KeyValue::get`].
+    pub fn get(&self, key: &K) -> Result<Option<V>> {
+        self.0.get(key)
+    }
+
+    /// Entries in key order: see [`KeyValue::range`].
+    ///
+    /// # Errors
+    /// As for [`KeyValue::range`].
+    pub fn range(
+        &self,
+        from: Option<&K>,
+        to: Option<&K>,
+        visit: impl FnMut(K, V, Timestamp) -> ControlFlow<()>,
+    ) -> Result {
+        self.0.range(from, to, visit)
+    }
+}

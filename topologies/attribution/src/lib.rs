@@ -4,10 +4,13 @@
 //! included; at equal times the greatest impression id wins. An impression may be credited to several clicks.
 //!
 //! **When it emits.** Each click gives one *final* result, once no impression that could change it can come any more: when
-//! the time of *both* inputs is beyond `t + grace`. The time of an input is the largest timestamp it has brought so far,
-//! and the operator's time is the smaller of the two, so neither feed's head start makes the other one late. At the end of
-//! a bounded run the clicks that still wait give a *provisional* result as well; they stay open, and a later run with more
-//! input finalises them.
+//! the impressions' time, the largest timestamp they have brought so far, is beyond `t + grace`. A click that comes after
+//! that is final at once; a quiet click feed delays nothing. At the end of a bounded run the clicks that still wait give a
+//! *provisional* result as well, once for each change of it; they stay open, and a later run with more input finalises
+//! them.
+//!
+//! **What is kept.** Touches go when no click can need them: below the smaller of both inputs' times, less grace and
+//! window, so neither feed's head start makes the other one late.
 //!
 //! **Late records.** Lateness is decided where the feeds are read. An impression or click that lies no more than the grace
 //! below the largest timestamp before it in its feed is always in time here.
@@ -97,7 +100,7 @@ pub fn attribute(
         json::<Touch>(),
         config.click_window + config.grace,
     );
-    let open = builder.key_value_store("attribution-open-clicks", utf8(), json::<Click>());
+    let open = builder.key_value_store("attribution-open-clicks", utf8(), json::<OpenClick>());
     let impressions = impressions.map_values(|_, impression| Event::Impression(impression));
     let clicks = clicks.map_values(|_, click| Event::Click(click));
     impressions
@@ -129,12 +132,22 @@ struct Touch {
     impression_id: String,
 }
 
+/// A click whose result is not final.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct OpenClick {
+    #[serde(flatten)]
+    click: Click,
+    /// The result that an end of input has made known; the next one repeats nothing.
+    #[serde(default, rename = "told", skip_serializing_if = "Option::is_none")]
+    provisional: Option<AttributedClick>,
+}
+
 /// Keeps the touches of each user and campaign for as long as a click may need them, and each click until it is final.
 struct ClickThrough {
     config: Config,
     touches: EventBuffer<String, Touch>,
     /// Clicks by time, then id: the order in which they become final.
-    open: KeyValue<String, Click>,
+    open: KeyValue<String, OpenClick>,
     impressions: Option<ObservedTime>,
     clicks: Option<ObservedTime>,
     /// No open click is older; spares a look into the store for most records. Unknown after a start.
@@ -142,11 +155,18 @@ struct ClickThrough {
 }
 
 impl ClickThrough {
-    /// The smaller of the inputs' times; −1 until both have brought a record.
-    fn time(&self) -> i64 {
-        let time =
-            |observed: &Option<ObservedTime>| observed.as_ref().map_or(-1, ObservedTime::now);
-        time(&self.impressions).min(time(&self.clicks))
+    fn impressions_time(&self) -> i64 {
+        self.impressions.as_ref().map_or(-1, ObservedTime::now)
+    }
+
+    fn clicks_time(&self) -> i64 {
+        self.clicks.as_ref().map_or(-1, ObservedTime::now)
+    }
+
+    /// Clicks before this are final. One at exactly `time − grace` could still meet an impression of its millisecond.
+    fn final_before(&self) -> i64 {
+        self.impressions_time()
+            .saturating_sub(millis(self.config.grace))
     }
 
     fn latest_touch(&self, click: &Click) -> Result<Option<(i64, String)>> {
@@ -161,29 +181,20 @@ impl ClickThrough {
         Ok(latest)
     }
 
-    fn result(&self, click: &Click, status: Status) -> Result<Record<String, Attribution>> {
+    fn result(&self, click: &Click) -> Result<AttributedClick> {
         let (impression_ts, impression_id) = self.latest_touch(click)?.unzip();
-        let result = AttributedClick {
+        Ok(AttributedClick {
             click_id: click.click_id.clone(),
             campaign_id: click.campaign_id.clone(),
             user_id: click.user_id.clone(),
             click_ts: click.ts_ms,
             impression_id,
             impression_ts,
-        };
-        let attribution = Attribution {
-            status,
-            click: result,
-        };
-        Ok(Record::new(
-            click.click_id.clone(),
-            attribution,
-            click.ts_ms,
-        ))
+        })
     }
 
     /// Open clicks before `end`, in order.
-    fn open_before(&self, end: Option<i64>) -> Result<Vec<(String, Click)>> {
+    fn open_before(&self, end: Option<i64>) -> Result<Vec<(String, OpenClick)>> {
         let mut clicks = Vec::new();
         let end = end.map(|end| ordered(end, ""));
         self.open.range(None, end.as_ref(), |key, click, _| {
@@ -193,31 +204,70 @@ impl ClickThrough {
         Ok(clicks)
     }
 
-    /// Emits the clicks that nothing can change any more, and lets go of touches that no click can need any more.
-    fn move_time(
-        &mut self,
-        time: i64,
-        context: &mut ProcessorContext<'_, '_, String, Attribution>,
-    ) -> Result {
-        let grace = millis(self.config.grace);
-        // A click at exactly `time - grace` could still meet an impression of the same millisecond.
-        let final_before = time.saturating_sub(grace);
-        if self.earliest.is_none_or(|earliest| earliest < final_before) {
-            for (key, click) in self.open_before(Some(final_before))? {
-                context.forward(self.result(&click, Status::Final)?)?;
-                self.open.delete(&key, click.ts_ms)?;
-            }
-            self.earliest = self.first_open()?;
-        }
+    fn take_impression(&mut self, impression: Impression, context: &mut Context<'_, '_>) -> Result {
+        let key = touch_key(&impression.user_id, impression.campaign());
+        let offset = context.metadata().map_or(0, |metadata| metadata.offset);
+        let touch = Touch {
+            impression_id: impression.impression_id,
+        };
         self.touches
-            .expire_before(final_before.saturating_sub(millis(self.config.click_window)));
+            .append(&key, &touch, impression.ts_ms, offset)?;
+        if !observe(self.impressions.as_ref(), impression.ts_ms, context) {
+            return Ok(());
+        }
+        self.finalise(context)?;
+        self.expire();
         Ok(())
     }
 
+    fn take_click(&mut self, click: Click, context: &mut Context<'_, '_>) -> Result {
+        let moved = observe(self.clicks.as_ref(), click.ts_ms, context);
+        if click.ts_ms < self.final_before() {
+            context.forward(attribution(self.result(&click)?, Status::Final))?;
+        } else {
+            let (key, ts_ms) = (ordered(click.ts_ms, &click.click_id), click.ts_ms);
+            let open = OpenClick {
+                click,
+                provisional: None,
+            };
+            self.open.put(&key, &open, ts_ms)?;
+            self.earliest = self.earliest.map(|earliest| earliest.min(ts_ms));
+        }
+        if moved {
+            self.expire();
+        }
+        Ok(())
+    }
+
+    /// Emits the clicks that nothing can change any more.
+    fn finalise(&mut self, context: &mut Context<'_, '_>) -> Result {
+        let final_before = self.final_before();
+        if self
+            .earliest
+            .is_some_and(|earliest| earliest >= final_before)
+        {
+            return Ok(());
+        }
+        for (key, OpenClick { click, .. }) in self.open_before(Some(final_before))? {
+            context.forward(attribution(self.result(&click)?, Status::Final))?;
+            self.open.delete(&key, click.ts_ms)?;
+        }
+        self.earliest = self.first_open()?;
+        Ok(())
+    }
+
+    /// Lets go of touches that no click can need any more.
+    fn expire(&mut self) {
+        let time = self.impressions_time().min(self.clicks_time());
+        let kept = millis(self.config.grace).saturating_add(millis(self.config.click_window));
+        self.touches.expire_before(time.saturating_sub(kept));
+    }
+
+    /// Time of the first open click, or the end of time.
     fn first_open(&self) -> Result<Option<i64>> {
         let mut first = Some(i64::MAX);
-        self.open.range(None, None, |_, click, _| {
-            first = Some(click.ts_ms);
+        self.open.range(None, None, |_, open, _| {
+            first = Some(open.click.ts_ms);
             ControlFlow::Break(())
         })?;
         Ok(first)
@@ -235,57 +285,36 @@ impl Processor<String, Event> for ClickThrough {
         Ok(())
     }
 
-    fn process(
-        &mut self,
-        record: Record<String, Event>,
-        context: &mut ProcessorContext<'_, '_, String, Attribution>,
-    ) -> Result {
-        let before = self.time();
+    fn process(&mut self, record: Record<String, Event>, context: &mut Context<'_, '_>) -> Result {
         match record.value {
-            Event::Impression(impression) => {
-                observe(self.impressions.as_ref(), impression.ts_ms, context);
-                let key = touch_key(&impression.user_id, impression.campaign());
-                let offset = context.metadata().map_or(0, |metadata| metadata.offset);
-                let touch = Touch {
-                    impression_id: impression.impression_id,
-                };
-                self.touches
-                    .append(&key, &touch, impression.ts_ms, offset)?;
-            }
-            Event::Click(click) => {
-                observe(self.clicks.as_ref(), click.ts_ms, context);
-                self.open
-                    .put(&ordered(click.ts_ms, &click.click_id), &click, click.ts_ms)?;
-                self.earliest = self.earliest.map(|earliest| earliest.min(click.ts_ms));
-            }
+            Event::Impression(impression) => self.take_impression(impression, context),
+            Event::Click(click) => self.take_click(click, context),
         }
-        let time = self.time();
-        if time > before {
-            self.move_time(time, context)?;
-        }
-        Ok(())
     }
 
-    fn punctuate(
-        &mut self,
-        _: Punctuated,
-        context: &mut ProcessorContext<'_, '_, String, Attribution>,
-    ) -> Result {
-        for (_, click) in self.open_before(None)? {
-            context.forward(self.result(&click, Status::Provisional)?)?;
+    fn punctuate(&mut self, _: Punctuated, context: &mut Context<'_, '_>) -> Result {
+        for (key, mut open) in self.open_before(None)? {
+            let result = self.result(&open.click)?;
+            if open.provisional.as_ref() == Some(&result) {
+                continue;
+            }
+            context.forward(attribution(result.clone(), Status::Provisional))?;
+            open.provisional = Some(result);
+            self.open.put(&key, &open, open.click.ts_ms)?;
         }
         Ok(())
     }
 }
 
-fn observe(
-    time: Option<&ObservedTime>,
-    timestamp: i64,
-    context: &ProcessorContext<'_, '_, String, Attribution>,
-) {
-    if let Some(time) = time {
-        context.observe(time, timestamp);
-    }
+type Context<'a, 'c> = ProcessorContext<'a, 'c, String, Attribution>;
+
+fn attribution(click: AttributedClick, status: Status) -> Record<String, Attribution> {
+    let (key, timestamp) = (click.click_id.clone(), click.click_ts);
+    Record::new(key, Attribution { status, click }, timestamp)
+}
+
+fn observe(time: Option<&ObservedTime>, timestamp: i64, context: &Context<'_, '_>) -> bool {
+    time.is_some_and(|time| context.observe(time, timestamp))
 }
 
 /// Ids may contain anything, so their border is marked by the length of the first.

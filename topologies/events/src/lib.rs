@@ -20,7 +20,9 @@ pub mod reference;
 mod results;
 pub mod timestamp;
 
-pub use bid_request::{BID_REQUEST_SCHEMA, BidRequest};
+pub use bid_request::{
+    App, BID_REQUEST_SCHEMA, BidRequest, Device, Geo, Imp, ImpKind, Regs, Site, User,
+};
 pub use dimension::{Campaign, Creative};
 pub use event::{Click, Conversion, Impression};
 pub use feed::Feed;

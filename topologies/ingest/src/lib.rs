@@ -24,11 +24,11 @@ use processor_core::dsl::{Consumed, KStream, Produced, StreamsBuilder};
 use processor_core::serde::{bytes, json, utf8};
 use processor_core::{Topology, TopologyError};
 
-pub use objects::{LandingObject, announce};
+pub use objects::{AnnounceError, Announced, LandingObject, announce};
 pub use output::{FileReport, Quarantined};
 
 use output::Ingested;
-use reader::FeedReader;
+use reader::{FeedReader, Stores};
 
 /// Topic of objects to read, keyed by feed, JSON [`LandingObject`]s.
 pub const OBJECTS: &str = "landing-objects";
@@ -68,6 +68,12 @@ pub struct Config {
     pub grace: Duration,
 }
 
+impl Config {
+    fn grace_ms(&self) -> i64 {
+        i64::try_from(self.grace.as_millis()).unwrap_or(i64::MAX)
+    }
+}
+
 /// The ingest topology on its own.
 ///
 /// # Errors
@@ -80,21 +86,32 @@ pub fn topology(config: &Config) -> Result<Topology, TopologyError> {
 
 /// Adds ingest to a topology.
 pub fn ingest(builder: &StreamsBuilder, config: &Config) {
-    let creatives =
-        builder.global_table(CREATIVES, "creatives", Consumed::new(utf8(), json::<Creative>()));
+    let creatives = builder.global_table(
+        CREATIVES,
+        "creatives",
+        Consumed::new(utf8(), json::<Creative>()),
+    );
     let objects: KStream<String, LandingObject> =
         builder.stream(OBJECTS, Consumed::new(utf8(), json()));
-    let queue = builder.key_value_store("ingest-queue", utf8(), json::<LandingObject>());
-    let progress = builder.key_value_store("ingest-progress", utf8(), json());
-    let seen = builder.key_value_store("ingest-seen", bytes(), bytes());
-    let config = config.clone();
-    let ingested = objects.process(
-        "ingest",
-        (queue, progress, seen, creatives),
-        move |(queue, progress, seen, creatives)| {
-            FeedReader::new(config.clone(), queue, progress, seen, creatives)
-        },
+    let stores = (
+        builder.key_value_store("ingest-queue", utf8(), json::<LandingObject>()),
+        builder.key_value_store("ingest-known", utf8(), json::<LandingObject>()),
+        builder.key_value_store("ingest-progress", utf8(), json()),
+        builder.key_value_store("ingest-seen", bytes(), bytes()),
+        creatives,
     );
+    let config = config.clone();
+    let ingested = objects.process("ingest", stores, move |opened| {
+        let (queue, known, progress, seen, creatives) = opened;
+        let stores = Stores {
+            queue,
+            known,
+            progress,
+            seen,
+            creatives,
+        };
+        FeedReader::new(config.clone(), stores)
+    });
 
     let split = ingested.split();
     // The most frequent kinds first: a record is offered to the branches in this order.

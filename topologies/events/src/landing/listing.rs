@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{self, Read};
 use std::path::Path;
+use std::time::UNIX_EPOCH;
 
 use xxhash_rust::xxh3::Xxh3;
 
@@ -17,8 +18,8 @@ pub struct ListedFile {
     pub feed: Feed,
     /// Its size as it lies there.
     pub bytes: u64,
-    /// Hash of its bytes: the same file found again, or copied over with the same content, has the same.
-    pub etag: String,
+    /// When it was last changed, in epoch milliseconds, as the file system has it.
+    pub modified_ms: i64,
 }
 
 /// What a landing directory holds.
@@ -59,13 +60,12 @@ fn walk(directory: &Path, relative: &str, listing: &mut Listing) -> io::Result<(
             walk(&entry.path(), &path, listing)?;
         } else if let Some(feed) = Feed::of_path(&path) {
             // A file that cannot be read is listed all the same: its reader says why.
-            let bytes = entry.metadata().map_or(0, |metadata| metadata.len());
-            let etag = etag(&entry.path()).unwrap_or_else(|_| "unreadable".to_owned());
+            let metadata = entry.metadata().ok();
             listing.files.push(ListedFile {
                 path,
                 feed,
-                bytes,
-                etag,
+                bytes: metadata.as_ref().map_or(0, fs::Metadata::len),
+                modified_ms: metadata.as_ref().map_or(0, modified_ms),
             });
         } else {
             let reason = "its suffix is none that this feed has".to_owned();
@@ -75,8 +75,25 @@ fn walk(directory: &Path, relative: &str, listing: &mut Listing) -> io::Result<(
     Ok(())
 }
 
-fn etag(path: &Path) -> io::Result<String> {
-    let mut file = fs::File::open(path)?;
+fn modified_ms(metadata: &fs::Metadata) -> i64 {
+    let since_epoch = metadata
+        .modified()
+        .ok()
+        .and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+    since_epoch.map_or(0, |since| {
+        i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+    })
+}
+
+/// Hash of a file's bytes: the same file found again, or copied over with the same content, has the same. A file that
+/// cannot be read is called `unreadable`: its reader says why.
+#[must_use]
+pub fn etag(root: &Path, path: &str) -> String {
+    hash(&root.join(path)).unwrap_or_else(|_| "unreadable".to_owned())
+}
+
+fn hash(file: &Path) -> io::Result<String> {
+    let mut file = fs::File::open(file)?;
     let mut hash = Xxh3::new();
     let mut buffer = vec![0; 128 << 10];
     loop {

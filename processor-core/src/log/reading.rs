@@ -1,0 +1,50 @@
+//! Reading a topic once, to where it ends now.
+
+use std::time::Duration;
+
+use super::{
+    Consumer, ConsumerConfig, ConsumerRecord, Isolation, Log, LogError, Polled, TopicPartition,
+};
+
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Hands all committed records of `topic` to `visit`, partition by partition in order of their offsets, up to where the
+/// topic ended when its partition was begun. A topic that does not exist has none.
+///
+/// For views and checks over finished results; a topology is the way to process what goes on coming.
+///
+/// # Errors
+/// When the log does not answer, or what `visit` returns.
+pub fn read_to_end(
+    log: &dyn Log,
+    topic: &str,
+    visit: &mut dyn FnMut(ConsumerRecord) -> Result<(), LogError>,
+) -> Result<(), LogError> {
+    for partition in 0..log.partitions(topic)?.unwrap_or(0) {
+        let mut consumer = log.consumer(ConsumerConfig::default())?;
+        read_partition(
+            &mut *consumer,
+            &TopicPartition::new(topic, partition),
+            visit,
+        )?;
+    }
+    Ok(())
+}
+
+fn read_partition(
+    consumer: &mut dyn Consumer,
+    partition: &TopicPartition,
+    visit: &mut dyn FnMut(ConsumerRecord) -> Result<(), LogError>,
+) -> Result<(), LogError> {
+    let begin = consumer.beginning_offset(partition, TIMEOUT)?;
+    let end = consumer.end_offset(partition, Isolation::ReadCommitted, TIMEOUT)?;
+    consumer.assign(&[(partition.clone(), Some(begin))])?;
+    while consumer.position(partition)?.unwrap_or(begin) < end {
+        if let Polled::Records(batches) = consumer.poll(Duration::from_millis(100))? {
+            for record in batches.into_iter().flat_map(|batch| batch.records) {
+                visit(record)?;
+            }
+        }
+    }
+    Ok(())
+}
