@@ -1,3 +1,7 @@
 //! AdvertiseX: the ad-tech data platform, one binary.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    advertisex::cli::main()
+}

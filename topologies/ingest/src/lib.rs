@@ -84,6 +84,16 @@ pub fn topology(config: &Config) -> Result<Topology, TopologyError> {
     builder.build()
 }
 
+/// The valid impressions as a stream, keyed by user id.
+pub fn impressions(builder: &StreamsBuilder) -> KStream<String, Impression> {
+    builder.stream(IMPRESSIONS, Consumed::new(utf8(), json()))
+}
+
+/// The valid clicks as a stream, keyed by user id.
+pub fn clicks(builder: &StreamsBuilder) -> KStream<String, Click> {
+    builder.stream(CLICKS, Consumed::new(utf8(), json()))
+}
+
 /// Adds ingest to a topology.
 pub fn ingest(builder: &StreamsBuilder, config: &Config) {
     let creatives = builder.global_table(

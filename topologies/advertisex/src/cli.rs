@@ -1,0 +1,360 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::{Args, Parser, Subcommand};
+use events::generator::{GeneratorConfig, generate};
+use tracing_subscriber::EnvFilter;
+
+use crate::demo::Demo;
+use crate::duration;
+use crate::progress::grouped;
+
+/// AdvertiseX: ad events from landing files to attributed campaigns
+#[derive(Parser)]
+#[command(name = "advertisex", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the whole platform on the embedded log: no broker, no network
+    Demo(DemoArgs),
+    /// Write a synthetic landing directory, seeded, with the results it must give in truth/
+    Generate(GenerateArgs),
+    /// Run an instance on Kafka, until SIGTERM
+    #[cfg(feature = "kafka")]
+    Run(kafka::RunArgs),
+    /// Write the results that are committed on Kafka into files
+    #[cfg(feature = "kafka")]
+    Results(kafka::ResultsArgs),
+    /// Print the topology: sub-topologies, operators, topics and stores
+    Plan(PlanArgs),
+}
+
+#[derive(Args)]
+struct Rules {
+    /// How long before a click an impression may be to be credited with it
+    #[arg(long, value_parser = duration::parse, default_value = "30m")]
+    click_window: Duration,
+    /// How far below the largest timestamp before it in its feed a record may be
+    #[arg(long, value_parser = duration::parse, default_value = "5m")]
+    grace: Duration,
+}
+
+#[derive(Args)]
+struct DemoArgs {
+    /// Landing directory [default: the shipped sample]
+    #[arg(long, value_name = "DIR")]
+    input: Option<PathBuf>,
+    /// Where results go
+    #[arg(long, value_name = "DIR", default_value = "advertisex-out")]
+    out: PathBuf,
+    /// Where the log and the stores are [default: inside --out]
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+    /// End with the input instead of watching for more
+    #[arg(long)]
+    once: bool,
+    #[command(flatten)]
+    rules: Rules,
+}
+
+#[derive(Args)]
+struct GenerateArgs {
+    /// Directory to make
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Same seed, same bytes
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Impressions, before duplicates
+    #[arg(long, default_value_t = 100_000)]
+    impressions: u64,
+    /// Impressions per second of event time
+    #[arg(long, default_value_t = 50)]
+    rate: u64,
+    /// Users
+    #[arg(long, default_value_t = 20_000)]
+    users: u64,
+    /// Campaigns
+    #[arg(long, default_value_t = 40)]
+    campaigns: u64,
+    /// Share of impressions that are clicked
+    #[arg(long, default_value_t = 0.02)]
+    click_rate: f64,
+    /// Share of records written twice
+    #[arg(long, default_value_t = 0.005)]
+    duplicate_rate: f64,
+    /// Share of records that break the contract
+    #[arg(long, default_value_t = 0.001)]
+    malformed_rate: f64,
+    /// Share of records that come an hour late
+    #[arg(long, default_value_t = 0.0001)]
+    late_rate: f64,
+    /// Files of each feed
+    #[arg(long, default_value_t = 4)]
+    files: u64,
+    #[command(flatten)]
+    rules: Rules,
+}
+
+#[derive(Args)]
+struct PlanArgs {
+    /// Which part of the platform
+    #[arg(long, value_enum, default_value = "all")]
+    part: crate::Part,
+}
+
+/// Parses the arguments and does what they say. Exit code 1 when it fails, 2 when the arguments are wrong.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    log_to_stderr();
+    match dispatch(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(command: Command) -> Result<()> {
+    match command {
+        Command::Demo(args) => demo(args),
+        Command::Generate(args) => generate_landing(&args),
+        #[cfg(feature = "kafka")]
+        Command::Run(args) => args.into_run()?.run(&stop_on_signals()?),
+        #[cfg(feature = "kafka")]
+        Command::Results(args) => args.write(),
+        Command::Plan(args) => plan(&args),
+    }
+}
+
+#[expect(
+    clippy::print_stdout,
+    reason = "the answer of a command line goes there"
+)]
+fn demo(args: DemoArgs) -> Result<()> {
+    let demo = Demo {
+        input: args.input,
+        out: args.out,
+        state: args.state,
+        once: args.once,
+        click_window: args.rules.click_window,
+        grace: args.rules.grace,
+    };
+    let stop = stop_on_signals()?;
+    demo.run(&stop, &mut |text| println!("{text}"))
+}
+
+#[expect(
+    clippy::print_stdout,
+    reason = "the answer of a command line goes there"
+)]
+fn generate_landing(args: &GenerateArgs) -> Result<()> {
+    let config = GeneratorConfig {
+        seed: args.seed,
+        impressions: args.impressions,
+        per_second: args.rate,
+        users: args.users,
+        campaigns: args.campaigns,
+        click_rate: args.click_rate,
+        duplicate_rate: args.duplicate_rate,
+        malformed_rate: args.malformed_rate,
+        late_rate: args.late_rate,
+        files_per_feed: args.files,
+        click_window_ms: i64::try_from(args.rules.click_window.as_millis())?,
+        grace_ms: i64::try_from(args.rules.grace.as_millis())?,
+        ..GeneratorConfig::default()
+    };
+    let truth = generate(&args.out, &config)
+        .with_context(|| format!("cannot write the landing directory {}", args.out.display()))?;
+    let lines: u64 = truth.files.iter().map(|file| file.lines).sum();
+    println!(
+        "{} records in {} files in {}; the results they must give are in {}",
+        grouped(i64::try_from(lines)?),
+        truth.files.len(),
+        args.out.display(),
+        args.out.join("truth").display()
+    );
+    Ok(())
+}
+
+#[expect(
+    clippy::print_stdout,
+    reason = "the answer of a command line goes there"
+)]
+fn plan(args: &PlanArgs) -> Result<()> {
+    let config = crate::Config {
+        landing: PathBuf::new(),
+        click_window: Duration::from_secs(30 * 60),
+        grace: Duration::from_secs(5 * 60),
+    };
+    println!("{}", crate::topology(args.part, &config)?.describe());
+    Ok(())
+}
+
+/// A flag that the first SIGINT or SIGTERM sets; the second ends the process at once.
+fn stop_on_signals() -> Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::flag::register_conditional_default(signal, Arc::clone(&stop))
+            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&stop)))
+            .context("cannot listen for signals")?;
+    }
+    Ok(stop)
+}
+
+/// Warnings and errors, unless `RUST_LOG` says otherwise.
+fn log_to_stderr() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+}
+
+#[cfg(feature = "kafka")]
+mod kafka {
+    use std::collections::BTreeMap;
+    use std::path::PathBuf;
+    use std::time::Duration;
+
+    use anyhow::{Context, Result};
+    use clap::Args;
+    use processor_core::Guarantee;
+
+    use crate::results::Results;
+    use crate::run::{Cluster, Run};
+    use crate::summary::summary;
+    use crate::{Part, duration};
+
+    use super::Rules;
+
+    #[derive(Args)]
+    struct ClusterArgs {
+        /// Kafka brokers, host:port, several separated by commas
+        #[arg(long)]
+        bootstrap: String,
+        /// A property of the Kafka client (librdkafka), for instance security.protocol=ssl; may be repeated
+        #[arg(long = "set", value_name = "NAME=VALUE", value_parser = property)]
+        properties: Vec<(String, String)>,
+    }
+
+    impl ClusterArgs {
+        fn into_cluster(self) -> Cluster {
+            Cluster {
+                bootstrap: self.bootstrap,
+                properties: self.properties.into_iter().collect::<BTreeMap<_, _>>(),
+            }
+        }
+    }
+
+    fn property(text: &str) -> Result<(String, String), String> {
+        let (name, value) = text
+            .split_once('=')
+            .ok_or_else(|| format!("'{text}' is not NAME=VALUE"))?;
+        Ok((name.to_owned(), value.to_owned()))
+    }
+
+    #[derive(Args)]
+    pub(super) struct RunArgs {
+        #[command(flatten)]
+        cluster: ClusterArgs,
+        /// Which part of the platform
+        #[arg(long, value_enum, default_value = "all")]
+        part: Part,
+        /// Landing directory, the same for every instance
+        #[arg(long, value_name = "DIR")]
+        input: Option<PathBuf>,
+        /// Where the stores of this instance are
+        #[arg(long, value_name = "DIR", default_value = "advertisex-state")]
+        state: PathBuf,
+        /// Consumer group, and prefix of internal topics
+        #[arg(long, default_value = "advertisex")]
+        application_id: String,
+        /// Name of this instance, unique and the same after a restart [default: one kept in --state]
+        #[arg(long)]
+        instance: Option<String>,
+        /// Stream threads
+        #[arg(long, default_value_t = 1)]
+        threads: usize,
+        /// Partitions of topics that do not exist yet
+        #[arg(long, default_value_t = 4)]
+        partitions: i32,
+        /// Copies of topics that do not exist yet
+        #[arg(long, default_value_t = 1)]
+        replication: i32,
+        /// Time between commits
+        #[arg(long, value_parser = duration::parse, default_value = "100ms")]
+        commit_interval: Duration,
+        /// Process each record at least once instead of exactly once
+        #[arg(long)]
+        at_least_once: bool,
+        /// How often the landing directory is looked at for new files
+        #[arg(long, value_parser = duration::parse, default_value = "5s")]
+        look_interval: Duration,
+        #[command(flatten)]
+        rules: Rules,
+    }
+
+    impl RunArgs {
+        pub(super) fn into_run(self) -> Result<Run> {
+            Ok(Run {
+                cluster: self.cluster.into_cluster(),
+                part: self.part,
+                input: self.input,
+                application_id: self.application_id,
+                instance: self.instance,
+                state: self.state,
+                threads: self.threads,
+                partitions: self.partitions,
+                replication: self.replication,
+                commit_interval: self.commit_interval,
+                guarantee: if self.at_least_once {
+                    Guarantee::AtLeastOnce
+                } else {
+                    Guarantee::ExactlyOnce
+                },
+                click_window: self.rules.click_window,
+                grace: self.rules.grace,
+                look_interval: self.look_interval,
+            })
+        }
+    }
+
+    #[derive(Args)]
+    pub(super) struct ResultsArgs {
+        #[command(flatten)]
+        cluster: ClusterArgs,
+        /// Where the files go
+        #[arg(long, value_name = "DIR", default_value = "advertisex-out")]
+        out: PathBuf,
+    }
+
+    impl ResultsArgs {
+        #[expect(
+            clippy::print_stdout,
+            reason = "the answer of a command line goes there"
+        )]
+        pub(super) fn write(self) -> Result<()> {
+            let log = self.cluster.into_cluster().connect()?;
+            std::fs::create_dir_all(&self.out).with_context(|| {
+                format!("cannot create the output directory {}", self.out.display())
+            })?;
+            let results = Results::read(&log)?;
+            results.write(&self.out)?;
+            println!("{}", summary(&results, &self.out));
+            Ok(())
+        }
+    }
+}
