@@ -22,5 +22,8 @@ fn kafka_keeps_the_contract() {
             failed.push(*name);
         }
     }
-    assert!(failed.is_empty(), "the Kafka log breaks the contract in {failed:?}");
+    assert!(
+        failed.is_empty(),
+        "the Kafka log breaks the contract in {failed:?}"
+    );
 }

@@ -1,3 +1,4 @@
 //! End-to-end tests against real components.
 
+mod kills;
 mod log_contract;

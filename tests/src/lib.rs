@@ -1,9 +1,15 @@
-//! What the end-to-end tests share: real components, started once for a test process and stopped with it.
+//! What the end-to-end tests share: real components, started once for a test process and stopped with it, the platform as
+//! processes that can be killed, and what they have committed.
 
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 use xtask::broker::{Broker, Options};
+
+pub mod committed;
+pub mod instance;
+pub mod kills;
+mod random;
 
 static BROKER: Mutex<Option<(Broker, tempfile::TempDir)>> = Mutex::new(None);
 

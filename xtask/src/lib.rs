@@ -26,5 +26,5 @@ pub mod peers;
 pub mod port;
 pub mod process;
 pub mod repo;
-mod stopwatch;
+pub mod stopwatch;
 mod tally;

@@ -54,6 +54,12 @@ enum Task {
         #[arg(long)]
         run_dir: Option<PathBuf>,
     },
+    /// Kill the platform at random moments over a large input and compare what it commits with an undisturbed run
+    #[command(disable_help_flag = true)]
+    Chaos {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// Measure
     #[command(subcommand)]
     Bench(Bench),
@@ -101,24 +107,29 @@ fn run(task: Task) -> Result<ExitCode> {
             }
         }
         Task::Status { run_dir } => println!("{}", Local::at(run_dir).status()?),
-        Task::Bench(Bench::Peers { args }) => return bench_peers(&args),
+        Task::Chaos { args } => return released("e2e", "chaos", &args),
+        Task::Bench(Bench::Peers { args }) => {
+            peers::compile()?;
+            return released("bench-suite", "peers", &args);
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn bench_peers(args: &[String]) -> Result<ExitCode> {
-    peers::compile()?;
+/// Builds all binaries of `package` for release and runs `binary` of them.
+fn released(package: &str, binary: &str, args: &[String]) -> Result<ExitCode> {
+    let built = Command::new("cargo")
+        .args(["build", "--release", "--package", package, "--bins"])
+        .current_dir(repo::root())
+        .stdin(Stdio::null())
+        .status()
+        .context("cannot run cargo")?;
+    if !built.success() {
+        return Ok(ExitCode::FAILURE);
+    }
     let status = Command::new("cargo")
-        .args([
-            "run",
-            "--quiet",
-            "--release",
-            "--package",
-            "bench-suite",
-            "--bin",
-            "peers",
-            "--",
-        ])
+        .args(["run", "--quiet", "--release", "--package", package])
+        .args(["--bin", binary, "--"])
         .args(args)
         .current_dir(repo::root())
         .stdin(Stdio::null())

@@ -11,10 +11,12 @@ use std::time::{Duration, Instant};
 pub struct Stopwatch(Instant);
 
 impl Stopwatch {
+    /// Starts to measure.
     pub fn start() -> Self {
         Self(Instant::now())
     }
 
+    /// Time since the start.
     pub fn elapsed(&self) -> Duration {
         self.0.elapsed()
     }

@@ -285,6 +285,9 @@ mod kafka {
         /// Name of this instance, unique and the same after a restart [default: one kept in --state]
         #[arg(long)]
         instance: Option<String>,
+        /// Join the group as a static member: a restart within the session timeout keeps its partitions
+        #[arg(long)]
+        static_membership: bool,
         /// Stream threads
         #[arg(long, default_value_t = 1)]
         threads: usize,
@@ -316,6 +319,7 @@ mod kafka {
                 application_id: self.application_id,
                 instance: self.instance,
                 state: self.state,
+                static_membership: self.static_membership,
                 threads: self.threads,
                 partitions: self.partitions,
                 replication: self.replication,

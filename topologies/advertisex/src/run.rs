@@ -53,6 +53,8 @@ pub struct Run {
     pub instance: Option<String>,
     /// Where the stores are; every instance needs its own.
     pub state: PathBuf,
+    /// Joins the group as a static member under the instance's name.
+    pub static_membership: bool,
     /// Stream threads.
     pub threads: usize,
     /// Partitions of topics that are created.
@@ -150,6 +152,7 @@ impl Run {
     fn streams_config(&self) -> StreamsConfig {
         let mut config = StreamsConfig::new(&self.application_id).state_dir(&self.state);
         config.instance.clone_from(&self.instance);
+        config.static_membership = self.static_membership;
         config.threads = self.threads;
         config.guarantee = self.guarantee;
         config.commit_interval = self.commit_interval;

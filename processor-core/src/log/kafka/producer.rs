@@ -244,8 +244,15 @@ fn flush(client: &Client, deliveries: &Deliveries, deadline: Deadline) -> Result
     // SAFETY: the pointer is valid for as long as `client` lives, and rd_kafka_flush may be called from any thread.
     let code = unsafe { native::rd_kafka_flush(client.client().native_ptr(), timeout) };
     if let Some((code, reason)) = client.client().fatal_error() {
-        let class = if is_fenced(code) { ErrorClass::Fenced } else { ErrorClass::Fatal };
-        return Err(LogError::new(class, format!("the producer has failed for good: {reason}")));
+        let class = if is_fenced(code) {
+            ErrorClass::Fenced
+        } else {
+            ErrorClass::Fatal
+        };
+        return Err(LogError::new(
+            class,
+            format!("the producer has failed for good: {reason}"),
+        ));
     }
     if let Some((error, partition)) = deliveries.lock().failed.take() {
         let class = match class(&error) {

@@ -1,0 +1,110 @@
+//! The platform as a process.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use xtask::process::Process;
+use xtask::stopwatch::wait_for;
+
+/// A running `advertisex`; killed when dropped.
+pub struct Instance {
+    child: Child,
+    process: Process,
+    stderr: PathBuf,
+}
+
+impl Instance {
+    /// Starts `binary` with `args`; what it says goes to the file `stderr`.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start<S: AsRef<OsStr>>(
+        binary: &Path,
+        args: impl IntoIterator<Item = S>,
+        stderr: &Path,
+    ) -> Result<Self> {
+        let file = File::options().create(true).append(true).open(stderr);
+        let child = Command::new(binary)
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(file.with_context(|| format!("cannot write {}", stderr.display()))?)
+            .spawn()
+            .with_context(|| format!("cannot run {}", binary.display()))?;
+        // A process that is over already is a zombie of ours, and has no start time any more.
+        let process = Process::with_pid(child.id())
+            .with_context(|| format!("{} ended at once", binary.display()))?;
+        Ok(Self {
+            child,
+            process,
+            stderr: stderr.to_owned(),
+        })
+    }
+
+    /// Whether it still runs.
+    #[must_use]
+    pub fn runs(&self) -> bool {
+        self.process.is_running()
+    }
+
+    /// As `kill -9` does; waits until it is gone.
+    ///
+    /// # Errors
+    /// When it may not be signalled.
+    pub fn kill(mut self) -> Result<()> {
+        self.process.kill()?;
+        self.child.wait().context("cannot reap it")?;
+        Ok(())
+    }
+
+    /// SIGTERM; waits for a graceful end.
+    ///
+    /// # Errors
+    /// When it does not end, or not with success.
+    pub fn stop(mut self) -> Result<()> {
+        self.process.stop(Duration::from_secs(60))?;
+        self.ended_well()
+    }
+
+    /// Waits until it ends by itself.
+    ///
+    /// # Errors
+    /// When it takes longer than `patience`, or does not end with success.
+    pub fn wait(mut self, patience: Duration) -> Result<()> {
+        if wait_for(patience, || (!self.runs()).then_some(())).is_none() {
+            bail!(
+                "it still runs after {} s:\n{}",
+                patience.as_secs(),
+                self.said()
+            );
+        }
+        self.ended_well()
+    }
+
+    fn ended_well(&mut self) -> Result<()> {
+        let status = self.child.wait().context("cannot reap it")?;
+        if !status.success() {
+            bail!("it ended with {status}:\n{}", self.said());
+        }
+        Ok(())
+    }
+
+    /// The end of what it has written to standard error.
+    #[must_use]
+    pub fn said(&self) -> String {
+        let text = fs::read_to_string(&self.stderr).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(15)..].join("\n")
+    }
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,359 @@
+//! `kill -9` in the middle, again and again, and results as if nothing had happened.
+//!
+//! One undisturbed run says what must be committed and how far the log grows meanwhile. The disturbed run is killed when
+//! its log reaches seeded random sizes between the first and the last commit, started again each time, and must end with
+//! the same multiset of committed records, each exactly once, and the same result files.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use attribution::ATTRIBUTED_CLICKS;
+use events::generator::{GeneratorConfig, generate};
+use ingest::{CLICKS, CONVERSIONS, FILES, IMPRESSIONS, QUARANTINE};
+use processor_core::log::embedded::EmbeddedLog;
+use processor_core::log::kafka::{KafkaLog, KafkaOptions};
+use processor_core::log::{Consumer, ConsumerConfig, Isolation, Log, TopicPartition};
+use xtask::broker::{Broker, Options};
+use xtask::stopwatch::{Stopwatch, wait_for};
+
+use crate::committed::{Multiset, multisets, same};
+use crate::instance::Instance;
+use crate::random::Random;
+
+/// Topics whose records do not depend on how tasks interleave. The minutes of campaigns do, but for the last record of
+/// each; the result files have those.
+const TOPICS: [&str; 6] = [
+    IMPRESSIONS,
+    CLICKS,
+    CONVERSIONS,
+    QUARANTINE,
+    FILES,
+    ATTRIBUTED_CLICKS,
+];
+const RESULT_FILES: [&str; 4] = [
+    "attributed_clicks.jsonl",
+    "campaign_minutes.jsonl",
+    "buckets.json",
+    "quarantine.jsonl",
+];
+const PATIENCE: Duration = Duration::from_secs(20 * 60);
+
+/// What is killed, how often, over how much input.
+#[derive(Debug, Clone)]
+pub struct Kills {
+    /// The `advertisex` binary.
+    pub binary: PathBuf,
+    /// Where everything goes.
+    pub directory: PathBuf,
+    /// Impressions to generate.
+    pub impressions: u64,
+    /// How often to kill.
+    pub kills: u64,
+    /// Of the input and of the moments.
+    pub seed: u64,
+}
+
+/// What was seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// Records of the landing directory.
+    pub records: u64,
+    /// Processes that were killed while they worked.
+    pub kills: u64,
+    /// Committed records of each topic, equal in both runs.
+    pub committed: Vec<(&'static str, u64)>,
+    /// Wall time of the undisturbed run, in ms.
+    pub undisturbed_ms: u128,
+    /// Wall time of the disturbed run, in ms.
+    pub disturbed_ms: u128,
+}
+
+impl Kills {
+    fn landing(&self) -> Result<(PathBuf, u64)> {
+        let landing = self.directory.join("landing");
+        let config = GeneratorConfig {
+            seed: self.seed,
+            impressions: self.impressions,
+            ..GeneratorConfig::default()
+        };
+        let truth = generate(&landing, &config).context("cannot generate the input")?;
+        Ok((landing, truth.files.iter().map(|file| file.lines).sum()))
+    }
+
+    /// Sizes at which to kill, ascending: between the first and the last twentieth of `total`.
+    fn moments(&self, total: u64) -> Vec<u64> {
+        let mut random = Random(self.seed);
+        let mut moments: Vec<u64> = (0..self.kills)
+            .map(|_| random.between(total / 20, total * 19 / 20))
+            .collect();
+        moments.sort_unstable();
+        moments
+    }
+
+    /// On the embedded log: one process, its state and its log killed together.
+    ///
+    /// # Errors
+    /// When results differ, or a run does not end.
+    pub fn on_embedded_log(&self) -> Result<Report> {
+        let (landing, records) = self.landing()?;
+        let start = |name: &str| {
+            let out = self.directory.join(name);
+            let args = [
+                "demo".as_ref(),
+                "--once".as_ref(),
+                "--input".as_ref(),
+                landing.as_os_str(),
+                "--out".as_ref(),
+                out.as_os_str(),
+            ];
+            Instance::start(
+                &self.binary,
+                args,
+                &self.directory.join(format!("{name}.stderr")),
+            )
+        };
+        let watch = Stopwatch::start();
+        start("undisturbed")?.wait(PATIENCE)?;
+        let undisturbed_ms = watch.elapsed().as_millis();
+        let log_of = |name: &str| self.directory.join(name).join("state/log");
+        let total = size_of(&log_of("undisturbed"));
+
+        let watch = Stopwatch::start();
+        let mut kills = 0;
+        let mut instance = start("disturbed")?;
+        for moment in self.moments(total) {
+            let log = log_of("disturbed");
+            let reached = wait_for(PATIENCE, || {
+                let over = !instance.runs();
+                (over || size_of(&log) >= moment).then_some(!over)
+            });
+            match reached {
+                Some(true) => {}
+                Some(false) => break,
+                None => bail!("the log does not grow any more:\n{}", instance.said()),
+            }
+            instance.kill()?;
+            kills += 1;
+            instance = start("disturbed")?;
+        }
+        instance.wait(PATIENCE)?;
+        let disturbed_ms = watch.elapsed().as_millis();
+
+        for file in RESULT_FILES {
+            let read = |run: &str| fs::read(self.directory.join(run).join(file));
+            ensure!(
+                read("undisturbed")? == read("disturbed")?,
+                "{file} differs from the undisturbed run"
+            );
+        }
+        let committed_in = |name: &str| multisets(&EmbeddedLog::open(&log_of(name))?, &TOPICS);
+        let expected = committed_in("undisturbed")?;
+        same(&expected, &committed_in("disturbed")?)?;
+        Ok(Report {
+            records,
+            kills,
+            committed: counted(&expected),
+            undisturbed_ms,
+            disturbed_ms,
+        })
+    }
+
+    /// On real Kafka: two instances, either of them killed, each time on its own state directory again.
+    ///
+    /// # Errors
+    /// When results differ, or a run does not end.
+    pub fn on_kafka(&self) -> Result<Report> {
+        let (landing, records) = self.landing()?;
+        let undisturbed = Cluster::start(self, "undisturbed", &landing)?;
+        let watch = Stopwatch::start();
+        let instances = [undisturbed.instance(0)?, undisturbed.instance(1)?];
+        undisturbed.wait_until_done()?;
+        let undisturbed_ms = watch.elapsed().as_millis();
+        for instance in instances {
+            instance.stop()?;
+        }
+        let expected = multisets(&undisturbed.log, &TOPICS)?;
+        let total = undisturbed.progress()?;
+        drop(undisturbed);
+
+        let disturbed = Cluster::start(self, "disturbed", &landing)?;
+        let watch = Stopwatch::start();
+        let mut random = Random(self.seed ^ 1);
+        let mut instances = [Some(disturbed.instance(0)?), Some(disturbed.instance(1)?)];
+        let mut kills = 0;
+        for moment in self.moments(total) {
+            let reached = wait_for(PATIENCE, || match disturbed.progress() {
+                Ok(progress) => (progress >= moment).then_some(Ok(())),
+                Err(error) => Some(Err(error)),
+            });
+            reached.context("the results do not grow any more")??;
+            let victim = usize::try_from(random.between(0, 2))?;
+            if let Some(instance) = instances[victim].take() {
+                ensure!(
+                    instance.runs(),
+                    "instance {victim} ended:\n{}",
+                    instance.said()
+                );
+                instance.kill()?;
+                kills += 1;
+            }
+            instances[victim] = Some(disturbed.instance(victim)?);
+        }
+        disturbed.wait_until_done()?;
+        let disturbed_ms = watch.elapsed().as_millis();
+        for instance in instances.into_iter().flatten() {
+            instance.stop()?;
+        }
+        same(&expected, &multisets(&disturbed.log, &TOPICS)?)?;
+        Ok(Report {
+            records,
+            kills,
+            committed: counted(&expected),
+            undisturbed_ms,
+            disturbed_ms,
+        })
+    }
+}
+
+fn counted(multisets: &[(&'static str, Multiset)]) -> Vec<(&'static str, u64)> {
+    let count = |(topic, multiset): &(&'static str, Multiset)| (*topic, multiset.records());
+    multisets.iter().map(count).collect()
+}
+
+/// A broker of its own for each run, so that topics and groups have the same names.
+struct Cluster<'a> {
+    kills: &'a Kills,
+    name: &'static str,
+    landing: &'a Path,
+    log: KafkaLog,
+    broker: Broker,
+}
+
+impl<'a> Cluster<'a> {
+    fn start(kills: &'a Kills, name: &'static str, landing: &'a Path) -> Result<Self> {
+        let broker = Broker::start(
+            kills.directory.join(name).join("kafka"),
+            &Options::default(),
+        )?;
+        Ok(Self {
+            kills,
+            name,
+            landing,
+            log: KafkaLog::new(KafkaOptions::new(broker.bootstrap()))?,
+            broker,
+        })
+    }
+
+    fn instance(&self, number: usize) -> Result<Instance> {
+        let directory = self.kills.directory.join(self.name);
+        let state = directory.join(format!("state-{number}"));
+        let name = format!("instance-{number}");
+        let args = [
+            "run".as_ref(),
+            "--bootstrap".as_ref(),
+            self.broker.bootstrap().as_ref(),
+            "--input".as_ref(),
+            self.landing.as_os_str(),
+            "--state".as_ref(),
+            state.as_os_str(),
+            "--instance".as_ref(),
+            name.as_ref(),
+            "--static-membership".as_ref(),
+        ];
+        Instance::start(
+            &self.kills.binary,
+            args,
+            &directory.join(format!("{name}.stderr")),
+        )
+    }
+
+    /// Committed records and markers of the results and of what they are made from.
+    fn progress(&self) -> Result<u64> {
+        let reader = self.log.consumer(ConsumerConfig::default())?;
+        let mut sum = 0;
+        for topic in TOPICS {
+            for partition in 0..self.log.partitions(topic)?.unwrap_or(0) {
+                let partition = TopicPartition::new(topic, partition);
+                let end = reader.end_offset(
+                    &partition,
+                    Isolation::ReadCommitted,
+                    Duration::from_secs(30),
+                )?;
+                sum += u64::try_from(end).unwrap_or(0);
+            }
+        }
+        Ok(sum)
+    }
+
+    /// Waits until the group has committed everything that there is to read, internal topics included.
+    fn wait_until_done(&self) -> Result<()> {
+        let consumer = self.log.consumer(ConsumerConfig {
+            group: Some("advertisex".to_owned()),
+            ..ConsumerConfig::default()
+        })?;
+        let mut quiet = 0;
+        let done = wait_for(PATIENCE, || match self.lag(&*consumer) {
+            Ok(Some(0)) => {
+                // Several times in a row: what one task commits is what the next one has to read.
+                quiet += 1;
+                (quiet > 20).then_some(Ok(()))
+            }
+            Ok(_) => {
+                quiet = 0;
+                None
+            }
+            Err(error) => Some(Err(error)),
+        });
+        done.context("the lag does not become zero")?
+    }
+
+    /// Records that the group has not committed yet; nothing before there is any input.
+    fn lag(&self, consumer: &dyn Consumer) -> Result<Option<u64>> {
+        let internal = self
+            .log
+            .topics()?
+            .into_iter()
+            .filter(|topic| topic.ends_with("-repartition"));
+        let inputs = [ingest::OBJECTS, IMPRESSIONS, CLICKS].map(str::to_owned);
+        let mut partitions = Vec::new();
+        for topic in inputs.into_iter().chain(internal) {
+            for partition in 0..self.log.partitions(&topic)?.unwrap_or(0) {
+                partitions.push(TopicPartition::new(topic.as_str(), partition));
+            }
+        }
+        let timeout = Duration::from_secs(60);
+        // A transaction that is pending on an offset is an answer too: there is more to come.
+        let Ok(committed) = consumer.committed(&partitions, timeout) else {
+            return Ok(None);
+        };
+        let (mut lag, mut any) = (0, false);
+        for (partition, committed) in partitions.iter().zip(committed) {
+            let end = consumer.end_offset(partition, Isolation::ReadCommitted, timeout)?;
+            let committed = committed.map_or(0, |committed| committed.offset);
+            any |= committed > 0;
+            lag += u64::try_from(end - committed).unwrap_or(0);
+        }
+        // The files that are announced must have been read to their end too.
+        let (files, reports) = (self.listed()?, Multiset::of(&self.log, FILES)?.records());
+        Ok((any && reports >= files).then_some(lag))
+    }
+
+    fn listed(&self) -> Result<u64> {
+        Ok(events::landing::list(self.landing)?.files.len() as u64)
+    }
+}
+
+/// Bytes of all files below `directory`.
+fn size_of(directory: &Path) -> u64 {
+    let Ok(entries) = fs::read_dir(directory) else {
+        return 0;
+    };
+    let size = |entry: fs::DirEntry| match entry.metadata() {
+        Ok(metadata) if metadata.is_dir() => size_of(&entry.path()),
+        Ok(metadata) => metadata.len(),
+        Err(_) => 0,
+    };
+    entries.flatten().map(size).sum()
+}
