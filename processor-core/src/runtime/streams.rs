@@ -253,10 +253,6 @@ impl Streams {
         }
         Ok(self.inline.as_mut().expect("made above"))
     }
-
-    pub(crate) fn topology(&self) -> &Topology {
-        &self.shared.topology
-    }
 }
 
 fn thread_ranks(topology: &Topology) -> std::ops::RangeInclusive<usize> {

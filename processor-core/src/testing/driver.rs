@@ -8,8 +8,8 @@ use crate::clock::ManualClock;
 use crate::config::StreamsConfig;
 use crate::log::embedded::EmbeddedLog;
 use crate::log::{
-    Consumer, ConsumerConfig, Log, NewTopic, Polled, Producer, ProducerConfig, ProducerRecord,
-    Timestamp, TopicPartition,
+    Consumer, ConsumerConfig, Header, Log, NewTopic, Polled, Producer, ProducerConfig,
+    ProducerRecord, Timestamp, TopicPartition,
 };
 use crate::partitioner::partition_for;
 use crate::record::Record;
@@ -24,7 +24,10 @@ use crate::topology::Topology;
 pub struct TopologyTestDriver {
     log: EmbeddedLog,
     clock: ManualClock,
-    streams: Streams,
+    topology: Topology,
+    config: StreamsConfig,
+    /// There but for the moment of a restart.
+    streams: Option<Streams>,
     producer: Box<dyn Producer>,
     readers: HashMap<String, Box<dyn Consumer>>,
     partitions: i32,
@@ -45,9 +48,11 @@ impl TopologyTestDriver {
     /// When the topology cannot be started.
     pub fn with(
         topology: Topology,
-        config: StreamsConfig,
+        mut config: StreamsConfig,
         partitions: i32,
     ) -> Result<Self, StreamsError> {
+        // A name of its own, so that a restart settles what a crash left open.
+        config.instance.get_or_insert_with(|| "driver".to_owned());
         let clock = ManualClock::default();
         let log = EmbeddedLog::in_memory_with(Arc::new(clock.clone()));
         let topics: Vec<NewTopic> = topology
@@ -58,18 +63,62 @@ impl TopologyTestDriver {
             .collect();
         log.create_topics(&topics)?;
         let producer = log.producer(ProducerConfig::default())?;
-        let shared_log = Arc::new(log.clone());
-        let streams = Streams::with_clock(topology, config, shared_log, Arc::new(clock.clone()))?;
         let mut driver = Self {
             log,
             clock,
-            streams,
+            topology,
+            config,
+            streams: None,
             producer,
             readers: HashMap::new(),
             partitions,
         };
-        driver.streams.drain()?;
+        driver.start()?;
         Ok(driver)
+    }
+
+    /// Stops the application in good order and starts it again. State in memory comes back from its changelogs.
+    ///
+    /// # Errors
+    /// When it cannot be stopped or started.
+    pub fn restart(&mut self) -> Result<(), StreamsError> {
+        if let Some(streams) = self.streams.take() {
+            streams.close()?;
+        }
+        self.start()
+    }
+
+    /// Drops the application where it stands, as if its process were killed, and starts it again.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn crash(&mut self) -> Result<(), StreamsError> {
+        self.streams = None;
+        self.start()
+    }
+
+    fn start(&mut self) -> Result<(), StreamsError> {
+        let (topology, config) = (self.topology.clone(), self.config.clone());
+        let (log, clock) = (Arc::new(self.log.clone()), Arc::new(self.clock.clone()));
+        let streams = Streams::with_clock(topology, config, log, clock)?;
+        self.streams.insert(streams).drain()
+    }
+
+    fn streams(&mut self) -> &mut Streams {
+        self.streams
+            .as_mut()
+            .expect("the application failed to start again; make a new driver")
+    }
+
+    /// Names of all topics, internal ones included, sorted.
+    ///
+    /// # Panics
+    /// When the log does not answer.
+    #[must_use]
+    pub fn topics(&self) -> Vec<String> {
+        self.log
+            .topics()
+            .unwrap_or_else(|error| panic!("the log failed: {error}"))
     }
 
     /// A typed handle to an input topic.
@@ -114,7 +163,7 @@ impl TopologyTestDriver {
     /// # Panics
     /// When the topology fails.
     pub fn end_of_input(&mut self) {
-        self.streams
+        self.streams()
             .run_to_end()
             .unwrap_or_else(|error| panic!("the topology failed: {error}"));
     }
@@ -122,7 +171,7 @@ impl TopologyTestDriver {
     /// The topology under test.
     #[must_use]
     pub fn topology(&self) -> &Topology {
-        self.streams.topology()
+        &self.topology
     }
 
     /// Bytes that the key-value store `store` holds for `key`, with their timestamp.
@@ -130,12 +179,12 @@ impl TopologyTestDriver {
     /// # Panics
     /// When there is no such store or it fails.
     pub fn store_get(&mut self, store: &str, key: &[u8]) -> Option<(Vec<u8>, Timestamp)> {
-        let specs = &self.streams.topology().plan.stores;
+        let specs = &self.topology.plan.stores;
         let id = specs.iter().position(|spec| spec.name == store);
         let id = crate::topology::StoreId(id.unwrap_or_else(|| panic!("no store '{store}'")));
         let partition = partition_for(key, self.partitions);
         let thread = self
-            .streams
+            .streams()
             .inline()
             .unwrap_or_else(|error| panic!("{error}"));
         match thread.store(id, partition) {
@@ -149,7 +198,7 @@ impl TopologyTestDriver {
     }
 
     fn settle(&mut self) {
-        self.streams
+        self.streams()
             .drain()
             .unwrap_or_else(|error| panic!("the topology failed: {error}"));
     }
@@ -161,6 +210,7 @@ impl TopologyTestDriver {
         key: Option<&[u8]>,
         value: Option<&[u8]>,
         timestamp: Timestamp,
+        headers: &[Header],
     ) -> Result<(), StreamsError> {
         self.producer.send(ProducerRecord {
             topic,
@@ -168,10 +218,10 @@ impl TopologyTestDriver {
             timestamp,
             key,
             value,
-            headers: &[],
+            headers,
         })?;
         self.producer.flush(Duration::from_secs(1))?;
-        self.streams.drain()
+        self.streams().drain()
     }
 
     fn read(&mut self, topic: &str) -> Vec<crate::log::ConsumerRecord> {
@@ -232,12 +282,38 @@ impl<K, V> TestInput<K, V> {
         value: &V,
         timestamp: Timestamp,
     ) -> Result<(), StreamsError> {
+        self.send(driver, key, value, timestamp, &[])
+    }
+
+    /// Pipes one record in with its headers and processes it to its end.
+    ///
+    /// # Panics
+    /// When the topology fails.
+    pub fn pipe_record(&self, driver: &mut TopologyTestDriver, record: &Record<K, V>) {
+        let Record {
+            key,
+            value,
+            timestamp,
+            headers,
+        } = record;
+        self.send(driver, key, value, *timestamp, headers)
+            .unwrap_or_else(|error| panic!("the topology failed: {error}"));
+    }
+
+    fn send(
+        &self,
+        driver: &mut TopologyTestDriver,
+        key: &K,
+        value: &V,
+        timestamp: Timestamp,
+        headers: &[Header],
+    ) -> Result<(), StreamsError> {
         let (mut key_buffer, mut value_buffer) = (Vec::new(), Vec::new());
         let unfit = |error| crate::error::Fault::serde("a piped record", error);
         let key = serialize_nullable(&*self.key, key, &mut key_buffer).map_err(unfit)?;
         let value = serialize_nullable(&*self.value, value, &mut value_buffer).map_err(unfit)?;
         let partition = key.map_or(0, |key| partition_for(key, driver.partitions));
-        driver.pipe(&self.topic, partition, key, value, timestamp)
+        driver.pipe(&self.topic, partition, key, value, timestamp, headers)
     }
 }
 
