@@ -88,6 +88,43 @@ impl JoinWithoutGrace {
     }
 }
 
+impl JoinWindows {
+    /// The least timestamp of a left record that is still open at `time`.
+    fn left_open_from(self, time: Timestamp) -> Timestamp {
+        time.saturating_sub(self.after_ms)
+            .saturating_sub(self.grace_ms)
+    }
+
+    /// The least timestamp of a right record that is still open at `time`.
+    fn right_open_from(self, time: Timestamp) -> Timestamp {
+        time.saturating_sub(self.before_ms)
+            .saturating_sub(self.grace_ms)
+    }
+
+    /// Timestamps of the right records that a left one at `timestamp` meets, both included.
+    fn around_left(self, timestamp: Timestamp) -> (Timestamp, Timestamp) {
+        (
+            timestamp.saturating_sub(self.before_ms),
+            timestamp.saturating_add(self.after_ms),
+        )
+    }
+
+    /// Timestamps of the left records that a right one at `timestamp` meets, both included.
+    fn around_right(self, timestamp: Timestamp) -> (Timestamp, Timestamp) {
+        (
+            timestamp.saturating_sub(self.after_ms),
+            timestamp.saturating_add(self.before_ms),
+        )
+    }
+
+    /// How long both sides are kept.
+    fn retention_ms(self) -> i64 {
+        self.before_ms
+            .saturating_add(self.after_ms)
+            .saturating_add(self.grace_ms)
+    }
+}
+
 /// The results of a join, and the records that came too late for it.
 pub struct Joined<K, V, W, R> {
     results: KStream<K, R, Partitioned>,
@@ -215,7 +252,7 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
         let results = Outlet::<K, R>::new();
         let (late_left, late_right) = (Outlet::<K, Late<V>>::new(), Outlet::<K, Late<W>>::new());
 
-        let retention_ms = windows.before_ms + windows.after_ms + windows.grace_ms;
+        let retention_ms = windows.retention_ms();
         let (node, stores) = {
             let mut plan = self.plan.borrow_mut();
             let stores = Stores {
@@ -272,19 +309,29 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
         let shared = Arc::new(
             move |instantiation: &mut crate::processor::Instantiation<'_>| {
                 instantiation.shared(node, |instantiation| {
+                    let time = OperatorTime::new(instantiation.times.cell(&name));
+                    let left_store = instantiation.join(stores.left)?;
+                    let right_store = instantiation.join(stores.right)?;
+                    // What had expired before a restart stays so: a probe must not find it again.
+                    left_store
+                        .borrow_mut()
+                        .restore_horizon(windows.left_open_from(time.now()));
+                    right_store
+                        .borrow_mut()
+                        .restore_horizon(windows.right_open_from(time.now()));
                     Ok(Rc::new(RefCell::new(JoinNode {
                         name: name.clone(),
                         windows,
                         outer,
                         join: Arc::clone(&join),
-                        time: OperatorTime::new(instantiation.times.cell(&name)),
+                        time,
                         key: Arc::clone(&key),
                         left: Side {
-                            store: instantiation.join(stores.left)?,
+                            store: left_store,
                             value: Arc::clone(&left_serde),
                         },
                         right: Side {
-                            store: instantiation.join(stores.right)?,
+                            store: right_store,
                             value: Arc::clone(&right_serde),
                         },
                         pending: match stores.pending {
@@ -411,15 +458,9 @@ impl<K: Data, V: Data, W: Data, R: Data> Process<K, V> for LeftInput<K, V, W, R>
                 dropped("null key")
             };
         }
-        let timestamp = record.timestamp;
-        let JoinWindows {
-            before_ms,
-            after_ms,
-            grace_ms,
-        } = node.windows;
-        if node.time.now() > timestamp + after_ms + grace_ms {
-            let window = (timestamp - before_ms, timestamp + after_ms);
-            let now = node.time.now();
+        let (timestamp, now) = (record.timestamp, node.time.now());
+        let window = node.windows.around_left(timestamp);
+        if timestamp < node.windows.left_open_from(now) {
             return late(
                 &node.name,
                 &mut node.late_left,
@@ -439,8 +480,8 @@ impl<K: Data, V: Data, W: Data, R: Data> Process<K, V> for LeftInput<K, V, W, R>
         let probe = Probe {
             name: &node.name,
             key: &node.key_buffer,
-            from: timestamp - before_ms,
-            to: timestamp + after_ms,
+            from: window.0,
+            to: window.1,
             side: Input::Right,
         };
         let (join, results) = (&node.join, &mut node.results);
@@ -499,15 +540,9 @@ impl<K: Data, V: Data, W: Data, R: Data> Process<K, W> for RightInput<K, V, W, R
                 dropped("null key")
             };
         }
-        let timestamp = record.timestamp;
-        let JoinWindows {
-            before_ms,
-            after_ms,
-            grace_ms,
-        } = node.windows;
-        if node.time.now() > timestamp + before_ms + grace_ms {
-            let window = (timestamp - after_ms, timestamp + before_ms);
-            let now = node.time.now();
+        let (timestamp, now) = (record.timestamp, node.time.now());
+        let window = node.windows.around_right(timestamp);
+        if timestamp < node.windows.right_open_from(now) {
             return late(
                 &node.name,
                 &mut node.late_right,
@@ -527,8 +562,8 @@ impl<K: Data, V: Data, W: Data, R: Data> Process<K, W> for RightInput<K, V, W, R
         let probe = Probe {
             name: &node.name,
             key: &node.key_buffer,
-            from: timestamp - after_ms,
-            to: timestamp + before_ms,
+            from: window.0,
+            to: window.1,
             side: Input::Left,
         };
         let (join, results) = (&node.join, &mut node.results);
@@ -565,13 +600,8 @@ impl<K: Data, V: Data, W: Data, R: Data> JoinNode<K, V, W, R> {
             return Ok(());
         }
         let now = self.time.now();
-        let JoinWindows {
-            before_ms,
-            after_ms,
-            grace_ms,
-        } = self.windows;
-        let left_open_from = now - after_ms - grace_ms;
-        let right_open_from = now - before_ms - grace_ms;
+        let left_open_from = self.windows.left_open_from(now);
+        let right_open_from = self.windows.right_open_from(now);
         if let Some(pending) = &mut self.pending {
             for entry in pending.take_closed(left_open_from, right_open_from)? {
                 let fault = |error| broken(&self.name, error);

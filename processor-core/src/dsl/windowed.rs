@@ -55,6 +55,14 @@ impl TimeWindows {
         let start = timestamp.max(0) / self.size_ms * self.size_ms;
         (start, start.saturating_add(self.size_ms))
     }
+
+    /// The least start of a window that is still open at `time`.
+    fn open_from(self, time: Timestamp) -> Timestamp {
+        let closed = time
+            .saturating_sub(self.grace_ms)
+            .saturating_sub(self.size_ms);
+        closed.saturating_add(1)
+    }
 }
 
 impl WithoutGrace {
@@ -174,11 +182,17 @@ impl<'a, K: Data, V: Data> TimeWindowedStream<'a, K, V> {
         let (operator, add) = (name.to_owned(), Arc::new(add));
         let (key_serde, aggregate_serde) = (Arc::clone(&key), Arc::clone(&serde));
         stream.outlet.attach(move |instantiation| {
+            let time = OperatorTime::new(instantiation.times.cell(&operator));
+            let store = instantiation.window(store)?;
+            // What had expired before a restart stays so.
+            store
+                .borrow_mut()
+                .restore_horizon(windows.open_from(time.now()));
             Ok(Box::new(WindowAggregate {
-                time: OperatorTime::new(instantiation.times.cell(&operator)),
+                time,
                 operator: operator.clone(),
                 windows,
-                store: instantiation.window(store)?,
+                store,
                 key: Arc::clone(&key_serde),
                 value: value.clone(),
                 serde: Arc::clone(&aggregate_serde),
@@ -243,13 +257,13 @@ where
             metrics::counter!("dropped-records", "reason" => "null key or value").increment(1);
             return Ok(());
         }
-        if self.time.observe(record.timestamp, context) {
-            let TimeWindows { size_ms, grace_ms } = self.windows;
-            let horizon = self.time.now() - grace_ms - size_ms + 1;
-            self.store.borrow_mut().expire_before(horizon);
+        let moved = self.time.observe(record.timestamp, context);
+        let open_from = self.windows.open_from(self.time.now());
+        if moved {
+            self.store.borrow_mut().expire_before(open_from);
         }
         let (start, end) = self.windows.window_of(record.timestamp);
-        if end <= self.time.now() - self.windows.grace_ms {
+        if start < open_from {
             return self.too_late(context, record, start, end);
         }
 
