@@ -49,7 +49,10 @@ impl Deadline {
     /// The instant `timeout` from now.
     #[must_use]
     pub fn after(timeout: Duration) -> Self {
-        Self(std::time::Instant::now() + timeout)
+        let now = std::time::Instant::now();
+        // A timeout past what the clock can say is as good as for ever.
+        let for_ever = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+        Self(now.checked_add(timeout).unwrap_or(now + for_ever))
     }
 
     /// What is left until the deadline; zero once it has passed.

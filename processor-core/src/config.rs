@@ -55,6 +55,9 @@ pub struct StreamsConfig {
     pub windowed_changelog_additional_retention: Option<Duration>,
     /// What sources do with records that cannot be decoded.
     pub on_bad_record: OnBadRecord,
+    /// How long a record waits for what its serde needs to decode it, such as a schema that is being fetched. Its
+    /// partition waits with it, the others go on. Then it counts as one that cannot be decoded.
+    pub max_decode_wait: Duration,
     /// How long the log may keep a transaction open before it aborts it.
     pub transaction_timeout: Duration,
 }
@@ -79,6 +82,7 @@ impl StreamsConfig {
             replication: 1,
             windowed_changelog_additional_retention: Some(Duration::from_secs(24 * 60 * 60)),
             on_bad_record: OnBadRecord::Fail,
+            max_decode_wait: Duration::from_secs(60),
             transaction_timeout: Duration::from_secs(30),
         }
     }

@@ -4,6 +4,7 @@ use std::any::Any;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::time::Duration;
 
 use state::{JoinStore, KeyValueStore, Store, WindowStore};
 
@@ -33,6 +34,8 @@ pub struct Instantiation<'a> {
     pub(crate) application_id: &'a str,
     /// What sources do with records they cannot decode.
     pub(crate) on_bad_record: OnBadRecord,
+    /// How long a record may wait for its serde to be ready.
+    pub(crate) max_decode_wait: Duration,
 }
 
 impl Instantiation<'_> {

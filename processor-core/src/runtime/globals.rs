@@ -3,17 +3,22 @@
 //! They are outside the transactions and unsynchronised with stream time. A copy for each thread costs memory and spares
 //! the record path a lock.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use state::{Change, MAX_BATCH, MemoryDatabase};
 
-use crate::error::Result;
+use crate::clock::Deadline;
+use crate::error::{Fault, Result};
 use crate::log::{
-    Consumer, ConsumerConfig, Isolation, Log, Offset, OffsetReset, Polled, RecordBatch,
+    Consumer, ConsumerConfig, ConsumerRecord, Isolation, Log, Offset, OffsetReset, Polled,
     TopicPartition,
 };
 use crate::processor::StoreCell;
+use crate::record::RecordMetadata;
+use crate::serde::SerdeError;
+use crate::task::is_not_ready;
 use crate::topology::{GlobalTableSpec, StoreId, StoreKind, Topology};
 
 use super::stores::open_store;
@@ -25,11 +30,21 @@ pub(crate) struct GlobalTables {
     consumer: Option<Box<dyn Consumer>>,
     tables: Vec<GlobalTableSpec>,
     cells: HashMap<StoreId, StoreCell>,
+    /// Records that were read, in order, from the first one on that waits for its serde.
+    held: VecDeque<(TopicPartition, ConsumerRecord)>,
+    /// Until when the first of them may wait.
+    patience: Option<Deadline>,
+    max_decode_wait: Duration,
 }
 
 impl GlobalTables {
-    /// Reads every global table to where its topic ends now.
-    pub(crate) fn bootstrap(topology: &Topology, log: &dyn Log) -> Result<Self> {
+    /// Reads every global table to where its topic ends now. A record waits up to `max_decode_wait` for its serde to be
+    /// ready, and the records behind it with it.
+    pub(crate) fn bootstrap(
+        topology: &Topology,
+        log: &dyn Log,
+        max_decode_wait: Duration,
+    ) -> Result<Self> {
         let tables = topology.plan.globals.clone();
         let database = MemoryDatabase::default();
         let mut cells = HashMap::new();
@@ -51,6 +66,9 @@ impl GlobalTables {
             consumer,
             tables,
             cells,
+            held: VecDeque::new(),
+            patience: None,
+            max_decode_wait,
         };
         globals.read_to_end(log)?;
         Ok(globals)
@@ -77,8 +95,9 @@ impl GlobalTables {
                 }
             }
         }
-        while !ends.is_empty() {
-            self.poll(Duration::from_millis(100))?;
+        while !ends.is_empty() || !self.held.is_empty() {
+            // Short, since it may be a serde that is waited for.
+            self.poll(Duration::from_millis(5))?;
             let consumer = self.consumer.as_ref().expect("there are global tables");
             let mut reached = Vec::new();
             for (partition, end) in &ends {
@@ -101,38 +120,70 @@ impl GlobalTables {
         let Some(consumer) = &mut self.consumer else {
             return Ok(());
         };
-        let Polled::Records(batches) = consumer.poll(timeout)? else {
-            return Ok(());
-        };
-        for batch in batches {
-            self.take(&batch)?;
+        if let Polled::Records(batches) = consumer.poll(timeout)? {
+            for batch in batches {
+                let partition = batch.partition;
+                let records = batch.records.into_iter();
+                self.held
+                    .extend(records.map(|record| (partition.clone(), record)));
+            }
+        }
+        if !self.held.is_empty() {
+            self.take_held()?;
         }
         Ok(())
     }
 
-    fn take(&mut self, batch: &RecordBatch) -> Result {
-        let Some(table) = self
-            .tables
-            .iter()
-            .find(|t| *t.topic == *batch.partition.topic)
-        else {
+    /// Takes in what is held, up to a record that has to wait.
+    fn take_held(&mut self) -> Result {
+        while let Some((partition, record)) = self.held.front() {
+            if let Err(fault) = self.take(partition, record) {
+                let at = RecordMetadata {
+                    topic: Arc::clone(&partition.topic),
+                    partition: partition.partition,
+                    offset: record.offset,
+                };
+                if !is_not_ready(&fault) {
+                    return Err(fault.at(at));
+                }
+                if self.may_wait() {
+                    break;
+                }
+                let waited = self.max_decode_wait.as_secs_f32();
+                let what = format!("it was waited for over {waited} s in vain");
+                return Err(Fault::serde(what, SerdeError::new(fault)).at(at));
+            }
+            self.patience = None;
+            self.held.pop_front();
+        }
+        for cell in self.cells.values() {
+            cell.with(|store| -> Result {
+                while !store.apply(MAX_BATCH)? {}
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
+    fn may_wait(&mut self) -> bool {
+        let limit = self.max_decode_wait;
+        let patience = self.patience.get_or_insert_with(|| Deadline::after(limit));
+        !patience.passed()
+    }
+
+    fn take(&self, partition: &TopicPartition, record: &ConsumerRecord) -> Result {
+        let Some(table) = self.tables.iter().find(|t| *t.topic == *partition.topic) else {
             return Ok(());
         };
-        let cell = &self.cells[&table.store];
-        for record in &batch.records {
-            let (key, value) = (record.key.as_deref(), record.value.as_deref());
-            (table.check)(key, value)?;
-            let Some(key) = key else { continue };
-            let change = Change {
-                key,
-                value,
-                timestamp: record.timestamp,
-            };
-            cell.with(|store| store.restore(change))?;
-        }
-        cell.with(|store| -> Result {
-            while !store.apply(MAX_BATCH)? {}
-            Ok(())
-        })
+        let (key, value) = (record.key.as_deref(), record.value.as_deref());
+        (table.check)(key, value)?;
+        let Some(key) = key else { return Ok(()) };
+        let change = Change {
+            key,
+            value,
+            timestamp: record.timestamp,
+        };
+        self.cells[&table.store].with(|store| store.restore(change))?;
+        Ok(())
     }
 }

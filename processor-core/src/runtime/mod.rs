@@ -6,6 +6,8 @@ mod stores;
 mod stream_thread;
 mod streams;
 mod topics;
+#[cfg(test)]
+mod waiting_tests;
 
 pub(crate) use collector::Collector;
 pub use streams::{RunSummary, Streams, StreamsError};

@@ -20,16 +20,16 @@ use std::time::Duration;
 
 use state::Database;
 
-use crate::clock::{Clock, Deadline};
+use crate::clock::{Clock, Deadline, SystemClock};
 use crate::config::{Guarantee, StreamsConfig};
 use crate::error::{Fault, Result};
 use crate::log::{
     CommittedOffset, Consumer, ConsumerConfig, ErrorClass, Isolation, Log, LogError, Offset,
-    OffsetReset, Polled, ProducerConfig, RecordBatch, TopicPartition,
+    OffsetReset, Polled, ProducerConfig, RecordBatch, Timestamp, TopicPartition,
 };
 use crate::processor::{Instantiation, StoreCell, TaskTimes, Work, times};
 use crate::record::TaskId;
-use crate::task::{Restorer, StreamTask, TaskParts};
+use crate::task::{Restorer, StreamTask, TaskParts, is_not_ready};
 use crate::topology::{StoreId, Topic, Topology};
 
 use super::Collector;
@@ -45,6 +45,8 @@ const END_OFFSET_FRESH_MS: i64 = 50;
 const WAITING_BYTES: usize = 16 << 20;
 /// How often stores are synced to disk.
 const SYNC_INTERVAL_MS: i64 = 2_000;
+/// How long a thread sleeps that has nothing to do but ask a serde again whether it is ready.
+const NOT_READY_PAUSE: Duration = Duration::from_millis(5);
 const LOG_TIMEOUT: Duration = Duration::from_secs(30);
 /// One budget for everything a commit may wait for; then its outcome counts as uncertain.
 const COMMIT_BUDGET: Duration = Duration::from_secs(60);
@@ -88,6 +90,8 @@ pub(crate) struct StreamThread {
     globals: GlobalTables,
     tasks: BTreeMap<TaskId, StreamTask>,
     assigned: BTreeSet<TopicPartition>,
+    /// What the consumer was told to read: all of `assigned`, but while tasks are being opened.
+    reading: BTreeSet<TopicPartition>,
     /// Where a partition without committed offset was started, to rewind to.
     first_offsets: HashMap<TopicPartition, Offset>,
     committing: Option<Vec<(TopicPartition, CommittedOffset)>>,
@@ -99,12 +103,16 @@ pub(crate) struct StreamThread {
     last_apply_ms: i64,
     last_sync_ms: i64,
     taken: u64,
+    rewinds: u64,
+    /// The last fault of a serde that was not ready in the middle of processing, and until when it is repaired.
+    unready: Option<(String, Deadline)>,
 }
 
 impl StreamThread {
     /// Makes the clients of thread `index` and joins the group.
     pub(crate) fn start(shared: Arc<Shared>, index: usize) -> Result<Self> {
-        let globals = GlobalTables::bootstrap(&shared.topology, &*shared.log)?;
+        let max_decode_wait = shared.config.max_decode_wait;
+        let globals = GlobalTables::bootstrap(&shared.topology, &*shared.log, max_decode_wait)?;
         let out = producer(&shared, index)?;
         let config = &shared.config;
         let mut consumer = shared.log.consumer(ConsumerConfig {
@@ -131,6 +139,7 @@ impl StreamThread {
             globals,
             tasks: BTreeMap::new(),
             assigned: BTreeSet::new(),
+            reading: BTreeSet::new(),
             first_offsets: HashMap::new(),
             committing: None,
             ends: HashMap::new(),
@@ -140,6 +149,8 @@ impl StreamThread {
             last_apply_ms: now,
             last_sync_ms: now,
             taken: 0,
+            rewinds: 0,
+            unready: None,
         })
     }
 
@@ -163,11 +174,26 @@ impl StreamThread {
         }
     }
 
+    /// How often a failure made this thread go back to what is committed.
+    pub(crate) fn rewinds(&self) -> u64 {
+        self.rewinds
+    }
+
+    /// The ends of the inputs are asked for anew: there may be more by now.
+    pub(crate) fn forget_ends(&mut self) {
+        self.ends.clear();
+    }
+
     fn try_round(&mut self, wait: Duration, pace: Pace) -> Result<Round> {
         let mut round = self.poll_commit(Duration::ZERO)?;
-        let buffered = self.tasks.values().any(|task| task.buffered() > 0);
+        let waits = self.tasks.values().any(StreamTask::waits);
+        let ready = self
+            .tasks
+            .values()
+            .any(|task| task.buffered() > 0 && !task.waits());
         let wait = match self.out.committing() {
-            _ if buffered => Duration::ZERO,
+            _ if ready => Duration::ZERO,
+            _ if waits => NOT_READY_PAUSE,
             true => wait.min(Duration::from_millis(2)),
             false => wait,
         };
@@ -216,12 +242,26 @@ impl StreamThread {
         Ok(!self.needs_commit())
     }
 
-    /// Tells the tasks of the sub-topologies of `rank` that a bounded run has read everything.
-    pub(crate) fn end_of_input(&mut self, rank: usize) -> Result {
+    /// Tells the tasks of the sub-topologies of `rank` that a bounded run has read everything, each once: `goals` has
+    /// how often each will have been told then, and the count is committed with what a task says at the end. So after a
+    /// rewind those are told again whose answer is lost, and no others.
+    pub(crate) fn end_of_input(
+        &mut self,
+        rank: usize,
+        goals: &mut BTreeMap<TaskId, Timestamp>,
+    ) -> Result {
         let now = self.shared.clock.now_ms();
         for (id, task) in &mut self.tasks {
-            if self.shared.topology.subtopologies[id.subtopology].rank == rank {
-                task.end_of_input(now, &mut self.out)?;
+            if self.shared.topology.subtopologies[id.subtopology].rank != rank {
+                continue;
+            }
+            let goal = *goals
+                .entry(*id)
+                .or_insert_with(|| task.ends_of_input() + 1);
+            if task.ends_of_input() < goal
+                && let Err(fault) = task.end_of_input(now, goal, &mut self.out)
+            {
+                return self.recover(fault);
             }
         }
         Ok(())
@@ -278,18 +318,19 @@ impl StreamThread {
         for task in tasks.values_mut() {
             let mut caught_up = |topic: &Arc<str>, partition: i32| {
                 let partition = TopicPartition::new(Arc::clone(topic), partition);
-                caught_up(&**consumer, &partition, ends, wall_ms)
-                    || waited_enough(
-                        waiting_since,
-                        &partition,
-                        wall_ms,
-                        shared.config.max_task_idle,
-                    )
+                if caught_up(&**consumer, &partition, ends, wall_ms) {
+                    waiting_since.remove(&partition);
+                    return true;
+                }
+                let limit = shared.config.max_task_idle;
+                waited_enough(waiting_since, &partition, wall_ms, limit)
             };
             let n = task.process(RECORDS_PER_TURN, wall_ms, out, &mut caught_up)?;
             *taken += n as u64;
             task.punctuate(wall_ms, out)?;
-            if n > 0 || task.resume(wall_ms, out)? == Work::More {
+            // Asked whether or not there were records, or a steady input would starve the rest of the work.
+            let left = task.resume(wall_ms, out)?;
+            if n > 0 || left == Work::More {
                 round = Round::Worked;
             }
         }
@@ -448,24 +489,32 @@ impl StreamThread {
 
     fn assigned(&mut self, partitions: Vec<TopicPartition>) -> Result {
         tracing::info!(thread = self.index, ?partitions, "partitions assigned");
-        self.commit_now()?;
         self.assigned.extend(partitions.iter().cloned());
+        if let Err(fault) = self.commit_now() {
+            return self.recover(fault);
+        }
         let tasks: BTreeSet<TaskId> = partitions
             .iter()
             .filter_map(|partition| task_of(&self.shared, partition))
             .collect();
-        self.open_tasks(&tasks, |consumer, starts| Ok(consumer.assign(starts)?))
+        self.open_tasks(&tasks)
     }
 
     fn revoked(&mut self, partitions: &[TopicPartition], lost: bool) -> Result {
         tracing::info!(thread = self.index, ?partitions, lost, "partitions revoked");
-        if lost {
+        // IMPORTANT: whatever becomes of the commit, the partitions are released: the group waits for that, and asks
+        // once only.
+        let undone = if lost {
             // They belong to somebody else already, and so would what is open.
             self.committing = None;
-            self.out.abort(LOG_TIMEOUT)?;
+            self.abort_open()?;
+            true
+        } else if let Err(fault) = self.commit_now() {
+            self.undo(fault)?;
+            true
         } else {
-            self.commit_now()?;
-        }
+            false
+        };
         let revoked: BTreeSet<TaskId> = partitions
             .iter()
             .filter_map(|partition| task_of(&self.shared, partition))
@@ -477,13 +526,14 @@ impl StreamThread {
         }
         for partition in partitions {
             self.assigned.remove(partition);
+            self.reading.remove(partition);
             self.paused.remove(partition);
             self.first_offsets.remove(partition);
             self.ends.remove(partition);
             self.waiting_since.remove(partition);
         }
         self.consumer.release(partitions)?;
-        if lost {
+        if undone {
             // The abort undid what the remaining tasks had done as well.
             self.reopen_tasks()?;
         }
@@ -491,11 +541,7 @@ impl StreamThread {
     }
 
     /// Makes tasks, restores their stores, and has their inputs read from where they were committed.
-    fn open_tasks(
-        &mut self,
-        ids: &BTreeSet<TaskId>,
-        start: impl FnOnce(&mut dyn Consumer, &[(TopicPartition, Option<Offset>)]) -> Result,
-    ) -> Result {
+    fn open_tasks(&mut self, ids: &BTreeSet<TaskId>) -> Result {
         let shared = Arc::clone(&self.shared);
         let inputs: Vec<TopicPartition> =
             ids.iter().flat_map(|id| inputs_of(&shared, *id)).collect();
@@ -514,7 +560,7 @@ impl StreamThread {
                 Some(committed) => committed.offset,
                 None => self.first_offset(partition)?,
             };
-            starts.push((partition.clone(), Some(offset)));
+            starts.push((partition.clone(), offset));
         }
         let mut restorer = None;
         for &id in ids {
@@ -555,7 +601,24 @@ impl StreamThread {
             let task = self.make_task(id, stores, TaskTimes::restored(restored_times))?;
             self.tasks.insert(id, task);
         }
-        start(&mut *self.consumer, &starts)
+        self.read_from(starts)
+    }
+
+    /// Has the consumer read on at these offsets, whether or not it reads the partitions already.
+    fn read_from(&mut self, starts: Vec<(TopicPartition, Offset)>) -> Result {
+        let mut new = Vec::new();
+        for (partition, offset) in starts {
+            if self.reading.contains(&partition) {
+                self.consumer.seek(&partition, offset)?;
+            } else {
+                new.push((partition, Some(offset)));
+            }
+        }
+        if !new.is_empty() {
+            self.consumer.assign(&new)?;
+            self.reading.extend(new.into_iter().map(|(name, _)| name));
+        }
+        Ok(())
     }
 
     /// Where to start without a committed offset; the same offset again after a rewind.
@@ -617,6 +680,7 @@ impl StreamThread {
             shared: HashMap::new(),
             application_id: &self.shared.config.application_id,
             on_bad_record: self.shared.config.on_bad_record,
+            max_decode_wait: self.shared.config.max_decode_wait,
         };
         let topology = &self.shared.topology;
         let sources = &topology.subtopologies[id.subtopology].sources;
@@ -637,29 +701,77 @@ impl StreamThread {
 
     // --- failure ---
 
-    /// Repairs what an abort and a rewind can repair, and passes the rest on.
-    fn recover(&mut self, fault: Fault) -> Result {
-        let class = fault.log_error().map(|error| error.class);
+    /// Repairs what an abort and a rewind can repair, and passes the rest on. A repair may fail and be repaired in turn.
+    fn recover(&mut self, mut fault: Fault) -> Result {
+        let deadline = Deadline::after(COMMIT_BUDGET);
+        loop {
+            self.undo(fault)?;
+            match self.reopen_tasks() {
+                Ok(()) => return Ok(()),
+                Err(again) if deadline.passed() => return Err(again),
+                Err(again) => fault = again,
+            }
+            self.shared.clock.pass(Duration::from_millis(50));
+        }
+    }
+
+    /// Takes back what is not committed, if `fault` is one after which processing can go on.
+    ///
+    /// # Errors
+    /// `fault` itself if it is not.
+    fn undo(&mut self, fault: Fault) -> Result {
         self.committing = None;
-        match class {
+        if self.may_become_ready(&fault) {
+            tracing::warn!(thread = self.index, %fault, "a serde is not ready; the transaction is aborted and its input read again");
+            self.abort_open()?;
+            // Real time, whatever the clock is: something outside is being waited for.
+            SystemClock.pass(NOT_READY_PAUSE);
+            return Ok(());
+        }
+        match fault.log_error().map(|error| error.class) {
             Some(ErrorClass::Abortable | ErrorClass::Retriable) => {
                 tracing::warn!(thread = self.index, %fault, "the transaction is aborted and its input read again");
-                match self.out.abort(LOG_TIMEOUT) {
-                    Ok(()) => {}
-                    Err(_) => self.replace_producer()?,
-                }
+                self.abort_open()
             }
             Some(ErrorClass::Uncertain) => {
                 tracing::warn!(thread = self.index, %fault, "the outcome of the transaction is uncertain; a new producer settles it");
-                self.replace_producer()?;
+                self.replace_producer()
             }
             Some(ErrorClass::Fenced | ErrorClass::Fatal | ErrorClass::Rejected) | None => {
                 // Give up what is open now instead of making readers wait for the log to time it out.
                 let _ = self.out.abort(Duration::from_secs(5));
-                return Err(fault);
+                Err(fault)
             }
         }
-        self.reopen_tasks()
+    }
+
+    /// Aborts the open transaction; if that does not work, a new producer does it. But not where this one was fenced:
+    /// a new one would fence its successor in turn.
+    fn abort_open(&mut self) -> Result {
+        match self.out.abort(LOG_TIMEOUT) {
+            Err(fault) if fault.log_error().map(|e| e.class) != Some(ErrorClass::Fenced) => {
+                tracing::warn!(thread = self.index, %fault, "the abort failed; a new producer settles it");
+                self.replace_producer()
+            }
+            result => result,
+        }
+    }
+
+    /// Whether `fault` is that of a serde that was not ready, and has not been so for too long. Sources wait before they
+    /// take a record; this is for values of stores, which come up in the middle of one.
+    fn may_become_ready(&mut self, fault: &Fault) -> bool {
+        if !is_not_ready(fault) {
+            return false;
+        }
+        let message = fault.to_string();
+        match &self.unready {
+            Some((known, deadline)) if *known == message => !deadline.passed(),
+            _ => {
+                let deadline = Deadline::after(self.shared.config.max_decode_wait);
+                self.unready = Some((message, deadline));
+                true
+            }
+        }
     }
 
     /// A new producer with the same transactional id settles what the old one left open.
@@ -670,7 +782,7 @@ impl StreamThread {
 
     /// Makes all tasks again from what is committed and reads their input again from there.
     fn reopen_tasks(&mut self) -> Result {
-        let ids: BTreeSet<TaskId> = self.tasks.keys().copied().collect();
+        self.rewinds += 1;
         for (_, mut task) in std::mem::take(&mut self.tasks) {
             task.apply(&*self.shared.database)?;
         }
@@ -680,14 +792,13 @@ impl StreamThread {
             let paused: Vec<_> = std::mem::take(&mut self.paused).into_iter().collect();
             self.consumer.resume(&paused)?;
         }
-        self.open_tasks(&ids, |consumer, starts| {
-            for (partition, offset) in starts {
-                if let Some(offset) = offset {
-                    consumer.seek(partition, *offset)?;
-                }
-            }
-            Ok(())
-        })
+        // By what the group gave, since a failure may have come before all tasks were made.
+        let ids: BTreeSet<TaskId> = self
+            .assigned
+            .iter()
+            .filter_map(|partition| task_of(&self.shared, partition))
+            .collect();
+        self.open_tasks(&ids)
     }
 
     // --- end ---
@@ -695,6 +806,9 @@ impl StreamThread {
     /// Commits, writes everything to the stores and leaves the group.
     pub(crate) fn close(mut self) -> Result {
         let committed = self.commit_now();
+        if committed.is_err() {
+            let _ = self.out.abort(Duration::from_secs(5));
+        }
         for task in self.tasks.values_mut() {
             task.apply(&*self.shared.database)?;
         }
@@ -702,6 +816,11 @@ impl StreamThread {
         self.shared.database.sync()?;
         self.consumer.close();
         committed
+    }
+
+    /// Leaves the group and nothing else: after a failure what is not committed is not to be committed any more.
+    pub(crate) fn abandon(self) {
+        self.consumer.close();
     }
 }
 

@@ -1,5 +1,6 @@
 //! An application: a topology on a log.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -119,7 +120,6 @@ impl Streams {
                 let directory = StateDirectory::open(path, &config.application_id)?;
                 let options = SledOptions {
                     cache_bytes: config.state_cache_bytes,
-                    ..Default::default()
                 };
                 let database = SledDatabase::open(&path.join("stores"), &options)?;
                 (Some(directory), Arc::new(database))
@@ -223,28 +223,41 @@ impl Streams {
         &mut self,
         progress: &mut dyn FnMut(u64) -> bool,
     ) -> Result<RunSummary, StreamsError> {
-        let thread = self.inline()?;
-        let before = thread.taken();
         let ranks = thread_ranks(&self.shared.topology);
-        let thread = self.inline.as_mut().expect("made above");
-        if drain(thread, progress)? {
-            for rank in ranks {
-                thread.end_of_input(rank)?;
-                if !drain(thread, progress)? {
-                    break;
+        let (records, taken) = self.on_inline(|thread| {
+            let before = thread.taken();
+            if drain(thread, progress)? {
+                for rank in ranks {
+                    if !finish(thread, rank, progress)? {
+                        break;
+                    }
                 }
             }
-        }
-        thread.commit_now()?;
-        let records = thread.taken() - before;
-        self.taken.store(thread.taken(), Ordering::Relaxed);
+            thread.commit_now()?;
+            Ok((thread.taken() - before, thread.taken()))
+        })?;
+        self.taken.store(taken, Ordering::Relaxed);
         Ok(RunSummary { records })
     }
 
     /// Reads and processes all there is now, without an end of input. For the test driver.
     pub(crate) fn drain(&mut self) -> Result<(), StreamsError> {
-        drain(self.inline()?, &mut |_| true)?;
-        Ok(())
+        self.on_inline(|thread| drain(thread, &mut |_| true).map(|_| ()))
+    }
+
+    /// Runs `work` on the caller's thread. After a failure what it has not committed is given up, so that the next call,
+    /// like a restart, reads it again.
+    fn on_inline<T>(
+        &mut self,
+        work: impl FnOnce(&mut StreamThread) -> Result<T, StreamsError>,
+    ) -> Result<T, StreamsError> {
+        let result = work(self.inline()?);
+        if result.is_err()
+            && let Some(failed) = self.inline.take()
+        {
+            failed.abandon();
+        }
+        result
     }
 
     pub(crate) fn inline(&mut self) -> Result<&mut StreamThread, StreamsError> {
@@ -269,12 +282,33 @@ fn drain(
     thread: &mut StreamThread,
     progress: &mut dyn FnMut(u64) -> bool,
 ) -> Result<bool, StreamsError> {
+    thread.forget_ends();
     loop {
         let round = thread.round(Duration::ZERO, Pace::Eager)?;
         if !progress(thread.taken()) {
             return Ok(false);
         }
         if round == Round::Idle && thread.has_tasks() && thread.quiescent()? {
+            return Ok(true);
+        }
+    }
+}
+
+/// Tells the sub-topologies of `rank` of the end of input, until what they have to say is committed; false when
+/// `progress` stopped it.
+fn finish(
+    thread: &mut StreamThread,
+    rank: usize,
+    progress: &mut dyn FnMut(u64) -> bool,
+) -> Result<bool, StreamsError> {
+    let mut goals = BTreeMap::new();
+    loop {
+        let rewinds = thread.rewinds();
+        thread.end_of_input(rank, &mut goals)?;
+        if !drain(thread, progress)? {
+            return Ok(false);
+        }
+        if thread.rewinds() == rewinds {
             return Ok(true);
         }
     }

@@ -23,6 +23,7 @@ pub use windowed::{WindowedSerde, windowed};
 #[error("{message}")]
 pub struct SerdeError {
     message: String,
+    not_ready: bool,
 }
 
 impl SerdeError {
@@ -30,7 +31,25 @@ impl SerdeError {
     pub fn new(message: impl fmt::Display) -> Self {
         Self {
             message: message.to_string(),
+            not_ready: false,
         }
+    }
+
+    /// Not a verdict yet: the serde needs something that is on its way, such as a schema, so ask again.
+    ///
+    /// The partition of a record that gets this answer waits, the others go on. It waits up to
+    /// [`max_decode_wait`](crate::StreamsConfig::max_decode_wait); then the record counts as one that cannot be decoded.
+    pub fn not_ready(message: impl fmt::Display) -> Self {
+        Self {
+            message: message.to_string(),
+            not_ready: true,
+        }
+    }
+
+    /// Whether the same call may succeed a little later.
+    #[must_use]
+    pub fn is_not_ready(&self) -> bool {
+        self.not_ready
     }
 }
 

@@ -9,7 +9,18 @@ mod stream_task;
 mod time_header;
 
 pub use queue::OnBadRecord;
-pub(crate) use queue::{SourceQueue, TopicQueue};
+pub(crate) use queue::{Head, SourceQueue, TopicQueue};
 pub(crate) use restore::Restorer;
 pub(crate) use stream_task::{StoreSlot, StreamTask, TaskParts};
 pub(crate) use time_header::TimeHeader;
+
+use crate::error::{Fault, FaultKind};
+
+/// Whether `fault` only says that a serde is [not ready](crate::serde::SerdeError::not_ready).
+pub(crate) fn is_not_ready(fault: &Fault) -> bool {
+    match fault.kind() {
+        FaultKind::Serde { source, .. } => source.is_not_ready(),
+        FaultKind::At { source, .. } => is_not_ready(source),
+        _ => false,
+    }
+}

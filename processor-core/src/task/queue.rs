@@ -6,16 +6,18 @@ use std::cell::Cell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
+use crate::clock::Deadline;
 use crate::dsl::TimestampExtractor;
 use crate::error::{Fault, Result};
 use crate::log::{ConsumerRecord, Offset, Timestamp};
 use crate::processor::{Context, Fanout, Instantiation};
 use crate::record::{Record, RecordMetadata};
-use crate::serde::{SharedSerde, deserialize_nullable};
+use crate::serde::{SerdeError, SharedSerde, deserialize_nullable};
 use crate::topology::Topic;
 
-use super::TimeHeader;
+use super::{TimeHeader, is_not_ready};
 
 /// A task's input from one topic.
 pub(crate) trait SourceQueue {
@@ -25,12 +27,25 @@ pub(crate) trait SourceQueue {
     fn push(&mut self, records: Vec<ConsumerRecord>);
     /// Records waiting.
     fn buffered(&self) -> usize;
-    /// Timestamp of the next record; `None` when nothing waits.
-    fn head_timestamp(&mut self) -> Result<Option<Timestamp>>;
+    /// The next record.
+    fn head(&mut self) -> Result<Head>;
+    /// Whether the next record was found to wait for its serde.
+    fn waits(&self) -> bool;
     /// Takes the next record through the nodes below.
     fn process_head<'a>(&'a mut self, context: &mut Context<'a>) -> Result;
     /// Offset after the last record taken; `None` before the first.
     fn next_offset(&self) -> Option<Offset>;
+}
+
+/// What is next in a queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Head {
+    /// Nothing is buffered.
+    Empty,
+    /// A record of this time.
+    At(Timestamp),
+    /// A record that cannot be decoded yet. Nothing behind it may be taken, and its time is not known.
+    Waits,
 }
 
 /// What to do with a record that cannot be decoded or has no valid timestamp.
@@ -51,8 +66,11 @@ pub(crate) struct TopicQueue<K, V> {
     value: SharedSerde<V>,
     extractor: Option<TimestampExtractor<K, V>>,
     on_bad_record: OnBadRecord,
+    max_decode_wait: Duration,
     raw: VecDeque<ConsumerRecord>,
     head: Option<(Record<K, V>, Offset)>,
+    /// Until when the first raw record may wait for its serde; `None` when it was not found to.
+    patience: Option<Deadline>,
     next_offset: Option<Offset>,
     upstream: Option<UpstreamTimes>,
     children: Fanout<K, V>,
@@ -79,8 +97,10 @@ impl<K, V> TopicQueue<K, V> {
             value,
             extractor,
             on_bad_record: instantiation.on_bad_record,
+            max_decode_wait: instantiation.max_decode_wait,
             raw: VecDeque::new(),
             head: None,
+            patience: None,
             next_offset: None,
             upstream,
             children,
@@ -116,7 +136,14 @@ impl<K, V> TopicQueue<K, V> {
         Ok(record)
     }
 
-    /// Decodes the next record, past time markers and records to skip.
+    /// Whether the first record, which cannot be decoded yet, may go on waiting.
+    fn may_wait(&mut self) -> bool {
+        let limit = self.max_decode_wait;
+        let patience = self.patience.get_or_insert_with(|| Deadline::after(limit));
+        !patience.passed()
+    }
+
+    /// Decodes the next record, past time markers and records to skip. Stops at one that has to wait.
     fn fill_head(&mut self) -> Result {
         while self.head.is_none() {
             let Some(mut raw) = self.raw.pop_front() else {
@@ -131,7 +158,20 @@ impl<K, V> TopicQueue<K, V> {
                     continue;
                 }
             }
-            match self.decode(&mut raw) {
+            let mut decoded = self.decode(&mut raw);
+            if let Err(fault) = &decoded
+                && is_not_ready(fault)
+            {
+                if self.may_wait() {
+                    self.raw.push_front(raw);
+                    return Ok(());
+                }
+                let waited = self.max_decode_wait.as_secs_f32();
+                let what = format!("it was waited for over {waited} s in vain");
+                decoded = Err(Fault::serde(what, SerdeError::new(fault)));
+            }
+            self.patience = None;
+            match decoded {
                 Ok(record) => self.head = Some((record, raw.offset)),
                 Err(fault) => {
                     let at = RecordMetadata {
@@ -168,11 +208,19 @@ impl<K: Clone, V: Clone> SourceQueue for TopicQueue<K, V> {
         self.raw.len() + usize::from(self.head.is_some())
     }
 
-    fn head_timestamp(&mut self) -> Result<Option<Timestamp>> {
+    fn head(&mut self) -> Result<Head> {
         if self.head.is_none() {
             self.fill_head()?;
         }
-        Ok(self.head.as_ref().map(|(record, _)| record.timestamp))
+        Ok(match &self.head {
+            Some((record, _)) => Head::At(record.timestamp),
+            None if self.waits() => Head::Waits,
+            None => Head::Empty,
+        })
+    }
+
+    fn waits(&self) -> bool {
+        self.patience.is_some()
     }
 
     fn process_head<'a>(&'a mut self, context: &mut Context<'a>) -> Result {

@@ -9,12 +9,13 @@ use state::{Database, MAX_BATCH, Marker, write_marker};
 
 use crate::error::Result;
 use crate::log::{ConsumerRecord, Offset, Timestamp, TopicPartition};
+use crate::processor::times::TASK_TIME;
 use crate::processor::{Context, StoreCell, TaskTimes, Wake, Work};
 use crate::record::TaskId;
 use crate::runtime::Collector;
 use crate::topology::StoreId;
 
-use super::SourceQueue;
+use super::{Head, SourceQueue};
 
 /// A store with its changelog.
 pub(crate) struct StoreSlot {
@@ -43,6 +44,9 @@ struct Progress {
     stream_times: BTreeMap<String, Timestamp>,
 }
 
+/// What goes beside a sealed generation into its commit: input offsets, and stream times.
+pub(crate) type Sealed = (Vec<(TopicPartition, Offset)>, BTreeMap<String, Timestamp>);
+
 /// See the [module](super).
 pub(crate) struct StreamTask {
     id: TaskId,
@@ -51,6 +55,8 @@ pub(crate) struct StreamTask {
     stores: Vec<StoreSlot>,
     times: TaskTimes,
     stream_time: Rc<Cell<Timestamp>>,
+    /// How often a bounded run ended here, less one; travels like a time.
+    ends_of_input: Rc<Cell<Timestamp>>,
     format_hash: u64,
     /// Records were taken or timers fired since the last seal.
     dirty: bool,
@@ -65,7 +71,10 @@ pub(crate) type CaughtUp<'a> = &'a mut dyn FnMut(&Arc<str>, i32) -> bool;
 
 impl StreamTask {
     pub(crate) fn new(mut parts: TaskParts) -> Self {
-        let stream_time = parts.times.cell("task");
+        let stream_time = parts.times.cell(TASK_TIME);
+        let ends_of_input = parts.times.cell("end-of-input");
+        // Nodes are made from the leaves up; they are woken in the order in which records pass them.
+        parts.wakes.reverse();
         Self {
             id: parts.id,
             queues: parts.queues,
@@ -73,6 +82,7 @@ impl StreamTask {
             stores: parts.stores,
             times: parts.times,
             stream_time,
+            ends_of_input,
             format_hash: parts.format_hash,
             dirty: false,
             sealed: None,
@@ -108,9 +118,14 @@ impl StreamTask {
         queue.map_or(0, |queue| queue.buffered())
     }
 
+    /// Whether a record was found that has to wait for its serde, and the task with it.
+    pub(crate) fn waits(&self) -> bool {
+        self.queues.iter().any(|queue| queue.waits())
+    }
+
     /// Takes up to `limit` records, always the one with the smallest timestamp among the heads of the queues; at equal
     /// times the first source's. Stops where a queue ran dry that may have more to come, since its next record could be
-    /// the smallest. Returns how many were taken.
+    /// the smallest. So it does where a queue [waits](Self::waits). Returns how many were taken.
     pub(crate) fn process(
         &mut self,
         limit: usize,
@@ -124,16 +139,17 @@ impl StreamTask {
         while taken < limit {
             let mut next: Option<(Timestamp, usize)> = None;
             for (i, queue) in self.queues.iter_mut().enumerate() {
-                match queue.head_timestamp()? {
-                    Some(time) if next.is_none_or(|(earliest, _)| time < earliest) => {
+                match queue.head()? {
+                    Head::At(time) if next.is_none_or(|(earliest, _)| time < earliest) => {
                         next = Some((time, i));
                     }
-                    Some(_) => {}
-                    None if may_be_empty[i] => {}
-                    None if taken == 0 && caught_up(queue.topic(), self.id.partition) => {
+                    Head::At(_) => {}
+                    Head::Waits => return Ok(taken),
+                    Head::Empty if may_be_empty[i] => {}
+                    Head::Empty if taken == 0 && caught_up(queue.topic(), self.id.partition) => {
                         may_be_empty[i] = true;
                     }
-                    None => return Ok(taken),
+                    Head::Empty => return Ok(taken),
                 }
             }
             let Some((time, i)) = next else {
@@ -175,9 +191,20 @@ impl StreamTask {
         Ok(left)
     }
 
-    /// Tells the nodes that a bounded run has read everything.
-    pub(crate) fn end_of_input(&mut self, wall_ms: i64, out: &mut Collector) -> Result {
+    /// How often this task has been told of an end of input, less one.
+    pub(crate) fn ends_of_input(&self) -> Timestamp {
+        self.ends_of_input.get()
+    }
+
+    /// Tells the nodes that a bounded run has read everything, for the `count`th time.
+    pub(crate) fn end_of_input(
+        &mut self,
+        wall_ms: i64,
+        count: Timestamp,
+        out: &mut Collector,
+    ) -> Result {
         self.wake(wall_ms, out, |wake, context| wake.end_of_input(context))?;
+        self.ends_of_input.set(count);
         self.dirty = true;
         Ok(())
     }
@@ -245,7 +272,7 @@ impl StreamTask {
         wall_ms: i64,
         out: &mut Collector,
         position: &mut dyn FnMut(&TopicPartition) -> Option<Offset>,
-    ) -> Result<(Vec<(TopicPartition, Offset)>, BTreeMap<String, Timestamp>)> {
+    ) -> Result<Sealed> {
         let mut context = self.context(wall_ms, out);
         for wake in &self.wakes {
             wake.borrow_mut().before_commit(&mut context)?;
