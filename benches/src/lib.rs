@@ -1,1 +1,3 @@
-//! Benchmarks of the framework and its peers.
+//! Benchmarks of the framework and its peers. `README.md` says what is measured, how, and what came out.
+
+pub mod peers;

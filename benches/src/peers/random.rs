@@ -1,0 +1,54 @@
+//! Numbers that look random and are the same for the same seed: SplitMix64.
+
+#[derive(Debug, Clone)]
+pub(super) struct Random(u64);
+
+impl Random {
+    pub fn with_seed(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A number in `low..=high`.
+    pub fn between(&mut self, low: i64, high: i64) -> i64 {
+        let width = u128::from(low.abs_diff(high)) + 1;
+        let offset = (u128::from(self.next()) * width) >> 64;
+        low + i64::try_from(offset)
+            .expect("not beyond the distance of two i64s that a caller writes")
+    }
+
+    /// True once in `n` times.
+    pub fn once_in(&mut self, n: i64) -> bool {
+        self.between(1, n) == 1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_seed_gives_the_published_numbers_of_splitmix64() {
+        let mut random = Random::with_seed(1_234_567);
+        let first: Vec<u64> = (0..2).map(|_| random.next()).collect();
+        assert_eq!(
+            first,
+            [6_457_827_717_110_365_317, 3_203_168_211_198_807_973]
+        );
+    }
+
+    #[test]
+    fn numbers_reach_both_ends_and_nothing_beyond() {
+        let mut random = Random::with_seed(7);
+        let seen: std::collections::BTreeSet<i64> =
+            (0..1_000).map(|_| random.between(-1, 2)).collect();
+        assert_eq!(seen, (-1..=2).collect());
+    }
+}
