@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::log::Timestamp;
 use crate::record::{Data, Record, RecordMetadata, TaskId};
 
-use super::times::ObservedTime;
+use super::times::{NO_TIME, ObservedTime, TASK_TIME};
 use super::{Context, Fanout, Instantiation, Process};
 
 /// User code in the middle of a topology. One instance per task, so `&mut self` is its own.
@@ -127,10 +127,9 @@ pub struct Setup<'a, 'b> {
 impl Setup<'_, '_> {
     /// Asks for a punctuation; a processor may have several.
     pub fn schedule(&mut self, punctuation: Punctuation) {
-        self.schedules.push(Schedule {
-            punctuation,
-            next: None,
-        });
+        let stream_time = self.instantiation.times.cell(TASK_TIME).get();
+        self.schedules
+            .push(Schedule::starting_at(punctuation, stream_time));
     }
 
     /// A stream time of this processor's own, for instance one per input, that is committed with the task's offsets
@@ -201,6 +200,20 @@ impl<K: Data, V: Data> ProcessorContext<'_, '_, K, V> {
 pub(crate) struct Schedule {
     punctuation: Punctuation,
     next: Option<Timestamp>,
+}
+
+impl Schedule {
+    /// A schedule of a task that starts, or starts again, at `stream_time`: it has fired for all that lies before.
+    fn starting_at(punctuation: Punctuation, stream_time: Timestamp) -> Self {
+        let next = match punctuation {
+            Punctuation::StreamTime(interval) if stream_time != NO_TIME => {
+                let interval_ms = millis(interval);
+                Some((stream_time / interval_ms + 1).saturating_mul(interval_ms))
+            }
+            _ => None,
+        };
+        Self { punctuation, next }
+    }
 }
 
 /// What the task calls a node for besides records; a node takes part in what it overrides.
@@ -388,6 +401,21 @@ mod tests {
             fired,
             [None, Some(3), None, Some(10), Some(47), None, Some(50)]
         );
+    }
+
+    #[test]
+    fn a_schedule_that_starts_again_goes_on_where_it_was() {
+        let every_10 = Punctuation::StreamTime(Duration::from_millis(10));
+        for (stream_time, next) in [
+            (NO_TIME, None),
+            (0, Some(10)),
+            (9, Some(10)),
+            (10, Some(20)),
+        ] {
+            assert_eq!(Schedule::starting_at(every_10, stream_time).next, next);
+        }
+        let wall = Punctuation::WallClock(Duration::from_millis(10));
+        assert_eq!(Schedule::starting_at(wall, 9).next, None);
     }
 
     #[test]

@@ -15,6 +15,9 @@ use super::Context;
 /// No record has been seen.
 pub(crate) const NO_TIME: Timestamp = -1;
 
+/// Name of the time of the task itself.
+pub(crate) const TASK_TIME: &str = "task";
+
 /// The times of a task, by operator name.
 #[derive(Default)]
 pub(crate) struct TaskTimes {
