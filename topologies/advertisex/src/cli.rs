@@ -245,7 +245,7 @@ mod kafka {
         /// Kafka brokers, host:port, several separated by commas
         #[arg(long)]
         bootstrap: String,
-        /// A property of the Kafka client (librdkafka), for instance security.protocol=ssl; may be repeated
+        /// A property of the Kafka client (librdkafka), for instance client.id=ads; may be repeated
         #[arg(long = "set", value_name = "NAME=VALUE", value_parser = property)]
         properties: Vec<(String, String)>,
     }

@@ -25,7 +25,7 @@ pub struct FileBuckets {
     pub duplicate: u64,
     /// Records that break the contract.
     pub quarantined: u64,
-    /// Always 0 for now.
+    /// Records of robots and fraud; nothing decides that yet.
     pub invalid_traffic: u64,
     /// Records too far below the largest timestamp before them.
     pub late: u64,

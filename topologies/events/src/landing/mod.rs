@@ -162,10 +162,10 @@ impl LandingFile {
         self.records.next()
     }
 
-    /// Steps over `count` records.
+    /// Steps over `count` records, or to the end if there are fewer.
     ///
     /// # Errors
-    /// As for [`next_line`](Self::next_line), and when there are fewer.
+    /// As for [`next_line`](Self::next_line).
     pub fn skip(&mut self, count: u64) -> Result<(), FileError> {
         for _ in 0..count {
             if self.records.next()?.is_none() {
