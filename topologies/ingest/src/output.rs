@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 pub struct Quarantined {
     /// Path of the file, relative to the landing directory.
     pub path: String,
-    /// Line or record number in it, from 1.
+    /// Line or record number in it, from 1; 0 when it is about the file as a whole.
     pub line: u64,
     /// Name of the broken rule.
     pub rule: String,
