@@ -395,6 +395,8 @@ mod tests {
         let config = GeneratorConfig {
             malformed_rate: 0.01,
             late_rate: 0.01,
+            // Long enough for what comes an hour late to be late.
+            per_second: 1,
             ..small(3)
         };
         let truth = generate(directory.path(), &config).unwrap();

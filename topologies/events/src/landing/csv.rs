@@ -1,7 +1,7 @@
 //! CSV with a header, its columns in any order.
 
 use std::borrow::Cow;
-use std::io::BufRead;
+use std::io::{self, BufRead, Read};
 
 use csv::{ByteRecord, Reader, ReaderBuilder};
 
@@ -9,6 +9,9 @@ use crate::Feed;
 
 use super::fields::{Fields, Text, names, required};
 use super::{FileError, Line, Location, Records, Rejection, source};
+
+/// A header is not longer, in bytes.
+const MAX_HEADER: u64 = 64 << 10;
 
 /// Rows of a CSV file.
 pub(super) struct CsvRecords {
@@ -21,6 +24,8 @@ pub(super) struct CsvRecords {
     header_fault: Option<Rejection>,
     warnings: Vec<String>,
     row: ByteRecord,
+    /// Lines end in CR LF. The reader ends a row at the CR, so it counts the LF for the row that follows.
+    crlf: bool,
 }
 
 impl CsvRecords {
@@ -47,6 +52,8 @@ impl CsvRecords {
             header_fault: None,
             warnings: Vec::new(),
             row: ByteRecord::new(),
+            crlf: ends_in_crlf(&mut *location.open()?)
+                .map_err(|error| location.error(source::explain(&error)))?,
         };
         records.read_header(&header);
         Ok(records)
@@ -120,7 +127,8 @@ impl Records for CsvRecords {
         match self.reader.read_byte_record(&mut self.row) {
             Ok(false) => Ok(None),
             Ok(true) => {
-                let number = self.row.position().map_or(0, csv::Position::line);
+                let line = self.row.position().map_or(0, csv::Position::line);
+                let number = line + u64::from(self.crlf);
                 let outcome = self
                     .parse()
                     .map_err(|rejection| rejection.with_original(&self.original()));
@@ -135,4 +143,11 @@ impl Records for CsvRecords {
     fn warnings(&self) -> Vec<String> {
         self.warnings.clone()
     }
+}
+
+/// Whether the first line does.
+fn ends_in_crlf(reader: &mut dyn BufRead) -> io::Result<bool> {
+    let mut line = Vec::new();
+    reader.take(MAX_HEADER).read_until(b'\n', &mut line)?;
+    Ok(line.ends_with(b"\r\n"))
 }
