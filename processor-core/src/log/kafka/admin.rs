@@ -6,13 +6,13 @@ use futures::executor::block_on;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic as NewKafkaTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::Consumer as _;
-use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use crate::clock::Deadline;
 use crate::log::{Cleanup, Isolation, Log as _, LogError, NewTopic};
 
 use super::error::classified;
-use super::{KafkaLog, KafkaOptions, METADATA_TIMEOUT};
+use super::{KafkaLog, KafkaOptions, METADATA_TIMEOUT, retried};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -121,18 +121,23 @@ pub(super) fn delete_topics(options: &KafkaOptions, topics: &[&str]) -> Result<(
 
 pub(super) fn partitions(log: &KafkaLog, topic: &str) -> Result<Option<i32>, LogError> {
     let client = log.queries.client(Isolation::ReadCommitted)?;
-    let metadata = client
-        .fetch_metadata(Some(topic), METADATA_TIMEOUT)
-        .map_err(|error| {
-            classified(
-                format_args!("asking for the partitions of '{topic}'"),
-                &error,
-            )
-        })?;
-    let known = metadata.topics().iter().find(|known| known.name() == topic);
-    Ok(known
-        .filter(|known| known.error().is_none() && !known.partitions().is_empty())
-        .map(|known| i32::try_from(known.partitions().len()).unwrap_or(i32::MAX)))
+    let what = format_args!("asking for the partitions of '{topic}'");
+    retried(METADATA_TIMEOUT, |left| {
+        let metadata = client
+            .fetch_metadata(Some(topic), left)
+            .map_err(|error| classified(what, &error))?;
+        let known = metadata.topics().iter().find(|known| known.name() == topic);
+        let Some(known) = known else { return Ok(None) };
+        match known.error().map(RDKafkaErrorCode::from) {
+            Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {
+                Ok(None)
+            }
+            // A topic that was just created may have no leaders yet.
+            Some(code) => Err(classified(what, &KafkaError::MetadataFetch(code))),
+            None if known.partitions().is_empty() => Ok(None),
+            None => Ok(i32::try_from(known.partitions().len()).ok()),
+        }
+    })
 }
 
 pub(super) fn topics(log: &KafkaLog) -> Result<Vec<String>, LogError> {

@@ -19,14 +19,18 @@ use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 
+use crate::clock::{Clock, Deadline, SystemClock};
+
 use super::{
-    Consumer, ConsumerConfig, Isolation, Log, LogError, NewTopic, Offset, Producer, ProducerConfig,
-    TopicPartition,
+    Consumer, ConsumerConfig, ErrorClass, Isolation, Log, LogError, NewTopic, Offset, Producer,
+    ProducerConfig, TopicPartition,
 };
 
 pub use options::KafkaOptions;
 
 const METADATA_TIMEOUT: Duration = Duration::from_secs(10);
+/// Between two questions that meet a passing fault.
+const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
 /// A Kafka cluster. Clones share its metadata clients.
 #[derive(Clone)]
@@ -132,13 +136,53 @@ impl Queries {
         timeout: Duration,
     ) -> Result<(Offset, Offset), LogError> {
         let client = self.client(isolation)?;
-        client
-            .fetch_watermarks(&partition.topic, partition.partition, timeout)
-            .map_err(|error| {
-                error::classified(
-                    format_args!("asking for the offsets of {partition}"),
-                    &error,
-                )
-            })
+        let what = format_args!("asking for the offsets of {partition}");
+        retried(timeout, |left| {
+            client
+                .fetch_watermarks(&partition.topic, partition.partition, left)
+                .map_err(|error| error::classified(what, &error))
+        })
+    }
+}
+
+/// Asks again while the answer is a passing fault, such as a leader that is just being elected, and `timeout` is not over.
+fn retried<T>(
+    timeout: Duration,
+    mut ask: impl FnMut(Duration) -> Result<T, LogError>,
+) -> Result<T, LogError> {
+    let deadline = Deadline::after(timeout);
+    loop {
+        match ask(deadline.remaining()) {
+            Err(error) if error.class == ErrorClass::Retriable && !deadline.passed() => {
+                SystemClock.pass(RETRY_PAUSE.min(deadline.remaining()));
+            }
+            answer => return answer,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_passing_fault_is_asked_again_and_another_one_is_not() {
+        let mut asked = 0;
+        let answer = retried(Duration::from_secs(60), |_| {
+            asked += 1;
+            match asked {
+                1 | 2 => Err(LogError::retriable("no leader yet")),
+                _ => Ok(asked),
+            }
+        });
+        assert_eq!(answer.unwrap(), 3);
+        let fatal = retried(Duration::from_secs(60), |_| {
+            Err::<(), _>(LogError::fatal("no"))
+        });
+        assert_eq!(fatal.unwrap_err().class, ErrorClass::Fatal);
+        let over = retried(Duration::ZERO, |_| {
+            Err::<(), _>(LogError::retriable("no leader yet"))
+        });
+        assert_eq!(over.unwrap_err().class, ErrorClass::Retriable);
     }
 }
