@@ -9,9 +9,11 @@ use std::time::Duration;
 
 use crate::error::Result;
 use crate::log::{
-    CommittedOffset, GroupMetadata, Header, Headers, LogError, Offset, Producer, ProducerRecord,
-    Timestamp, TopicPartition,
+    Committed, CommittedOffset, GroupMetadata, Header, Headers, LogError, Offset, Producer,
+    ProducerRecord, Timestamp, TopicPartition,
 };
+
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Where the transaction of a thread stands.
 ///
@@ -117,21 +119,25 @@ impl Collector {
         self.open()?;
         self.phase = Phase::Committing;
         self.bytes = 0;
-        let offsets = if self.transactional {
-            offsets
-        } else {
-            Vec::new()
-        };
-        self.producer.begin_commit(offsets, group)?;
+        if self.transactional {
+            self.producer.begin_commit(offsets, group)?;
+        }
         Ok(())
     }
 
-    /// Waits up to `timeout` for the commit in flight: how far each partition has come with it. Then sends what waited.
+    /// Waits up to `timeout` for the commit in flight: how far each partition has come with it, as far as that is known.
+    /// Then sends what waited. Without a transaction it is a flush, and waits for as long as that takes.
     pub(crate) fn poll_commit(
         &mut self,
         timeout: Duration,
     ) -> Result<Option<HashMap<TopicPartition, Offset>>> {
-        let Some(committed) = self.producer.poll_commit(timeout)? else {
+        let committed = if self.transactional {
+            self.producer.poll_commit(timeout)?
+        } else {
+            self.producer.flush(FLUSH_TIMEOUT)?;
+            Some(Committed::default())
+        };
+        let Some(committed) = committed else {
             return Ok(None);
         };
         self.phase = Phase::Idle;
