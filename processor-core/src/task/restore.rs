@@ -52,8 +52,13 @@ impl Restorer {
         }
         let assigned: Vec<TopicPartition> = ends.keys().cloned().collect();
         let mut restored = 0;
+        let mut wait = Duration::ZERO;
         while !ends.is_empty() {
-            if let Polled::Records(batches) = self.consumer.poll(Duration::from_millis(100))? {
+            let polled = self.consumer.poll(wait)?;
+            // The end may have been reached over records that nobody sees, so waiting comes after looking.
+            wait = Duration::from_millis(100);
+            if let Polled::Records(batches) = polled {
+                wait = Duration::ZERO;
                 for batch in batches {
                     let Some(&i) = by_changelog.get(&batch.partition) else {
                         continue;
