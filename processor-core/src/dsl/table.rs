@@ -14,6 +14,7 @@ use crate::record::{Change, Data, Record};
 use crate::serde::{SharedSerde, serialize_nullable};
 use crate::topology::{NodeId, NodeKind, Plan, StoreId, StoreKind};
 
+use super::grouped::is_null;
 use super::lineage::{Lineage, Partitioned};
 use super::outlet::Outlet;
 use super::{KStream, Rekeyed};
@@ -248,7 +249,7 @@ impl<K: Data, V: Data> StoreSet for GlobalTable<K, V> {
 
 impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
     /// Joins each record with the table's value of its key at this moment; records without a match, or with a null
-    /// key, are dropped. The result has the record's timestamp. Updates of the table emit nothing.
+    /// key or value, are dropped. The result has the record's timestamp. Updates of the table emit nothing.
     ///
     /// Stream and table must be co-partitioned; a stream whose key may have changed is sent through
     /// `<application id>-<name>-repartition` first.
@@ -263,7 +264,7 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
         })
     }
 
-    /// Like [`join_table`](Self::join_table), but a record without a match is joined with `None`.
+    /// Like [`join_table`](Self::join_table), but a record without a match, or with a null key, is joined with `None`.
     pub fn left_join_table<W: Data, R: Data>(
         &self,
         name: &str,
@@ -297,11 +298,13 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
             (table.store, table.key.clone(), table.value.clone())
         {
             let below = Arc::clone(&outlet);
+            let stream_value = stream.value.clone();
             let (name, join) = (name.to_owned(), Arc::new(join));
             stream.outlet.attach(move |instantiation| {
                 let join = Arc::clone(&join);
                 Ok(Box::new(LookUp {
                     name: name.clone(),
+                    stream_value: stream_value.clone(),
                     store: instantiation.key_value(store)?,
                     key: Arc::clone(&key_serde),
                     value: Arc::clone(&value_serde),
@@ -316,7 +319,7 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
     }
 
     /// Joins each record with a global table's value of the key that `select` takes from it; records without a
-    /// match, or with a null selected key, are dropped. Key, partition and timestamp stay.
+    /// match, with a null selected key or with a null value are dropped. Key, partition and timestamp stay.
     pub fn join_global<GK: Data, GV: Data, R: Data>(
         &self,
         name: &str,
@@ -329,7 +332,8 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
         })
     }
 
-    /// Like [`join_global`](Self::join_global), but a record without a match is joined with `None`.
+    /// Like [`join_global`](Self::join_global), but a record without a match, or with a null selected key, is joined
+    /// with `None`.
     pub fn left_join_global<GK: Data, GV: Data, R: Data>(
         &self,
         name: &str,
@@ -356,6 +360,7 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
             plan.add_node(name.to_owned(), kind, vec![self.node], vec![table.store])
         };
         let below = Arc::clone(&outlet);
+        let stream_value = self.value.clone();
         let (name, store) = (name.to_owned(), table.store);
         let (key, value) = (Arc::clone(&table.key), Arc::clone(&table.value));
         let (select, join) = (Arc::new(select), Arc::new(join));
@@ -363,6 +368,7 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
             let (select, join) = (Arc::clone(&select), Arc::clone(&join));
             Ok(Box::new(LookUp {
                 name: name.clone(),
+                stream_value: stream_value.clone(),
                 store: instantiation.key_value(store)?,
                 key: Arc::clone(&key),
                 value: Arc::clone(&value),
@@ -379,8 +385,10 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
 }
 
 /// Joins a record with what a table holds for a key taken from it.
-struct LookUp<K, TK, TV, R, S, J> {
+struct LookUp<K, V, TK, TV, R, S, J> {
     name: String,
+    /// Tells a null value; without a serde the type has none.
+    stream_value: Option<SharedSerde<V>>,
     store: Rc<RefCell<KeyValueStore>>,
     key: SharedSerde<TK>,
     value: SharedSerde<TV>,
@@ -390,7 +398,7 @@ struct LookUp<K, TK, TV, R, S, J> {
     children: Fanout<K, R>,
 }
 
-impl<K, V, TK, TV, R, S, J> Process<K, V> for LookUp<K, TK, TV, R, S, J>
+impl<K, V, TK, TV, R, S, J> Process<K, V> for LookUp<K, V, TK, TV, R, S, J>
 where
     K: Data,
     R: Data,
@@ -404,6 +412,10 @@ where
             timestamp,
             headers,
         } = record;
+        if is_null(self.stream_value.as_ref(), &value) {
+            metrics::counter!("dropped-records", "reason" => "null value").increment(1);
+            return Ok(());
+        }
         let fault =
             |part: &str, error| Fault::serde(format_args!("a {part} of join {}", self.name), error);
         let selected = (self.select)(&key, &value);
