@@ -53,7 +53,7 @@ pub(crate) fn prepare(
     {
         if let Some(partitions) = log.partitions(&topic)? {
             counts.insert(topic, partitions);
-        } else if !topology.input_topics().contains(&topic) {
+        } else if !topology.sources_of_tasks().contains(&topic) {
             return Err(StreamsError::MissingTopic { topic });
         }
     }

@@ -49,6 +49,7 @@ impl Topology {
     pub(crate) fn build(plan: Plan) -> Result<Self, TopologyError> {
         let mut problems = plan.problems.clone();
         problems.extend(duplicate_names(&plan));
+        problems.extend(unfit_names(&plan));
         if plan.sources.is_empty() && problems.is_empty() {
             problems.push("it reads no topic; add a stream or a table".to_owned());
         }
@@ -71,19 +72,24 @@ impl Topology {
         &self.plan.name
     }
 
+    /// Topics of the user that tasks read.
+    pub(crate) fn sources_of_tasks(&self) -> Vec<String> {
+        let external = |topic: &Topic| match topic {
+            Topic::External(name) => Some(name.clone()),
+            Topic::Repartition(_) => None,
+        };
+        let sources = self.plan.sources.iter();
+        sources
+            .filter_map(|source| external(&source.topic))
+            .collect()
+    }
+
     /// Topics of the user that this topology reads, global tables included, sorted.
     #[must_use]
     pub fn input_topics(&self) -> Vec<String> {
-        let sources = self
-            .plan
-            .sources
-            .iter()
-            .filter_map(|source| match &source.topic {
-                Topic::External(name) => Some(name.clone()),
-                Topic::Repartition(_) => None,
-            });
         let globals = self.plan.globals.iter().map(|global| global.topic.clone());
-        sources
+        self.sources_of_tasks()
+            .into_iter()
             .chain(globals)
             .collect::<BTreeSet<_>>()
             .into_iter()
@@ -145,6 +151,23 @@ fn duplicate_names(plan: &Plan) -> Vec<String> {
         "read it once and use the stream several times",
     );
     problems
+}
+
+/// Names of operators and stores become parts of topic names and of offset metadata.
+fn unfit_names(plan: &Plan) -> Vec<String> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    let nodes = plan.nodes.iter().map(|node| &node.name);
+    let stores = plan.stores.iter().map(|store| &store.name);
+    let names: BTreeSet<&String> = nodes.chain(stores).collect();
+    names
+        .into_iter()
+        .filter(|name| name.is_empty() || !name.chars().all(fits))
+        .map(|name| {
+            format!(
+                "the name '{name}' is not made of a-z A-Z 0-9 . _ - alone; it becomes part of topic names"
+            )
+        })
+        .collect()
 }
 
 /// Groups nodes by edges and shared stores.
