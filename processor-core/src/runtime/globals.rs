@@ -10,7 +10,8 @@ use std::time::Duration;
 use state::{Change, MAX_BATCH, MemoryDatabase};
 
 use crate::clock::Deadline;
-use crate::error::{Fault, Result};
+use crate::config::StreamsConfig;
+use crate::error::{Fault, FaultKind, Result};
 use crate::log::{
     Consumer, ConsumerConfig, ConsumerRecord, Isolation, Log, Offset, OffsetReset, Polled,
     TopicPartition,
@@ -18,7 +19,7 @@ use crate::log::{
 use crate::processor::StoreCell;
 use crate::record::RecordMetadata;
 use crate::serde::SerdeError;
-use crate::task::is_not_ready;
+use crate::task::{OnBadRecord, is_not_ready};
 use crate::topology::{GlobalTableSpec, StoreId, StoreKind, Topology};
 
 use super::stores::open_store;
@@ -35,15 +36,16 @@ pub(crate) struct GlobalTables {
     /// Until when the first of them may wait.
     patience: Option<Deadline>,
     max_decode_wait: Duration,
+    on_bad_record: OnBadRecord,
 }
 
 impl GlobalTables {
-    /// Reads every global table to where its topic ends now. A record waits up to `max_decode_wait` for its serde to be
+    /// Reads every global table to where its topic ends now. A record waits up to the configured time for its serde to be
     /// ready, and the records behind it with it.
     pub(crate) fn bootstrap(
         topology: &Topology,
         log: &dyn Log,
-        max_decode_wait: Duration,
+        config: &StreamsConfig,
     ) -> Result<Self> {
         let tables = topology.plan.globals.clone();
         let database = MemoryDatabase::default();
@@ -68,7 +70,8 @@ impl GlobalTables {
             cells,
             held: VecDeque::new(),
             patience: None,
-            max_decode_wait,
+            max_decode_wait: config.max_decode_wait,
+            on_bad_record: config.on_bad_record,
         };
         globals.read_to_end(log)?;
         Ok(globals)
@@ -143,15 +146,21 @@ impl GlobalTables {
                     partition: partition.partition,
                     offset: record.offset,
                 };
-                if !is_not_ready(&fault) {
+                let fault = if !is_not_ready(&fault) {
+                    fault
+                } else if self.may_wait() {
+                    break;
+                } else {
+                    let waited = self.max_decode_wait.as_secs_f32();
+                    let what = format!("it was waited for over {waited} s in vain");
+                    Fault::serde(what, SerdeError::new(fault))
+                };
+                let is_bad = matches!(fault.kind(), FaultKind::Serde { .. });
+                if !is_bad || self.on_bad_record == OnBadRecord::Fail {
                     return Err(fault.at(at));
                 }
-                if self.may_wait() {
-                    break;
-                }
-                let waited = self.max_decode_wait.as_secs_f32();
-                let what = format!("it was waited for over {waited} s in vain");
-                return Err(Fault::serde(what, SerdeError::new(fault)).at(at));
+                tracing::warn!(record = %at, %fault, "a row of a global table is skipped");
+                metrics::counter!("dropped-records", "reason" => "bad record").increment(1);
             }
             self.patience = None;
             self.held.pop_front();
@@ -176,8 +185,11 @@ impl GlobalTables {
             return Ok(());
         };
         let (key, value) = (record.key.as_deref(), record.value.as_deref());
-        (table.check)(key, value)?;
-        let Some(key) = key else { return Ok(()) };
+        let Some(key) = key else {
+            metrics::counter!("dropped-records", "reason" => "null key").increment(1);
+            return Ok(());
+        };
+        (table.check)(Some(key), value)?;
         let change = Change {
             key,
             value,

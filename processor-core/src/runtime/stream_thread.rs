@@ -16,6 +16,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use state::Database;
@@ -61,6 +62,8 @@ pub(crate) struct Shared {
     pub partitions: TopicPartitions,
     /// Name of this instance, for transactional ids.
     pub instance: String,
+    /// Changelog records read to bring stores up to date.
+    pub restored: AtomicU64,
 }
 
 /// What a round achieved.
@@ -111,8 +114,7 @@ pub(crate) struct StreamThread {
 impl StreamThread {
     /// Makes the clients of thread `index` and joins the group.
     pub(crate) fn start(shared: Arc<Shared>, index: usize) -> Result<Self> {
-        let max_decode_wait = shared.config.max_decode_wait;
-        let globals = GlobalTables::bootstrap(&shared.topology, &*shared.log, max_decode_wait)?;
+        let globals = GlobalTables::bootstrap(&shared.topology, &*shared.log, &shared.config)?;
         let out = producer(&shared, index)?;
         let config = &shared.config;
         let mut consumer = shared.log.consumer(ConsumerConfig {
@@ -232,9 +234,16 @@ impl StreamThread {
             return Ok(false);
         }
         for partition in &self.assigned {
-            let end = self
-                .consumer
-                .end_offset(partition, Isolation::ReadCommitted, LOG_TIMEOUT)?;
+            let end =
+                match self
+                    .consumer
+                    .end_offset(partition, Isolation::ReadCommitted, LOG_TIMEOUT)
+                {
+                    Ok(end) => end,
+                    // Not known now, so there may be more.
+                    Err(error) if error.class == ErrorClass::Retriable => return Ok(false),
+                    Err(error) => return Err(error.into()),
+                };
             if self.consumer.position(partition)?.unwrap_or(0) < end {
                 return Ok(false);
             }
@@ -255,9 +264,7 @@ impl StreamThread {
             if self.shared.topology.subtopologies[id.subtopology].rank != rank {
                 continue;
             }
-            let goal = *goals
-                .entry(*id)
-                .or_insert_with(|| task.ends_of_input() + 1);
+            let goal = *goals.entry(*id).or_insert_with(|| task.ends_of_input() + 1);
             if task.ends_of_input() < goal
                 && let Err(fault) = task.end_of_input(now, goal, &mut self.out)
             {
@@ -305,6 +312,7 @@ impl StreamThread {
     fn process(&mut self) -> Result<Round> {
         let wall_ms = self.shared.clock.now_ms();
         let mut round = Round::Idle;
+        let awaited = self.awaited_topics(wall_ms);
         let Self {
             shared,
             consumer,
@@ -318,7 +326,8 @@ impl StreamThread {
         for task in tasks.values_mut() {
             let mut caught_up = |topic: &Arc<str>, partition: i32| {
                 let partition = TopicPartition::new(Arc::clone(topic), partition);
-                if caught_up(&**consumer, &partition, ends, wall_ms) {
+                if !awaited.contains(&**topic) && caught_up(&**consumer, &partition, ends, wall_ms)
+                {
                     waiting_since.remove(&partition);
                     return true;
                 }
@@ -336,6 +345,44 @@ impl StreamThread {
         }
         self.resume_drained()?;
         Ok(round)
+    }
+
+    /// Repartition topics that this thread will write more to: a task that reads one beside another input waits, though
+    /// it has read everything there is. Else a run over old input would take all of the direct input first and find what
+    /// has to come through the repartition late. What other threads are about to write is not known.
+    fn awaited_topics(&mut self, wall_ms: i64) -> BTreeSet<String> {
+        let topology = &self.shared.topology;
+        let topic_of = |source: &usize| &topology.plan.sources[*source].topic;
+        let is_internal = |source: &usize| matches!(topic_of(source), Topic::Repartition(_));
+        let mixed = |sources: &[usize]| sources.len() > 1 && sources.iter().any(is_internal);
+        if !topology.subtopologies.iter().any(|s| mixed(&s.sources)) {
+            return BTreeSet::new();
+        }
+        let mut busy = BTreeSet::new();
+        for (id, task) in &self.tasks {
+            let mut unread = || {
+                inputs_of(&self.shared, *id)
+                    .iter()
+                    .any(|input| !caught_up(&*self.consumer, input, &mut self.ends, wall_ms))
+            };
+            if self.out.committing() || task.buffered() > 0 || task.is_dirty() || unread() {
+                busy.insert(id.subtopology);
+            }
+        }
+        let mut by_rank: Vec<usize> = (0..topology.subtopologies.len()).collect();
+        by_rank.sort_by_key(|&number| topology.subtopologies[number].rank);
+        let mut awaited = BTreeSet::new();
+        for number in by_rank {
+            for source in &topology.subtopologies[number].sources {
+                let topic = topic_of(source);
+                let writer = topology.writer_of(topic).filter(|_| is_internal(source));
+                if writer.is_some_and(|writer| busy.contains(&writer)) {
+                    awaited.insert(topic.resolve(&self.shared.config.application_id));
+                    busy.insert(number);
+                }
+            }
+        }
+        awaited
     }
 
     /// Reads on where a queue has become short.
@@ -428,6 +475,8 @@ impl StreamThread {
         let Some(next_offsets) = self.out.poll_commit(timeout)? else {
             return Ok(Round::Idle);
         };
+        // Repartition topics have grown.
+        self.ends.clear();
         let offsets = self.committing.take().unwrap_or_default();
         if self.shared.config.guarantee == Guarantee::AtLeastOnce {
             self.consumer.commit(&offsets)?;
@@ -581,6 +630,7 @@ impl StreamThread {
                     }
                 };
                 let restored = restorer.restore(&mut stores.slots)?;
+                shared.restored.fetch_add(restored, Ordering::Relaxed);
                 tracing::info!(task = %id, records = restored, "stores restored");
             }
             let mut restored_times = stores

@@ -138,6 +138,7 @@ impl Streams {
             database,
             partitions,
             instance,
+            restored: AtomicU64::new(0),
         };
         Ok(Self {
             shared: Arc::new(shared),
@@ -185,6 +186,12 @@ impl Streams {
     #[must_use]
     pub fn records_taken(&self) -> u64 {
         self.taken.load(Ordering::Relaxed)
+    }
+
+    /// Changelog records read so far to bring stores up to date.
+    #[must_use]
+    pub fn records_restored(&self) -> u64 {
+        self.shared.restored.load(Ordering::Relaxed)
     }
 
     /// Stops the threads, each after a last commit, and waits for them.

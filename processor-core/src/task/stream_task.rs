@@ -332,6 +332,11 @@ impl StreamTask {
             .sum()
     }
 
+    /// Whether there is something that no commit has begun to take.
+    pub(crate) fn is_dirty(&self) -> bool {
+        self.dirty || self.dirty_bytes() > 0
+    }
+
     /// Bytes of changes since the last seal.
     pub(crate) fn dirty_bytes(&self) -> usize {
         self.stores

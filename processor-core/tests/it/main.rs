@@ -1,7 +1,12 @@
 //! The DSL and the runtime from the outside: topologies on the test driver and on the embedded log.
 
 mod grouped;
+mod process;
+mod repartition_time;
+mod runtime;
 mod stateless;
 mod stream_join;
 mod support;
+mod table;
+mod topology;
 mod windowed;

@@ -1,4 +1,5 @@
 //! What the tests share.
 
 pub mod driver;
+pub mod faulty_log;
 pub mod world;

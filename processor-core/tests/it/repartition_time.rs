@@ -1,0 +1,252 @@
+//! Time behind a repartition topic: the minimum over the tasks that write it.
+
+use std::time::Duration;
+
+use processor_core::StreamsConfig;
+use processor_core::Topology;
+use processor_core::dsl::{Consumed, Grouped, JoinWindows, Produced, TimeWindows};
+use processor_core::partitioner::partition_for;
+use processor_core::serde::{int64, utf8};
+
+use crate::support::driver::topology;
+use crate::support::world::World;
+
+/// Counts by value in windows of 10 ms without grace, behind a repartition by value; "late" has what came too late.
+fn counts() -> Topology {
+    topology(|builder| {
+        let windows = TimeWindows::tumbling(Duration::from_millis(10)).grace(Duration::ZERO);
+        let counts = builder
+            .stream("in", Consumed::new(utf8(), utf8()))
+            .group_by(|_, v| v.clone(), Grouped::by(utf8()))
+            .windowed_by(windows)
+            .count("counts");
+        counts
+            .to_stream()
+            .map(|window, count| (window.key, format!("{}:{count}", window.start)))
+            .to_with("out", Produced::new(utf8(), utf8()));
+        counts
+            .late()
+            .map_values(|_, late| format!("{}", late.window_start))
+            .to_with("late", Produced::new(utf8(), utf8()));
+    })
+}
+
+fn config() -> StreamsConfig {
+    StreamsConfig {
+        instance: Some("one".to_owned()),
+        ..StreamsConfig::new("app")
+    }
+}
+
+fn world() -> World {
+    World::new(&[("in", 2), ("out", 2), ("late", 2)])
+}
+
+/// Values that land in different partitions of the two.
+fn values() -> [&'static str; 2] {
+    let of = |partition| {
+        let candidates = ["a", "b", "c", "d", "e", "f"];
+        let lands = |value: &&str| partition_for(value.as_bytes(), 2) == partition;
+        candidates.into_iter().find(lands).unwrap()
+    };
+    [of(0), of(1)]
+}
+
+#[test]
+fn a_fast_upstream_partition_does_not_make_a_slow_one_late() {
+    let world = world();
+    let [value, _] = values();
+    let mut streams = world.streams(&counts(), config());
+    for round in 0..5 {
+        // The first partition is an hour ahead, and its records come first.
+        world.write("in", 0, Some("k"), Some(value), 3_600_000 + round * 10);
+        streams.run_to_end().unwrap();
+        world.write("in", 1, Some("k"), Some(value), round * 10);
+        streams.run_to_end().unwrap();
+    }
+    streams.close().unwrap();
+    assert_eq!(world.read_values("late"), Vec::<String>::new());
+    assert_eq!(world.read_values("out").len(), 10);
+}
+
+#[test]
+fn nor_does_it_after_restarts_and_crashes() {
+    let world = world();
+    let [value, _] = values();
+    for round in 0..5 {
+        let mut streams = world.streams(&counts(), config());
+        world.write("in", 0, Some("k"), Some(value), 3_600_000 + round * 10);
+        streams.run_to_end().unwrap();
+        if round % 2 == 0 {
+            streams.close().unwrap();
+        } else {
+            drop(streams);
+        }
+        let mut streams = world.streams(&counts(), config());
+        world.write("in", 1, Some("k"), Some(value), round * 10);
+        streams.run_to_end().unwrap();
+        streams.close().unwrap();
+    }
+    assert_eq!(world.read_values("late"), Vec::<String>::new());
+}
+
+#[test]
+fn a_record_that_is_late_for_its_own_partition_is_late_behind_the_repartition() {
+    let world = world();
+    let [value, _] = values();
+    let mut streams = world.streams(&counts(), config());
+    for time in [100, 0] {
+        world.write("in", 0, Some("k"), Some(value), time);
+        world.write("in", 1, Some("k"), Some(value), 100);
+        streams.run_to_end().unwrap();
+    }
+    assert_eq!(world.read_values("late"), ["0"]);
+    streams.close().unwrap();
+}
+
+#[test]
+fn the_slowest_partition_is_what_closes_a_window() {
+    let world = world();
+    let [value, _] = values();
+    let mut streams = world.streams(&counts(), config());
+    let mut write = |partition, time| {
+        world.write("in", partition, Some("k"), Some(value), time);
+        streams.run_to_end().unwrap();
+    };
+    write(0, 1_000);
+    write(1, 5);
+    // The slow one is at 5: [0, 10) is open. At 20 it is closed, for both.
+    write(0, 5);
+    write(1, 20);
+    write(0, 5);
+    assert_eq!(world.read_values("late"), ["0"]);
+    streams.close().unwrap();
+}
+
+#[test]
+fn a_partition_whose_records_all_go_elsewhere_tells_its_time_by_markers() {
+    let world = world();
+    let [here, there] = values();
+    let mut streams = world.streams(&counts(), config());
+    let mut write = |partition, value, time| {
+        world.write("in", partition, Some("k"), Some(value), time);
+        streams.run_to_end().unwrap();
+    };
+    // The second partition sends everything to the other side, but its time goes on here as well.
+    write(1, there, 1_000);
+    write(0, here, 1_000);
+    write(0, here, 5);
+    assert_eq!(world.read_values("late"), ["0"]);
+    streams.close().unwrap();
+
+    // So it is after a restart, when the marker was read long ago.
+    let mut streams = world.streams(&counts(), config());
+    world.write("in", 0, Some("k"), Some(here), 7);
+    streams.run_to_end().unwrap();
+    streams.close().unwrap();
+    assert_eq!(world.read_values("late"), ["0", "0"]);
+}
+
+#[test]
+fn markers_are_no_records_of_the_repartition_topic_s_readers() {
+    let world = world();
+    let [_, there] = values();
+    let mut streams = world.streams(&counts(), config());
+    world.write("in", 0, Some("k"), Some(there), 1_000);
+    let summary = streams.run_to_end().unwrap();
+    // Once at the source, once behind the repartition.
+    assert_eq!(summary.records, 2);
+    streams.close().unwrap();
+    let sent = world.read("app-counts-repartition");
+    assert_eq!(
+        sent.len(),
+        2,
+        "the record and a marker for the other partition"
+    );
+    assert!(
+        sent.iter()
+            .all(|record| record.headers.iter().any(|h| &*h.name == "__time"))
+    );
+}
+
+#[test]
+fn the_time_header_does_not_reach_the_user_s_topics() {
+    let world = world();
+    let [value, _] = values();
+    let mut streams = world.streams(&counts(), config());
+    world.write("in", 0, Some("k"), Some(value), 0);
+    streams.run_to_end().unwrap();
+    streams.close().unwrap();
+    assert!(
+        world
+            .read("out")
+            .iter()
+            .all(|record| record.headers.is_empty())
+    );
+}
+
+#[test]
+fn time_is_the_minimum_over_two_repartitions_in_a_row() {
+    let world = world();
+    let topology = topology(|builder| {
+        let windows = TimeWindows::tumbling(Duration::from_millis(10)).grace(Duration::ZERO);
+        let counts = builder
+            .stream("in", Consumed::new(utf8(), utf8()))
+            .select_key(|_, v| v.clone())
+            .repartition("first", utf8(), utf8(), None)
+            .group_by(|_, v| v.clone(), Grouped::by(utf8()))
+            .windowed_by(windows)
+            .count("counts");
+        counts
+            .to_stream()
+            .map(|window, count| (window.key, count))
+            .to_with("out", Produced::new(utf8(), int64()));
+        counts
+            .late()
+            .map_values(|_, late| format!("{}", late.window_start))
+            .to_with("late", Produced::new(utf8(), utf8()));
+    });
+    let mut streams = world.streams(&topology, config());
+    let [here, there] = values();
+    for round in 0..5 {
+        for value in [here, there] {
+            world.write("in", 0, Some("k"), Some(value), 3_600_000 + round * 10);
+            streams.run_to_end().unwrap();
+            world.write("in", 1, Some("k"), Some(value), round * 10);
+            streams.run_to_end().unwrap();
+        }
+    }
+    streams.close().unwrap();
+    assert_eq!(world.read_values("late"), Vec::<String>::new());
+}
+
+#[test]
+fn a_join_waits_for_the_side_that_has_to_come_through_a_repartition() {
+    // Both sides are there from the start. The left one is read at once, the right one has to be repartitioned first.
+    let world = World::new(&[("left", 1), ("right", 1), ("out", 1), ("late", 1)]);
+    for n in 0..200 {
+        world.write("left", 0, Some("a"), Some(&n.to_string()), n * 10);
+        world.write("right", 0, Some("x"), Some(&n.to_string()), n * 10 + 1);
+    }
+    let topology = topology(|builder| {
+        let texts = || Consumed::new(utf8(), utf8());
+        let left = builder.stream("left", texts());
+        let right = builder
+            .stream("right", texts())
+            .select_key(|_, _| "a".to_owned())
+            .repartition("rekeyed", utf8(), utf8(), None);
+        let windows = JoinWindows::of(Duration::from_millis(1)).grace(Duration::from_millis(20));
+        let joined = left.join("join", &right, windows, |_, l, r| format!("{l}+{r}"));
+        joined.to_with("out", Produced::new(utf8(), utf8()));
+        joined
+            .late_right()
+            .map_values(|_, late| late.value)
+            .to_with("late", Produced::new(utf8(), utf8()));
+    });
+    let mut streams = world.streams(&topology, config());
+    streams.run_to_end().unwrap();
+    streams.close().unwrap();
+    assert_eq!(world.read_values("late"), Vec::<String>::new());
+    let expected: Vec<String> = (0..200).map(|n| format!("{n}+{n}")).collect();
+    assert_eq!(world.read_values("out"), expected);
+}

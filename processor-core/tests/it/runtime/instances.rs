@@ -1,0 +1,136 @@
+//! Several instances of one application: they share the work, and hand it over with its state.
+
+use processor_core::{Streams, StreamsConfig};
+
+use super::{
+    OUTPUTS, PARTS, RECORDS, Results, config, feed, results, topics, topology, undisturbed,
+};
+use crate::support::world::World;
+
+fn named(instance: &str) -> StreamsConfig {
+    StreamsConfig {
+        instance: Some(instance.to_owned()),
+        ..config()
+    }
+}
+
+/// A round of each, until nobody has anything to do for a while.
+fn take_turns(instances: &mut [&mut Streams]) {
+    let mut quiet = 0;
+    let mut before = 0;
+    while quiet < 20 {
+        for streams in instances.iter_mut() {
+            streams.run_to_end_with(&mut |_| false).unwrap();
+        }
+        let taken = instances
+            .iter()
+            .map(|streams| streams.records_taken())
+            .sum();
+        quiet = if taken == before { quiet + 1 } else { 0 };
+        before = taken;
+    }
+}
+
+/// Without what is said at the end of input, which these tests never reach.
+fn without_totals(mut results: Results) -> Results {
+    results.remove("totals");
+    results
+}
+
+#[test]
+fn two_instances_share_the_partitions_and_each_result_comes_once() {
+    let world = World::new(&topics());
+    let mut one = world.streams(&topology(), named("one"));
+    let mut two = world.streams(&topology(), named("two"));
+    take_turns(&mut [&mut one, &mut two]);
+    for part in 0..PARTS {
+        feed(&world, part, RECORDS);
+        take_turns(&mut [&mut one, &mut two]);
+    }
+    assert!(one.records_taken() > 0, "the first one had nothing to do");
+    assert!(two.records_taken() > 0, "the second one had nothing to do");
+    assert_eq!(
+        without_totals(results(&world)),
+        without_totals(undisturbed())
+    );
+}
+
+#[test]
+fn an_instance_that_joins_or_leaves_takes_tasks_over_with_their_state() {
+    let world = World::new(&topics());
+    let mut one = world.streams(&topology(), named("one"));
+    feed(&world, 0, RECORDS);
+    take_turns(&mut [&mut one]);
+    let mut two = world.streams(&topology(), named("two"));
+    feed(&world, 1, RECORDS);
+    take_turns(&mut [&mut one, &mut two]);
+    assert!(two.records_taken() > 0, "the second one had nothing to do");
+    one.close().unwrap();
+    feed(&world, 2, RECORDS);
+    take_turns(&mut [&mut two]);
+    assert_eq!(
+        without_totals(results(&world)),
+        without_totals(undisturbed())
+    );
+}
+
+#[test]
+fn an_instance_that_dies_leaves_its_tasks_to_the_others_and_its_open_transaction_to_nobody() {
+    let world = World::new(&topics());
+    // It commits only when it has nothing else to do, so it dies with work done and not committed.
+    let slow = StreamsConfig {
+        commit_interval: std::time::Duration::from_secs(1_000),
+        ..named("one")
+    };
+    let mut one = world.streams(&topology(), slow);
+    let mut two = world.streams(&topology(), named("two"));
+    for part in 0..PARTS {
+        feed(&world, part, RECORDS);
+        if part == 1 {
+            take_turns(&mut [&mut two]);
+        } else {
+            take_turns(&mut [&mut one, &mut two]);
+        }
+        if part == 0 {
+            drop(one);
+            one = world.streams(&topology(), named("one"));
+        }
+    }
+    assert_eq!(
+        without_totals(results(&world)),
+        without_totals(undisturbed())
+    );
+    let _: [&str; 5] = OUTPUTS;
+}
+
+#[test]
+fn threads_of_one_instance_share_the_work() {
+    let world = World::new(&topics());
+    let config = StreamsConfig {
+        threads: 2,
+        ..named("one")
+    };
+    // Real threads, so the results are waited for; how long that may take is no part of the test.
+    let log = std::sync::Arc::new(world.log.clone());
+    let mut streams = Streams::new(topology(), config, log).unwrap();
+    for part in 0..PARTS {
+        feed(&world, part, RECORDS);
+    }
+    streams.start();
+    // Each record is read once at its source, and those of "right" once more behind each of the two repartitions.
+    let all = (PARTS * RECORDS) as usize + 2 * world.read("right").len();
+    let deadline = processor_core::clock::Deadline::after(std::time::Duration::from_secs(60));
+    while streams.records_taken() < all as u64 {
+        assert!(
+            !deadline.passed() && !streams.stopped(),
+            "{}",
+            streams.records_taken()
+        );
+        std::thread::yield_now();
+    }
+    streams.close().unwrap();
+    let (counts, expected) = (results(&world), undisturbed());
+    for topic in ["counts", "by-value", "windows"] {
+        assert_eq!(counts[topic], expected[topic], "{topic}");
+    }
+}

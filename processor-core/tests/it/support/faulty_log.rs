@@ -1,0 +1,252 @@
+//! A log that fails at a chosen call, and is a plain one otherwise.
+//!
+//! All calls of all clients that can fail in the chosen way are counted; the call with the chosen number fails, before
+//! or after it has done its work.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use processor_core::log::{
+    Committed, CommittedOffset, Consumer, ConsumerConfig, ErrorClass, GroupMetadata, Isolation,
+    Log, LogError, NewTopic, Offset, Polled, Producer, ProducerConfig, ProducerRecord,
+    TopicPartition,
+};
+
+/// Where a failure may strike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Call {
+    MakeClient,
+    Poll,
+    Positions,
+    Assign,
+    Release,
+    Committed,
+    CommitOffsets,
+    Init,
+    Begin,
+    Send,
+    BeginCommit,
+    PollCommit,
+    Abort,
+    Flush,
+}
+
+/// What fails and how.
+#[derive(Debug, Clone, Copy)]
+pub struct Fault {
+    pub class: ErrorClass,
+    pub calls: &'static [Call],
+    /// Whether the work is done although the call fails.
+    pub done: bool,
+}
+
+/// The call with number `at` fails.
+#[derive(Debug)]
+pub struct Script {
+    fault: Fault,
+    at: usize,
+    seen: AtomicUsize,
+}
+
+impl Script {
+    pub fn new(fault: Fault, at: usize) -> Arc<Self> {
+        Arc::new(Self {
+            fault,
+            at,
+            seen: AtomicUsize::new(0),
+        })
+    }
+
+    /// Whether there was a call with the chosen number.
+    pub fn struck(&self) -> bool {
+        self.seen.load(Ordering::SeqCst) > self.at
+    }
+
+    fn call<T>(
+        &self,
+        call: Call,
+        work: impl FnOnce() -> Result<T, LogError>,
+    ) -> Result<T, LogError> {
+        if !self.fault.calls.contains(&call) || self.seen.fetch_add(1, Ordering::SeqCst) != self.at
+        {
+            return work();
+        }
+        if self.fault.done {
+            work()?;
+        }
+        let (at, class) = (self.at, self.fault.class);
+        Err(LogError::new(
+            class,
+            format!("scripted: {call:?}, number {at}, {class:?}"),
+        ))
+    }
+}
+
+/// See the module.
+pub struct FaultyLog<L> {
+    pub inner: L,
+    pub script: Arc<Script>,
+    /// Few records for each poll make many rounds.
+    pub max_poll_records: usize,
+}
+
+impl<L: Log> Log for FaultyLog<L> {
+    fn consumer(&self, mut config: ConsumerConfig) -> Result<Box<dyn Consumer>, LogError> {
+        config.max_poll_records = self.max_poll_records;
+        let make = || self.inner.consumer(config);
+        let inner = self.script.call(Call::MakeClient, make)?;
+        let script = Arc::clone(&self.script);
+        Ok(Box::new(FaultyConsumer { inner, script }))
+    }
+
+    fn producer(&self, config: ProducerConfig) -> Result<Box<dyn Producer>, LogError> {
+        let make = || self.inner.producer(config);
+        let inner = self.script.call(Call::MakeClient, make)?;
+        let script = Arc::clone(&self.script);
+        Ok(Box::new(FaultyProducer { inner, script }))
+    }
+
+    fn create_topics(&self, topics: &[NewTopic]) -> Result<(), LogError> {
+        self.inner.create_topics(topics)
+    }
+
+    fn delete_topics(&self, topics: &[&str]) -> Result<(), LogError> {
+        self.inner.delete_topics(topics)
+    }
+
+    fn partitions(&self, topic: &str) -> Result<Option<i32>, LogError> {
+        self.inner.partitions(topic)
+    }
+
+    fn topics(&self) -> Result<Vec<String>, LogError> {
+        self.inner.topics()
+    }
+}
+
+struct FaultyConsumer {
+    inner: Box<dyn Consumer>,
+    script: Arc<Script>,
+}
+
+impl Consumer for FaultyConsumer {
+    fn subscribe(&mut self, topics: &[&str]) -> Result<(), LogError> {
+        self.inner.subscribe(topics)
+    }
+
+    fn poll(&mut self, timeout: Duration) -> Result<Polled, LogError> {
+        self.script.call(Call::Poll, || self.inner.poll(timeout))
+    }
+
+    fn assign(&mut self, partitions: &[(TopicPartition, Option<Offset>)]) -> Result<(), LogError> {
+        let assign = || self.inner.assign(partitions);
+        self.script.call(Call::Assign, assign)
+    }
+
+    fn release(&mut self, partitions: &[TopicPartition]) -> Result<(), LogError> {
+        let release = || self.inner.release(partitions);
+        self.script.call(Call::Release, release)
+    }
+
+    fn pause(&mut self, partitions: &[TopicPartition]) -> Result<(), LogError> {
+        self.inner.pause(partitions)
+    }
+
+    fn resume(&mut self, partitions: &[TopicPartition]) -> Result<(), LogError> {
+        self.inner.resume(partitions)
+    }
+
+    fn seek(&mut self, partition: &TopicPartition, offset: Offset) -> Result<(), LogError> {
+        let seek = || self.inner.seek(partition, offset);
+        self.script.call(Call::Assign, seek)
+    }
+
+    fn position(&self, partition: &TopicPartition) -> Result<Option<Offset>, LogError> {
+        self.inner.position(partition)
+    }
+
+    fn committed(
+        &self,
+        partitions: &[TopicPartition],
+        timeout: Duration,
+    ) -> Result<Vec<Option<CommittedOffset>>, LogError> {
+        let committed = || self.inner.committed(partitions, timeout);
+        self.script.call(Call::Committed, committed)
+    }
+
+    fn commit(&mut self, offsets: &[(TopicPartition, CommittedOffset)]) -> Result<(), LogError> {
+        let commit = || self.inner.commit(offsets);
+        self.script.call(Call::CommitOffsets, commit)
+    }
+
+    fn beginning_offset(
+        &self,
+        partition: &TopicPartition,
+        timeout: Duration,
+    ) -> Result<Offset, LogError> {
+        let offset = || self.inner.beginning_offset(partition, timeout);
+        self.script.call(Call::Positions, offset)
+    }
+
+    fn end_offset(
+        &self,
+        partition: &TopicPartition,
+        isolation: Isolation,
+        timeout: Duration,
+    ) -> Result<Offset, LogError> {
+        let offset = || self.inner.end_offset(partition, isolation, timeout);
+        self.script.call(Call::Positions, offset)
+    }
+
+    fn group_metadata(&self) -> Result<GroupMetadata, LogError> {
+        self.inner.group_metadata()
+    }
+
+    fn close(self: Box<Self>) {
+        self.inner.close();
+    }
+}
+
+struct FaultyProducer {
+    inner: Box<dyn Producer>,
+    script: Arc<Script>,
+}
+
+impl Producer for FaultyProducer {
+    fn init_transactions(&mut self, timeout: Duration) -> Result<(), LogError> {
+        let init = || self.inner.init_transactions(timeout);
+        self.script.call(Call::Init, init)
+    }
+
+    fn begin_transaction(&mut self) -> Result<(), LogError> {
+        let begin = || self.inner.begin_transaction();
+        self.script.call(Call::Begin, begin)
+    }
+
+    fn send(&mut self, record: ProducerRecord<'_>) -> Result<(), LogError> {
+        self.script.call(Call::Send, || self.inner.send(record))
+    }
+
+    fn flush(&mut self, timeout: Duration) -> Result<(), LogError> {
+        self.script.call(Call::Flush, || self.inner.flush(timeout))
+    }
+
+    fn begin_commit(
+        &mut self,
+        offsets: Vec<(TopicPartition, CommittedOffset)>,
+        group: Option<GroupMetadata>,
+    ) -> Result<(), LogError> {
+        let begin = || self.inner.begin_commit(offsets, group);
+        self.script.call(Call::BeginCommit, begin)
+    }
+
+    fn poll_commit(&mut self, timeout: Duration) -> Result<Option<Committed>, LogError> {
+        let poll = || self.inner.poll_commit(timeout);
+        self.script.call(Call::PollCommit, poll)
+    }
+
+    fn abort_transaction(&mut self, timeout: Duration) -> Result<(), LogError> {
+        let abort = || self.inner.abort_transaction(timeout);
+        self.script.call(Call::Abort, abort)
+    }
+}
