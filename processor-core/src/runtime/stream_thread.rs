@@ -487,8 +487,13 @@ impl StreamThread {
         Ok(Round::Worked)
     }
 
+    /// Commits everything; after a failure that a rewind can repair, what was not committed is read again later.
+    pub(crate) fn commit_or_rewind(&mut self) -> Result {
+        self.commit_now().or_else(|fault| self.recover(fault))
+    }
+
     /// Commits everything and waits for it.
-    pub(crate) fn commit_now(&mut self) -> Result {
+    fn commit_now(&mut self) -> Result {
         self.await_commit()?;
         if self.begin_commit()? {
             self.await_commit()?;

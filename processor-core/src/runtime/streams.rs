@@ -240,7 +240,7 @@ impl Streams {
                     }
                 }
             }
-            thread.commit_now()?;
+            thread.commit_or_rewind()?;
             Ok((thread.taken() - before, thread.taken()))
         })?;
         self.taken.store(taken, Ordering::Relaxed);

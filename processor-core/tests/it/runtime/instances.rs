@@ -1,10 +1,15 @@
 //! Several instances of one application: they share the work, and hand it over with its state.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use processor_core::log::ErrorClass;
 use processor_core::{Streams, StreamsConfig};
 
 use super::{
     OUTPUTS, PARTS, RECORDS, Results, config, feed, results, topics, topology, undisturbed,
 };
+use crate::support::faulty_log::{Call, Fault, FaultyLog, Script};
 use crate::support::world::World;
 
 fn named(instance: &str) -> StreamsConfig {
@@ -79,7 +84,7 @@ fn an_instance_that_dies_leaves_its_tasks_to_the_others_and_its_open_transaction
     let world = World::new(&topics());
     // It commits only when it has nothing else to do, so it dies with work done and not committed.
     let slow = StreamsConfig {
-        commit_interval: std::time::Duration::from_secs(1_000),
+        commit_interval: Duration::from_secs(1_000),
         ..named("one")
     };
     let mut one = world.streams(&topology(), slow);
@@ -104,6 +109,93 @@ fn an_instance_that_dies_leaves_its_tasks_to_the_others_and_its_open_transaction
 }
 
 #[test]
+fn an_instance_that_was_away_for_too_long_lost_its_tasks_and_comes_back_as_a_new_one() {
+    let world = World::new(&topics());
+    let mut one = world.streams(&topology(), named("one"));
+    let mut two = world.streams(&topology(), named("two"));
+    take_turns(&mut [&mut one, &mut two]);
+    for part in 0..PARTS {
+        feed(&world, part, RECORDS);
+        // One round, and then it does not come back for a session.
+        one.run_to_end_with(&mut |_| false).unwrap();
+        for _ in 0..5 {
+            world.clock.advance(Duration::from_secs(25));
+            two.run_to_end_with(&mut |_| false).unwrap();
+        }
+        take_turns(&mut [&mut two]);
+        take_turns(&mut [&mut one, &mut two]);
+    }
+    assert_eq!(
+        without_totals(results(&world)),
+        without_totals(undisturbed())
+    );
+}
+
+/// The first instance works on a log that fails at call `at`, while another one joins and leaves. Whether it failed.
+fn rebalance_with(fault: Fault, at: usize) -> (bool, Results) {
+    let world = World::new(&topics());
+    let script = Script::new(fault, at);
+    let log = FaultyLog {
+        inner: world.log.clone(),
+        script: Arc::clone(&script),
+        max_poll_records: 7,
+    };
+    // Commits only when it has to, so that a rebalance finds something to commit.
+    let config = StreamsConfig {
+        commit_interval: Duration::from_secs(1_000),
+        ..named("one")
+    };
+    let mut one = world.streams_on(Arc::new(log), &topology(), config);
+    feed(&world, 0, RECORDS);
+    let mut two = world.streams(&topology(), named("two"));
+    let mut rounds = 0;
+    // The other one joins when some of the input is processed and not committed.
+    one.run_to_end_with(&mut |_| {
+        rounds += 1;
+        if rounds == 4 {
+            two.run_to_end_with(&mut |_| false).unwrap();
+        }
+        rounds < 10
+    })
+    .unwrap();
+    feed(&world, 1, RECORDS);
+    take_turns(&mut [&mut one, &mut two]);
+    two.close().unwrap();
+    feed(&world, 2, RECORDS);
+    take_turns(&mut [&mut one]);
+    (script.struck(), results(&world))
+}
+
+#[test]
+fn a_failure_in_a_rebalance_neither_blocks_the_group_nor_changes_a_result() {
+    let expected = without_totals(undisturbed());
+    let commit = &[Call::Begin, Call::BeginCommit, Call::PollCommit];
+    let reads = &[
+        Call::Assign,
+        Call::Release,
+        Call::Committed,
+        Call::Positions,
+    ];
+    for (class, calls, step) in [
+        (ErrorClass::Abortable, &commit[..], 1),
+        (ErrorClass::Retriable, &reads[..], 5),
+    ] {
+        let fault = Fault {
+            class,
+            calls,
+            done: false,
+        };
+        for at in (0..).step_by(step) {
+            let (struck, results) = rebalance_with(fault, at);
+            assert_eq!(without_totals(results), expected, "call {at} of {fault:?}");
+            if !struck {
+                break;
+            }
+        }
+    }
+}
+
+#[test]
 fn threads_of_one_instance_share_the_work() {
     let world = World::new(&topics());
     let config = StreamsConfig {
@@ -111,7 +203,7 @@ fn threads_of_one_instance_share_the_work() {
         ..named("one")
     };
     // Real threads, so the results are waited for; how long that may take is no part of the test.
-    let log = std::sync::Arc::new(world.log.clone());
+    let log = Arc::new(world.log.clone());
     let mut streams = Streams::new(topology(), config, log).unwrap();
     for part in 0..PARTS {
         feed(&world, part, RECORDS);
@@ -119,7 +211,7 @@ fn threads_of_one_instance_share_the_work() {
     streams.start();
     // Each record is read once at its source, and those of "right" once more behind each of the two repartitions.
     let all = (PARTS * RECORDS) as usize + 2 * world.read("right").len();
-    let deadline = processor_core::clock::Deadline::after(std::time::Duration::from_secs(60));
+    let deadline = processor_core::clock::Deadline::after(Duration::from_secs(60));
     while streams.records_taken() < all as u64 {
         assert!(
             !deadline.passed() && !streams.stopped(),
