@@ -17,7 +17,7 @@ fn kafka_keeps_the_contract() {
         let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| {
             case(&log, &format!("contract-{name}"));
         }));
-        println!("{name}: {}", if outcome.is_ok() { "ok" } else { "FAILED" });
+        eprintln!("{name}: {}", if outcome.is_ok() { "ok" } else { "FAILED" });
         if outcome.is_err() {
             failed.push(*name);
         }
