@@ -8,11 +8,17 @@
 use std::fmt;
 use std::sync::Arc;
 
+#[cfg(feature = "avro")]
+mod avro;
 mod csv;
 mod json;
 mod primitive;
+#[cfg(feature = "avro")]
+pub mod registry;
 mod windowed;
 
+#[cfg(feature = "avro")]
+pub use self::avro::{Avro, AvroSchema, RegisteredAvro, avro, registered_avro};
 pub use self::csv::{Csv, csv};
 pub use json::{Json, json};
 pub use primitive::{Bytes, Int64, Utf8, bytes, int64, utf8};
