@@ -11,6 +11,7 @@ mod context;
 mod event_buffer;
 mod instantiation;
 mod store;
+pub(crate) mod time_metadata;
 pub(crate) mod times;
 
 pub use api::{Processor, ProcessorContext, Punctuated, Punctuation, Setup, Work};

@@ -28,7 +28,7 @@ use crate::log::{
     CommittedOffset, Consumer, ConsumerConfig, ErrorClass, Isolation, Log, LogError, Offset,
     OffsetReset, Polled, ProducerConfig, RecordBatch, Timestamp, TopicPartition,
 };
-use crate::processor::{Instantiation, StoreCell, TaskTimes, Work, times};
+use crate::processor::{Instantiation, StoreCell, TaskTimes, Work, time_metadata};
 use crate::record::TaskId;
 use crate::task::{Restorer, StreamTask, TaskParts, is_not_ready};
 use crate::topology::{StoreId, Topic, Topology};
@@ -355,7 +355,11 @@ impl StreamThread {
         let topic_of = |source: &usize| &topology.plan.sources[*source].topic;
         let is_internal = |source: &usize| matches!(topic_of(source), Topic::Repartition(_));
         let mixed = |sources: &[usize]| sources.len() > 1 && sources.iter().any(is_internal);
-        if !topology.subtopologies.iter().any(|s| mixed(&s.sources)) {
+        let chooses = |(id, task): (&TaskId, &StreamTask)| {
+            task.buffered() > 0 && mixed(&topology.subtopologies[id.subtopology].sources)
+        };
+        // Most rounds end here: what follows may ask the log.
+        if !self.tasks.iter().any(chooses) {
             return BTreeSet::new();
         }
         let mut busy = BTreeSet::new();
@@ -449,7 +453,7 @@ impl StreamThread {
             let mut position =
                 |partition: &TopicPartition| consumer.position(partition).ok().flatten();
             let (inputs, stream_times) = task.seal(wall_ms, out, &mut position)?;
-            let metadata = times::encode(&stream_times);
+            let metadata = time_metadata::encode(&stream_times);
             offsets.extend(inputs.into_iter().map(|(partition, offset)| {
                 (
                     partition,
@@ -647,7 +651,7 @@ impl StreamThread {
                 if task_of(&shared, input) == Some(id)
                     && let Some(committed) = committed
                 {
-                    for (name, time) in times::decode(&committed.metadata) {
+                    for (name, time) in time_metadata::decode(&committed.metadata) {
                         let known = restored_times.entry(name).or_insert(time);
                         *known = time.max(*known);
                     }

@@ -12,6 +12,7 @@ use crate::clock::Deadline;
 use crate::dsl::TimestampExtractor;
 use crate::error::{Fault, Result};
 use crate::log::{ConsumerRecord, Offset, Timestamp};
+use crate::processor::time_metadata::upstream_name;
 use crate::processor::{Context, Fanout, Instantiation};
 use crate::record::{Record, RecordMetadata};
 use crate::serde::{SerdeError, SharedSerde, deserialize_nullable};
@@ -257,7 +258,7 @@ struct UpstreamTimes {
 impl UpstreamTimes {
     fn new(topic: &str, tasks: i32, instantiation: &mut Instantiation<'_>) -> Self {
         let times: Vec<_> = (0..tasks)
-            .map(|task| instantiation.times.cell(&format!("{topic}#{task}")))
+            .map(|task| instantiation.times.cell(&upstream_name(topic, task)))
             .collect();
         let minimum = minimum(&times);
         Self { times, minimum }
