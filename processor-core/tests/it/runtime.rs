@@ -234,6 +234,36 @@ fn results_do_not_depend_on_when_commits_come() {
 }
 
 #[test]
+fn results_do_not_depend_on_what_is_buffered_or_when_it_is_written_to_the_stores() {
+    let expected = undisturbed();
+    let small = [
+        StreamsConfig {
+            buffered_records_per_partition: 1,
+            ..config()
+        },
+        StreamsConfig {
+            commit_interval: Duration::from_secs(1_000_000),
+            commit_bytes: 1,
+            ..config()
+        },
+        StreamsConfig {
+            apply_bytes: 1,
+            ..config()
+        },
+    ];
+    for config in small {
+        let world = World::new(&topics());
+        let mut streams = world.streams(&topology(), config);
+        for part in 0..PARTS {
+            feed(&world, part, RECORDS);
+            streams.run_to_end().unwrap();
+        }
+        streams.close().unwrap();
+        assert_eq!(difference(&results(&world), &expected), [""; 0]);
+    }
+}
+
+#[test]
 fn a_second_run_to_the_end_goes_on_where_the_first_one_stopped() {
     let world = World::new(&topics());
     let mut streams = world.streams(&topology(), config());

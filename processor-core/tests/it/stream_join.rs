@@ -345,6 +345,34 @@ fn the_joined_record_has_the_headers_of_the_record_that_completed_it() {
 }
 
 #[test]
+fn records_of_merged_topics_with_equal_offsets_keys_and_times_are_all_joined() {
+    let mut driver = driver(|builder| {
+        let left = builder.stream("left", numbers());
+        let more = builder.stream("more", numbers());
+        let right = builder.stream("right", numbers());
+        join(&left.merge(&more), &right, Kind::Inner, windows(5, 5, 0));
+    });
+    for (value, topic) in (0..).zip(["left", "more", "right"]) {
+        let input = driver.input(topic, utf8(), int64());
+        input.pipe(&mut driver, text("a"), value, 10);
+    }
+    driver.restart().unwrap();
+    let right = driver.input("right", utf8(), int64());
+    right.pipe(&mut driver, text("a"), 3, 10);
+    let mut pairs = read(&mut driver);
+    pairs.sort();
+    assert_eq!(
+        pairs,
+        rows(&[
+            ("a", "0+2", 10),
+            ("a", "0+3", 10),
+            ("a", "1+2", 10),
+            ("a", "1+3", 10)
+        ])
+    );
+}
+
+#[test]
 fn a_stream_joins_itself() {
     let mut driver = driver(|builder| {
         let stream = builder.stream("left", numbers());
