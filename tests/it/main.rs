@@ -2,3 +2,4 @@
 
 mod kills;
 mod log_contract;
+mod schema_registry;

@@ -415,10 +415,10 @@ impl Running {
 
 /// Kills a process when we end without saying so: a shell waits for a line from us, and kills at end of file.
 #[derive(Debug)]
-struct Leash(Child);
+pub(crate) struct Leash(Child);
 
 impl Leash {
-    fn attach(pid: u32) -> Result<Self> {
+    pub(crate) fn attach(pid: u32) -> Result<Self> {
         Command::new("sh")
             .args(["-c", "read -r released || kill -9 \"$0\"", &pid.to_string()])
             .stdin(Stdio::piped())
@@ -430,7 +430,7 @@ impl Leash {
             .context("cannot run sh")
     }
 
-    fn release(mut self) {
+    pub(crate) fn release(mut self) {
         let told = self
             .0
             .stdin
@@ -464,7 +464,7 @@ fn base64(bytes: u128) -> String {
         .collect()
 }
 
-fn log_since(log: &Path, start: u64) -> String {
+pub(crate) fn log_since(log: &Path, start: u64) -> String {
     let mut bytes = Vec::new();
     let read = File::open(log).and_then(|mut file| {
         file.seek(SeekFrom::Start(start))?;
@@ -476,7 +476,7 @@ fn log_since(log: &Path, start: u64) -> String {
     }
 }
 
-fn tail(log: &str) -> String {
+pub(crate) fn tail(log: &str) -> String {
     let lines: Vec<&str> = log.lines().collect();
     lines[lines.len().saturating_sub(40)..].join("\n")
 }

@@ -17,6 +17,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::jars::{Jars, KAFKA_VERSION};
 use crate::peers;
+use crate::registry;
 use crate::repo;
 use crate::stopwatch::Stopwatch;
 use crate::tally::{Count, Tally};
@@ -40,6 +41,7 @@ pub fn run(extent: Extent) -> bool {
     report.check("scripts parse", scripts_parse);
     report.check("licences, bans, sources", deny);
     report.check("kafka jars", || Jars::fetch(KAFKA_VERSION).map(drop));
+    report.check("schema registry", || registry::fetch().map(drop));
     report.check("peer compiles", || peers::compile().map(drop));
     report.check("clippy", || {
         cargo([

@@ -1,5 +1,5 @@
-//! What the repository needs around its code: a real Kafka broker on this machine, the Kafka Streams peer of the
-//! benchmarks, and the checks that CI runs.
+//! What the repository needs around its code: a real Kafka broker and a real schema registry on this machine, the Kafka
+//! Streams peer of the benchmarks, and the checks that CI runs.
 //!
 //! `cargo xtask` is the command line over this library. End-to-end tests and benchmarks use it directly:
 //!
@@ -25,6 +25,7 @@ pub mod local;
 pub mod peers;
 pub mod port;
 pub mod process;
+pub mod registry;
 pub mod repo;
 pub mod stopwatch;
 mod tally;

@@ -83,6 +83,22 @@ impl Process {
         Ok(())
     }
 
+    /// Freezes it (SIGSTOP), so that it is there and does nothing.
+    ///
+    /// # Errors
+    /// When it may not be signalled.
+    pub fn pause(&self) -> Result<()> {
+        self.signal(Signal::STOP)
+    }
+
+    /// Lets it go on after [`pause`](Self::pause).
+    ///
+    /// # Errors
+    /// When it may not be signalled.
+    pub fn resume(&self) -> Result<()> {
+        self.signal(Signal::CONT)
+    }
+
     fn wait(&self, patience: Duration) -> bool {
         stopwatch::wait_for(patience, || (!self.is_running()).then_some(())).is_some()
     }
