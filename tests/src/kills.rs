@@ -8,6 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use advertisex::results::Results;
 use anyhow::{Context, Result, bail, ensure};
 use attribution::ATTRIBUTED_CLICKS;
 use events::generator::{GeneratorConfig, generate};
@@ -340,8 +341,8 @@ impl<'a> Cluster<'a> {
         Ok((any && reports >= files).then_some(lag))
     }
 
-    fn listed(&self) -> Result<u64> {
-        Ok(events::landing::list(self.landing)?.files.len() as u64)
+    fn listed(&self) -> Result<usize> {
+        Ok(events::landing::list(self.landing)?.files.len())
     }
 }
 

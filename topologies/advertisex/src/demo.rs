@@ -80,13 +80,14 @@ impl Demo {
 
         loop {
             let mut progress = Progress::new(&log, &SystemClock)?;
-            let mut last = 0;
+            let (mut last, mut unsaid) = (0, Ok(()));
             streams.run_to_end_with(&mut |records| {
                 last = records;
-                progress.tick(records);
-                !stop.load(Ordering::SeqCst)
+                unsaid = progress.tick(records);
+                unsaid.is_ok() && !stop.load(Ordering::SeqCst)
             })?;
-            progress.done(last);
+            unsaid?;
+            progress.done(last)?;
             let results = Results::read(&log)?;
             results.write(&self.out)?;
             if stop.load(Ordering::SeqCst) {

@@ -1,32 +1,40 @@
 //! How far a run has come, on the terminal.
 
+use std::collections::HashMap;
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
-use attribution::ATTRIBUTED_CLICKS;
-use ingest::{CLICKS, IMPRESSIONS, QUARANTINE};
+use attribution::{ATTRIBUTED_CLICKS, Attribution, Status};
+use ingest::{FILES, FileReport};
 use processor_core::clock::Clock;
-use processor_core::log::{Consumer, ConsumerConfig, Isolation, Log, LogError, TopicPartition};
+use processor_core::log::{Consumer, ConsumerConfig, Log, LogError, Polled, TopicPartition};
 
-const TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Prints a line to standard error from time to time: in place on a terminal, one below the other elsewhere.
+/// Prints a line to standard error from time to time: in place on a terminal, one below the other elsewhere. Its numbers
+/// are those of committed records.
 pub(crate) struct Progress<'a> {
-    log: &'a dyn Log,
     clock: &'a dyn Clock,
     reader: Box<dyn Consumer>,
+    files: HashMap<String, FileReport>,
+    finals: u64,
     in_place: bool,
     begun_ms: i64,
     said_ms: i64,
 }
 
 impl<'a> Progress<'a> {
-    pub(crate) fn new(log: &'a dyn Log, clock: &'a dyn Clock) -> Result<Self, LogError> {
+    pub(crate) fn new(log: &dyn Log, clock: &'a dyn Clock) -> Result<Self, LogError> {
         let now_ms = clock.now_ms();
+        let mut reader = log.consumer(ConsumerConfig::default())?;
+        for topic in [FILES, ATTRIBUTED_CLICKS] {
+            for partition in 0..log.partitions(topic)?.unwrap_or(0) {
+                reader.assign(&[(TopicPartition::new(topic, partition), Some(0))])?;
+            }
+        }
         Ok(Self {
-            log,
             clock,
-            reader: log.consumer(ConsumerConfig::default())?,
+            reader,
+            files: HashMap::new(),
+            finals: 0,
             in_place: std::io::stderr().is_terminal(),
             begun_ms: now_ms,
             said_ms: now_ms,
@@ -34,33 +42,42 @@ impl<'a> Progress<'a> {
     }
 
     /// Says how far the run has come, unless it was said a moment ago.
-    pub(crate) fn tick(&mut self, records: u64) {
+    ///
+    /// # Errors
+    /// When the log does not answer.
+    pub(crate) fn tick(&mut self, records: u64) -> Result<(), LogError> {
         let now_ms = self.clock.now_ms();
         let pause_ms = if self.in_place { 200 } else { 2_000 };
         if now_ms - self.said_ms >= pause_ms {
             self.said_ms = now_ms;
-            self.say(records, now_ms);
+            self.say(records, now_ms)?;
         }
+        Ok(())
     }
 
-    /// Ends the line that is updated in place.
-    pub(crate) fn done(&mut self, records: u64) {
-        self.say(records, self.clock.now_ms());
+    /// Says it a last time, and ends the line that is updated in place.
+    ///
+    /// # Errors
+    /// As for [`tick`](Self::tick).
+    pub(crate) fn done(&mut self, records: u64) -> Result<(), LogError> {
+        self.say(records, self.clock.now_ms())?;
         if self.in_place {
             eprintln!();
         }
+        Ok(())
     }
 
-    fn say(&self, records: u64, now_ms: i64) {
-        let count = |topic| self.committed(topic).map_or("?".to_owned(), grouped);
-        let seconds = (now_ms - self.begun_ms) / 1_000;
+    fn say(&mut self, records: u64, now_ms: i64) -> Result<(), LogError> {
+        self.catch_up()?;
+        let sum = |number: fn(&FileReport) -> u64| count(self.files.values().map(number).sum());
         let line = format!(
-            "{seconds:>4} s  impressions {}  clicks {}  attributed {}  quarantined {}  records processed {}",
-            count(IMPRESSIONS),
-            count(CLICKS),
-            count(ATTRIBUTED_CLICKS),
-            count(QUARANTINE),
-            grouped(i64::try_from(records).unwrap_or(i64::MAX)),
+            "{:>4} s  lines read {}  valid {}  quarantined {}  clicks final {}  records processed {}",
+            (now_ms - self.begun_ms) / 1_000,
+            sum(|file| file.lines),
+            sum(|file| file.valid),
+            sum(|file| file.quarantined),
+            count(self.finals),
+            count(records),
         );
         if self.in_place {
             eprint!("\r{line}\x1b[K");
@@ -69,21 +86,31 @@ impl<'a> Progress<'a> {
         } else {
             eprintln!("{line}");
         }
+        Ok(())
     }
 
-    /// Committed offsets of a topic, its transaction markers included; close to its records.
-    fn committed(&self, topic: &str) -> Option<i64> {
-        let partitions = self.log.partitions(topic).ok()??;
-        (0..partitions)
-            .map(|partition| {
-                let partition = TopicPartition::new(topic, partition);
-                let end = self
-                    .reader
-                    .end_offset(&partition, Isolation::ReadCommitted, TIMEOUT);
-                end.ok()
-            })
-            .sum()
+    /// Reads what has been committed since.
+    fn catch_up(&mut self) -> Result<(), LogError> {
+        while let Polled::Records(batches) = self.reader.poll(Duration::ZERO)? {
+            for batch in batches {
+                let is_files = *batch.partition.topic == *FILES;
+                for value in batch.records.into_iter().filter_map(|record| record.value) {
+                    if is_files {
+                        if let Ok(report) = serde_json::from_slice::<FileReport>(&value) {
+                            self.files.insert(report.path.clone(), report);
+                        }
+                    } else if let Ok(result) = serde_json::from_slice::<Attribution>(&value) {
+                        self.finals += u64::from(result.status == Status::Final);
+                    }
+                }
+            }
+        }
+        Ok(())
     }
+}
+
+fn count(number: u64) -> String {
+    grouped(i64::try_from(number).unwrap_or(i64::MAX))
 }
 
 /// `1234567` as `1,234,567`.

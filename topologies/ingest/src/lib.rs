@@ -44,7 +44,8 @@ pub const CONVERSIONS: &str = "conversions";
 pub const BID_REQUESTS: &str = "bid-requests";
 /// Topic of records that broke the contract, keyed by path, JSON [`Quarantined`]s.
 pub const QUARANTINE: &str = "quarantine";
-/// Topic of what became of each file, keyed by path, JSON [`FileReport`]s; the last one of a path counts.
+/// Topic of what became of each file, keyed by path, JSON [`FileReport`]s; the last one of a
+/// path counts.
 pub const FILES: &str = "landing-files";
 
 /// Topics that ingest reads and writes, the compacted ones marked.

@@ -21,11 +21,15 @@ pub struct Quarantined {
     pub original: String,
 }
 
-/// What became of the records of a file.
+/// What became of the records of a file, as far as it has been read: one report for each portion, the last one when it is
+/// finished.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileReport {
     /// Path, relative to the landing directory.
     pub path: String,
+    /// Whether all of it has been read, or all that can be.
+    #[serde(default)]
+    pub finished: bool,
     /// Records read; a CSV header is none. The buckets below add up to it.
     pub lines: u64,
     /// Records that went on.

@@ -128,11 +128,15 @@ impl FeedReader {
                 true
             }
         };
+        report.finished = finished;
+        let timestamp = progress.latest_ms.unwrap_or_default();
+        context.forward(Record::new(
+            report.path.clone(),
+            Ingested::File(report.clone()),
+            timestamp,
+        ))?;
         if finished {
             tell(&report);
-            let timestamp = progress.latest_ms.unwrap_or_default();
-            let record = Record::new(report.path.clone(), Ingested::File(report), timestamp);
-            context.forward(record)?;
             self.stores
                 .queue
                 .delete(&Self::queue_key(feed, progress.next), timestamp)?;
