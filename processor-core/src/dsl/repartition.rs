@@ -44,7 +44,7 @@ pub(crate) fn repartition<K: Data, V: Data, L: Lineage>(
     stream.outlet.attach(move |instantiation| {
         let topic = sink_topic.resolve(instantiation.application_id);
         let partitions = instantiation.partitions.of(&topic)?;
-        let time = OperatorTime::new(instantiation.times.cell(&topic));
+        let time = OperatorTime::new(instantiation.times, &topic);
         let told = vec![time.now(); usize::try_from(partitions).unwrap_or(0)];
         let key = Arc::clone(&sink_key);
         let sink = Sink::new(topic, partitions, Arc::clone(&key), Arc::clone(&sink_value));

@@ -309,7 +309,7 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
         let shared = Arc::new(
             move |instantiation: &mut crate::processor::Instantiation<'_>| {
                 instantiation.shared(node, |instantiation| {
-                    let time = OperatorTime::new(instantiation.times.cell(&name));
+                    let time = OperatorTime::new(instantiation.times, &name);
                     let left_store = instantiation.join(stores.left)?;
                     let right_store = instantiation.join(stores.right)?;
                     // What had expired before a restart stays so: a probe must not find it again.

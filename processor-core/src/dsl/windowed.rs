@@ -182,7 +182,7 @@ impl<'a, K: Data, V: Data> TimeWindowedStream<'a, K, V> {
         let (operator, add) = (name.to_owned(), Arc::new(add));
         let (key_serde, aggregate_serde) = (Arc::clone(&key), Arc::clone(&serde));
         stream.outlet.attach(move |instantiation| {
-            let time = OperatorTime::new(instantiation.times.cell(&operator));
+            let time = OperatorTime::new(instantiation.times, &operator);
             let store = instantiation.window(store)?;
             // What had expired before a restart stays so.
             store

@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::log::Timestamp;
 use crate::record::{Data, Record, RecordMetadata, TaskId};
 
-use super::times::{NO_TIME, ObservedTime, TASK_TIME};
+use super::times::{NO_TIME, ObservedTime, OperatorTime, TASK_TIME};
 use super::{Context, Fanout, Instantiation, Process};
 
 /// User code in the middle of a topology. One instance per task, so `&mut self` is its own.
@@ -136,7 +136,7 @@ impl Setup<'_, '_> {
     /// and restored with them.
     pub fn observed_time(&mut self, name: &str) -> ObservedTime {
         let name = format!("{}.{name}", self.name);
-        ObservedTime(self.instantiation.times.cell(&name))
+        ObservedTime(OperatorTime::new(self.instantiation.times, &name))
     }
 
     /// The task this instance belongs to.
@@ -176,12 +176,7 @@ impl<K: Data, V: Data> ProcessorContext<'_, '_, K, V> {
     /// Moves `time` forward to `timestamp` if that is later; whether it was. Behind a repartition topic never beyond
     /// the time of the slowest task that writes it.
     pub fn observe(&self, time: &ObservedTime, timestamp: Timestamp) -> bool {
-        let seen = timestamp.min(self.context.time_bound);
-        let moved = seen > time.0.get();
-        if moved {
-            time.0.set(seen);
-        }
-        moved
+        time.0.observe(timestamp, self.context)
     }
 
     /// The task.

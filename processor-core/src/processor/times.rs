@@ -54,40 +54,91 @@ impl TaskTimes {
     }
 }
 
-/// Observed time of one operator.
-pub(crate) struct OperatorTime(Rc<Cell<Timestamp>>);
+/// Observed time of one operator: the largest timestamp of the records that reached it, but never more than the bound
+/// that the record at hand came with.
+pub(crate) struct OperatorTime {
+    now: Rc<Cell<Timestamp>>,
+    /// The largest timestamp, while the bound keeps the time below it; else nothing.
+    ahead: Rc<Cell<Timestamp>>,
+}
 
 impl OperatorTime {
-    pub(crate) fn new(cell: Rc<Cell<Timestamp>>) -> Self {
-        Self(cell)
+    pub(crate) fn new(times: &mut TaskTimes, name: &str) -> Self {
+        Self {
+            now: times.cell(name),
+            ahead: times.cell(&format!("{name}^")),
+        }
     }
 
     /// Takes notice of a record at `timestamp`; whether time moved forward.
     #[inline]
     pub(crate) fn observe(&self, timestamp: Timestamp, context: &Context<'_>) -> bool {
-        let seen = timestamp.min(context.time_bound);
-        let moved = seen > self.0.get();
+        self.observe_below(timestamp, context.time_bound)
+    }
+
+    #[inline]
+    fn observe_below(&self, timestamp: Timestamp, bound: Timestamp) -> bool {
+        let largest = timestamp.max(self.ahead.get());
+        let seen = largest.min(bound);
+        let moved = seen > self.now.get();
         if moved {
-            self.0.set(seen);
+            self.now.set(seen);
         }
+        let is_ahead = largest > self.now.get();
+        self.ahead.set(if is_ahead { largest } else { NO_TIME });
         moved
     }
 
     /// The time now; −1 before the first record.
     #[inline]
     pub(crate) fn now(&self) -> Timestamp {
-        self.0.get()
+        self.now.get()
     }
 }
 
 /// A stream time that a processor keeps by itself and that survives with its task: see
 /// [`Setup::observed_time`](super::Setup::observed_time).
-pub struct ObservedTime(pub(crate) Rc<Cell<Timestamp>>);
+pub struct ObservedTime(pub(crate) OperatorTime);
 
 impl ObservedTime {
     /// The time in epoch milliseconds; −1 before the first record.
     #[must_use]
     pub fn now(&self) -> Timestamp {
-        self.0.get()
+        self.0.now()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_catches_up_with_the_largest_timestamp_as_the_bound_rises_and_no_further() {
+        let mut times = TaskTimes::default();
+        let time = OperatorTime::new(&mut times, "count");
+        let observe = |timestamp, bound| {
+            time.observe_below(timestamp, bound);
+            time.now()
+        };
+        assert_eq!(observe(1_000, NO_TIME), NO_TIME);
+        // The slow one has come to 500, then to 2,000; this record itself is an old one.
+        assert_eq!(observe(5, 500), 500);
+        assert_eq!(observe(5, 2_000), 1_000);
+        assert_eq!(observe(1_200, Timestamp::MAX), 1_200);
+    }
+
+    #[test]
+    fn what_the_bound_holds_back_is_remembered_with_the_time() {
+        let mut times = TaskTimes::default();
+        OperatorTime::new(&mut times, "count").observe_below(1_000, 400);
+        let mut times = TaskTimes::restored(times.snapshot());
+        let time = OperatorTime::new(&mut times, "count");
+        assert_eq!(time.now(), 400);
+        assert!(time.observe_below(5, 2_000));
+        assert_eq!(time.now(), 1_000);
+        assert_eq!(
+            times.snapshot(),
+            BTreeMap::from([("count".to_owned(), 1_000)])
+        );
     }
 }

@@ -148,6 +148,38 @@ fn a_partition_whose_records_all_go_elsewhere_tells_its_time_by_markers() {
 }
 
 #[test]
+fn it_does_not_matter_whether_the_fast_or_the_slow_partition_is_heard_of_first() {
+    let [here, there] = values();
+    for restart in [false, true] {
+        let world = world();
+        let mut streams = world.streams(&counts(), config());
+        for (partition, value, time) in [(0, here, 1_000), (1, there, 1_000), (0, here, 5)] {
+            world.write("in", partition, Some("k"), Some(value), time);
+            streams.run_to_end().unwrap();
+            if restart {
+                streams.close().unwrap();
+                streams = world.streams(&counts(), config());
+            }
+        }
+        assert_eq!(world.read_values("late"), ["0"], "restart: {restart}");
+    }
+}
+
+#[test]
+fn a_partition_that_never_had_a_record_keeps_the_windows_behind_the_repartition_open() {
+    // It may still have old ones. Nothing tells an idle input from a slow one yet.
+    let world = world();
+    let [value, _] = values();
+    let mut streams = world.streams(&counts(), config());
+    for time in [1_000_000, 0] {
+        world.write("in", 0, Some("k"), Some(value), time);
+        streams.run_to_end().unwrap();
+    }
+    assert_eq!(world.read_values("late"), Vec::<String>::new());
+    assert_eq!(world.read_values("out").len(), 2);
+}
+
+#[test]
 fn markers_are_no_records_of_the_repartition_topic_s_readers() {
     let world = world();
     let [_, there] = values();
