@@ -1,4 +1,4 @@
-//! What every log must do, as a suite of functions over [`Log`](super::Log).
+//! What every log must do, as a suite of functions over [`Log`].
 //!
 //! A test binary that brings its own log runs each of [`all`] by name, with a prefix that makes the names of topics,
 //! groups and transactional ids unique on that log. Real brokers are slow and answer late: every expectation that

@@ -1,6 +1,6 @@
 //! The Kafka log, over librdkafka.
 //!
-//! - Rebalances: the client's callback only writes the event down; [`Consumer::poll`](super::Consumer::poll) returns it
+//! - Rebalances: the client's callback only writes the event down; [`Consumer::poll`] returns it
 //!   and the caller answers. librdkafka waits for the answer while it goes on sending heartbeats.
 //! - Commits: flush, offsets and end of transaction run on one helper thread per producer, in that order; the caller
 //!   takes group metadata on its polling thread and goes on processing meanwhile.

@@ -1,9 +1,5 @@
 //! Avro data: plain, or in Confluent's wire format with a schema registry.
 //!
-//! The Rust type is a `serde` struct that has the (unqualified) name and the fields of the record: `["null", X]` is an
-//! `Option`, `long` is `i64`, `int` is `i32`, an enum is an enum of unit variants. Where a name differs, `serde(rename)`
-//! settles it. What a reader does not want it leaves out of its schema as well as of its type.
-//!
 //! **Guarantees.** A datum is decoded whole or not at all: missing bytes and bytes left over are errors, never nulls.
 //! Data from outside never panics and takes no more time and memory than its length allows, whatever it claims.
 //!
@@ -38,6 +34,11 @@ pub struct Avro<T> {
 }
 
 /// A plain Avro datum: nothing but the data, so both sides must know the same `schema`, a JSON text.
+///
+/// `T` is a `serde` struct that has the (unqualified) name and the fields of the record: `["null", X]` is an `Option`,
+/// `long` is `i64`, `int` is `i32`, an enum is an enum of unit variants. Where a name differs, `serde(rename)` settles it.
+///
+/// A datum is decoded whole or not at all: missing bytes and bytes left over are errors, never nulls.
 ///
 /// Data that is to outlive a change of its schema needs a registry: [`registered_avro`].
 ///

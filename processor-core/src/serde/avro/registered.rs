@@ -28,6 +28,8 @@ type Writer = Result<Resolution, String>;
 
 /// Avro in Confluent's wire format: a zero byte, the schema's id in 4 bytes, the datum.
 ///
+/// `T` is as in [`avro`](super::avro); what a reader does not want it leaves out of its schema as well as of its type.
+///
 /// **Writing** registers `schema`, a JSON text, under `subject`, which by custom is `<topic>-value` or `<topic>-key`. That
 /// happens once, at the first record or in [`register`](RegisteredAvro::register), and may block.
 ///

@@ -1,9 +1,4 @@
-//! A registry server with Confluent's interface: Confluent's own, Apicurio, and others.
-//!
-//! Requests run on one background thread with a runtime of its own, whatever runs the caller. A server that does not
-//! answer is asked again until it does.
-//!
-//! **Not.** Schemas that refer to other subjects, and schemas that are not Avro: they are unknown here, with the reason.
+//! A registry server, over HTTP: what its answers mean, and who makes the requests.
 
 use std::error::Error as _;
 use std::fmt;
@@ -69,7 +64,12 @@ impl ServerRegistryOptions {
     }
 }
 
-/// See the [module](self).
+/// A registry server with Confluent's interface: Confluent's own, Apicurio, and others.
+///
+/// Requests run on a background thread with a runtime of its own, whatever runs the caller. A server that does not answer
+/// is asked again until it does; how long a record waits for that is up to
+/// [`max_decode_wait`](crate::StreamsConfig::max_decode_wait). Schemas that refer to other subjects, and schemas that are
+/// not Avro, are unknown here, with the reason.
 ///
 /// ```
 /// use processor_core::serde::AvroSchema;

@@ -1,4 +1,4 @@
-//! A schema registry on a compacted topic of a log: embedded or Kafka, no server.
+//! A schema registry on a topic: how registrars take turns, and how readers keep up.
 //!
 //! **Registering** is a transaction under one transactional id per topic, so that registrars take turns: whoever starts
 //! one fences all others, reads everything there is, and then writes what follows from it. One that was fenced in
@@ -6,8 +6,6 @@
 //!
 //! **Looking up** reads the topic to its end in the background. A registration is visible in the topic before
 //! [`register`](SchemaRegistry::register) returns, so an id in a record is found.
-//!
-//! **Not.** Deleting; rules other than [`Compatibility`]; schemas that refer to others.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,7 +49,13 @@ impl Default for TopicRegistryOptions {
     }
 }
 
-/// See the [module](self). Instances on one topic, in one process or many, are one registry.
+/// A schema registry on a compacted topic of a log, embedded or Kafka: no server.
+///
+/// Instances on one topic, in one process or many, are one registry: an id has one schema and a schema one id, whatever is
+/// registered at once. Ids count up from 1. The topic has the layout of Confluent's `_schemas`. On Kafka a registration
+/// takes the right to use the transactional id `<topic>-registrar`.
+///
+/// It does not delete, knows no rules but [`Compatibility`], and takes no schemas that refer to others.
 pub struct TopicRegistry {
     background: Background<Topic>,
     name: String,
