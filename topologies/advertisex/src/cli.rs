@@ -293,9 +293,9 @@ mod kafka {
         /// Where the stores of this instance are
         #[arg(long, value_name = "DIR", default_value = "advertisex-state")]
         state: PathBuf,
-        /// Consumer group, and prefix of internal topics
-        #[arg(long, default_value = "advertisex")]
-        application_id: String,
+        /// Consumer group, and prefix of internal topics [default: advertisex, or advertisex-PART]
+        #[arg(long)]
+        application_id: Option<String>,
         /// Name of this instance, unique and the same after a restart [default: one kept in --state]
         #[arg(long)]
         instance: Option<String>,
@@ -330,7 +330,9 @@ mod kafka {
                 cluster: self.cluster.into_cluster(),
                 part: self.part,
                 input: self.input,
-                application_id: self.application_id,
+                application_id: self
+                    .application_id
+                    .unwrap_or_else(|| self.part.application_id().to_owned()),
                 instance: self.instance,
                 state: self.state,
                 static_membership: self.static_membership,

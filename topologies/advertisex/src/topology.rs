@@ -51,6 +51,17 @@ pub enum Part {
 }
 
 impl Part {
+    /// Consumer group of its own: the parts do not share one.
+    #[must_use]
+    pub fn application_id(self) -> &'static str {
+        match self {
+            Self::All => "advertisex",
+            Self::Ingest => "advertisex-ingest",
+            Self::Attribution => "advertisex-attribution",
+            Self::Metrics => "advertisex-metrics",
+        }
+    }
+
     /// Whether it reads the landing directory.
     #[must_use]
     pub fn ingests(self) -> bool {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::time::Duration;
 
-use events::landing::{self, FileError};
+use events::landing::{self, FileError, UNREADABLE};
 use events::{Creative, Feed};
 use processor_core::log::{Log, LogError, Producer, ProducerConfig, ProducerRecord, read_to_end};
 use processor_core::partitioner::partition_for;
@@ -84,8 +84,10 @@ pub fn announce(log: &dyn Log, landing: &Path) -> Result<Announced, AnnounceErro
     };
     for file in listing.files {
         let before = known.get(&file.path);
+        // Permissions may change without a trace in size and time, so what could not be read is looked at again.
         if before.is_some_and(|object| {
             (object.bytes, object.modified_ms) == (file.bytes, file.modified_ms)
+                && object.etag != UNREADABLE
         }) {
             continue;
         }

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 
-use events::landing::{LandingFile, LandingRecord, Line, Rejection};
+use events::landing::{LandingFile, LandingRecord, Line, Rejection, UNREADABLE};
 use events::{Creative, Feed};
 use processor_core::Record;
 use processor_core::error::{Fault, Result};
@@ -299,7 +299,9 @@ impl Processor<String, LandingObject> for FeedReader {
         context: &mut Context<'_, '_>,
     ) -> Result {
         let object = record.value;
-        if let Some(before) = self.stores.known.get(&object.path)? {
+        let before = self.stores.known.get(&object.path)?;
+        // What could not be read before is read now.
+        if let Some(before) = before.filter(|before| before.etag != UNREADABLE) {
             if before.etag == object.etag {
                 return Ok(());
             }

@@ -163,3 +163,27 @@ fn a_file_that_changes_after_it_was_read_is_reported_and_not_read_again() {
     assert_eq!(buckets(&out, "impressions/a.json"), ([1, 1, 0, 0, 0], None));
     assert_eq!(quarantined(&out, "impressions/a.json"), ["0 file_changed"]);
 }
+
+#[test]
+fn a_file_that_could_not_be_read_is_read_once_it_can() {
+    let directory = tempfile::tempdir().unwrap();
+    let (landing, out) = (
+        directory.path().join("landing"),
+        directory.path().join("out"),
+    );
+    put(&landing, "dims/creatives.csv", DIMS);
+    // A link to nowhere: listed, and unreadable even for root.
+    std::fs::create_dir_all(landing.join("impressions")).unwrap();
+    let (target, link) = (
+        directory.path().join("later"),
+        landing.join("impressions/a.json"),
+    );
+    std::os::unix::fs::symlink(&target, &link).unwrap();
+    run(&demo(&landing, &out)).unwrap();
+    let (numbers, error) = buckets(&out, "impressions/a.json");
+    assert_eq!((numbers, error.is_some()), ([0; 5], true));
+
+    std::fs::write(&target, impression("i", "1704067200")).unwrap();
+    run(&demo(&landing, &out)).unwrap();
+    assert_eq!(buckets(&out, "impressions/a.json"), ([1, 1, 0, 0, 0], None));
+}

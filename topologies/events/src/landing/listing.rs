@@ -85,11 +85,13 @@ fn modified_ms(metadata: &fs::Metadata) -> i64 {
     })
 }
 
-/// Hash of a file's bytes: the same file found again, or copied over with the same content, has the same. A file that
-/// cannot be read is called `unreadable`: its reader says why.
+/// What [`etag`] calls a file that cannot be read; its reader says why.
+pub const UNREADABLE: &str = "unreadable";
+
+/// Hash of a file's bytes: the same file found again, or copied over with the same content, has the same.
 #[must_use]
 pub fn etag(root: &Path, path: &str) -> String {
-    hash(&root.join(path)).unwrap_or_else(|_| "unreadable".to_owned())
+    hash(&root.join(path)).unwrap_or_else(|_| UNREADABLE.to_owned())
 }
 
 fn hash(file: &Path) -> io::Result<String> {

@@ -27,7 +27,7 @@ mod listing;
 mod source;
 
 pub use dims::{campaigns, creatives};
-pub use listing::{ListedFile, Listing, etag, list};
+pub use listing::{ListedFile, Listing, UNREADABLE, etag, list};
 
 /// A file that cannot be read at all.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
