@@ -202,6 +202,7 @@ fn a_process_killed_again_and_again_copies_each_record_once() {
         }
         assert!(kills < 1_000, "it does not get on");
     }
-    assert!(kills >= 20, "only {kills} kills");
+    // About 25 on a quiet machine; a busy one lets the child run on before it is looked at.
+    assert!(kills >= 5, "only {kills} kills");
     assert_copied(&EmbeddedLog::open(dir.path()).unwrap(), COUNT);
 }
