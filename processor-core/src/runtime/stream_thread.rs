@@ -817,7 +817,7 @@ impl StreamThread {
     }
 
     /// Whether `fault` is that of a serde that was not ready, and has not been so for too long. Sources wait before they
-    /// take a record; this is for values of stores, which come up in the middle of one.
+    /// take a record; this is for stored values and for results, which come up in the middle of one.
     fn may_become_ready(&mut self, fault: &Fault) -> bool {
         if !is_not_ready(fault) {
             return false;

@@ -19,6 +19,7 @@ use super::stream_thread::Pace;
 struct Gated {
     closed: Arc<Mutex<HashSet<String>>>,
     refusals: Arc<AtomicUsize>,
+    unregistered: Arc<AtomicUsize>,
     asked: Arc<AtomicUsize>,
 }
 
@@ -47,6 +48,13 @@ impl Gated {
 
 impl Serde<String> for Gated {
     fn serialize(&self, value: &String, into: &mut Vec<u8>) -> Result<(), SerdeError> {
+        let fewer = |left: usize| left.checked_sub(1);
+        let refused = self
+            .unregistered
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, fewer);
+        if refused.is_ok() {
+            return Err(SerdeError::not_ready("the registry does not answer"));
+        }
         utf8().serialize(value, into)
     }
 
@@ -239,6 +247,17 @@ fn a_stored_value_that_is_not_ready_is_read_again_and_counts_once() {
     let mut streams = world.run(&builder, StreamsConfig::new("app"));
     streams.run_to_end().unwrap();
     assert_eq!(world.read("out"), ["a", "ab", "abc"]);
+}
+
+#[test]
+fn a_result_whose_schema_cannot_be_registered_yet_is_sent_once() {
+    let world = World::with_topics(&["in", "out"], 1);
+    world.send("in", 0, &[("a", 1), ("b", 2)]);
+    let gate = Gated::default();
+    gate.unregistered.store(3, Ordering::SeqCst);
+    let mut streams = world.run(&copying(&gate), StreamsConfig::new("app"));
+    streams.run_to_end().unwrap();
+    assert_eq!(world.read("out"), ["a", "b"]);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! A registry server, over HTTP: what its answers mean, and who makes the requests.
 
+use std::collections::HashMap;
 use std::error::Error as _;
 use std::fmt;
 use std::time::Duration;
@@ -17,6 +18,8 @@ use crate::serde::AvroSchema;
 /// Error codes of Confluent's interface.
 const SCHEMA_NOT_FOUND: u32 = 40_403;
 const INCOMPATIBLE: u32 = 409;
+/// Denials in a row after which a schema is missing.
+const DENIALS: u32 = 4;
 
 /// Who we are to a server. Not shown when it is printed.
 #[derive(Clone, PartialEq, Eq)]
@@ -102,7 +105,12 @@ impl ServerRegistry {
             .build()
             .map_err(|error| unusable(format!("no runtime for its client: {error}")))?;
         let settings = settings(options).map_err(|error| unusable(said(&error)))?;
-        let background = Background::start(Server { runtime, settings })
+        let server = Server {
+            runtime,
+            settings,
+            denials: HashMap::new(),
+        };
+        let background = Background::start(server)
             .map_err(|error| unusable(format!("its thread cannot be started: {error}")))?;
         Ok(Self {
             background,
@@ -152,6 +160,8 @@ impl SchemaRegistry for ServerRegistry {
 struct Server {
     runtime: tokio::runtime::Runtime,
     settings: SrSettings,
+    /// How often the server has said in a row that it does not know an id.
+    denials: HashMap<SchemaId, u32>,
 }
 
 impl Server {
@@ -180,8 +190,22 @@ impl Source for Server {
                 Err(error) => Fetched::Missing(error.to_string()),
             },
             Err(error) if passes(&error) => Fetched::Later(said(&error)),
-            Err(error) => Fetched::Missing(said(&error)),
+            Err(error) => self.denied(id, said(&error)),
         }
+    }
+}
+
+impl Server {
+    /// NOTE: One denial is not believed. Registries of several nodes answer from any, and a node may be a moment behind the
+    /// one that took the registration.
+    fn denied(&mut self, id: SchemaId, reason: String) -> Fetched {
+        let denials = self.denials.entry(id).or_default();
+        *denials += 1;
+        if *denials < DENIALS {
+            return Fetched::Later(reason);
+        }
+        self.denials.remove(&id);
+        Fetched::Missing(reason)
     }
 }
 
@@ -249,6 +273,25 @@ mod tests {
         assert!(!passes(&answered(40_301, 403)));
         assert!(passes(&answered(50_001, 500)));
         assert!(passes(&SRCError::new("refused", None, true)));
+    }
+
+    #[test]
+    fn a_denial_is_believed_when_it_is_repeated() {
+        let options = ServerRegistryOptions::new("http://127.0.0.1:9");
+        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        let mut server = Server {
+            runtime: runtime.unwrap(),
+            settings: settings(&options).unwrap(),
+            denials: HashMap::new(),
+        };
+        for _ in 0..2 {
+            for _ in 1..DENIALS {
+                let answer = server.denied(SchemaId(1), String::new());
+                assert!(matches!(answer, Fetched::Later(_)));
+            }
+            let answer = server.denied(SchemaId(1), String::new());
+            assert!(matches!(answer, Fetched::Missing(_)));
+        }
     }
 
     #[test]
