@@ -67,6 +67,30 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
         }
     }
 
+    /// The same stream with these serdes: what operators below need once an operator changed a type.
+    ///
+    /// ```
+    /// # use processor_core::dsl::{Consumed, StreamsBuilder};
+    /// # use processor_core::serde::{int64, utf8};
+    /// # let builder = StreamsBuilder::new("lengths");
+    /// # let words = builder.stream("words", Consumed::new(utf8(), utf8()));
+    /// let lengths = words.map_values(|_, word| word.len() as i64);
+    /// lengths.with_serdes(utf8(), int64()).to("lengths");
+    /// # builder.build().unwrap();
+    /// ```
+    #[must_use]
+    pub fn with_serdes(
+        &self,
+        key: impl Serde<K> + 'static,
+        value: impl Serde<V> + 'static,
+    ) -> Self {
+        Self {
+            key: Some(Arc::new(key)),
+            value: Some(Arc::new(value)),
+            ..self.clone()
+        }
+    }
+
     /// Keeps the records for which `keep` holds.
     pub fn filter(&self, keep: impl Fn(&K, &V) -> bool + Send + Sync + 'static) -> Self {
         self.each(
@@ -293,7 +317,8 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
         });
     }
 
-    /// Sends the stream through `<application id>-<name>-repartition`, so that equal keys are in one partition.
+    /// Sends the stream through `<application id>-<name>-repartition`, so that equal keys are in one partition. Records
+    /// with a null key are dropped.
     /// `partitions` fixes their number; otherwise the topic takes as many as the streams it is joined with, or as
     /// the tasks that write it.
     pub fn repartition(
@@ -309,7 +334,7 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
             Arc::new(key),
             Arc::new(value),
             partitions,
-            Keyless::Kept,
+            Keyless::Dropped,
         )
     }
 
@@ -340,6 +365,38 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
         stores: S,
         make: impl Fn(S::Opened) -> P + Send + Sync + 'static,
     ) -> KStream<P::KOut, P::VOut, Rekeyed>
+    where
+        S: StoreSet,
+        P: Processor<K, V>,
+    {
+        self.processed(name, stores, make)
+    }
+
+    /// Like [`process`](Self::process), for a processor that forwards each key it is given and no other: key and
+    /// partition stay, so no stateful operator below has to repartition.
+    pub fn process_values<S, P>(
+        &self,
+        name: &str,
+        stores: S,
+        make: impl Fn(S::Opened) -> P + Send + Sync + 'static,
+    ) -> KStream<K, P::VOut, L>
+    where
+        S: StoreSet,
+        P: Processor<K, V, KOut = K>,
+    {
+        let processed = self.processed(name, stores, make);
+        KStream {
+            key: self.key.clone(),
+            ..processed
+        }
+    }
+
+    fn processed<S, P, L2: Lineage>(
+        &self,
+        name: &str,
+        stores: S,
+        make: impl Fn(S::Opened) -> P + Send + Sync + 'static,
+    ) -> KStream<P::KOut, P::VOut, L2>
     where
         S: StoreSet,
         P: Processor<K, V>,

@@ -5,12 +5,13 @@
 //! largest timestamp of both inputs.
 //!
 //! Source of the semantics: Kafka Streams' `KStreamKStreamJoin`, with two deliberate differences.
-//! - A record whose own window is closed is late: it goes to the late branch and meets nothing, and a record meets only
-//!   partners whose windows are open too (Kafka Streams joins whatever its store still holds, KAFKA-16123).
-//! - An unmatched record waits for its window *and grace*, so an unmatched result is final (KAFKA-19536).
+//! - A record whose own window is closed is late: it goes to the late branch and meets nothing (Kafka Streams joins
+//!   whatever its store still holds, KAFKA-16123). One in time meets every partner within the window, closed or not.
+//! - An unmatched record waits for its window *and grace*, and a record of an outer side meets nobody once its window is
+//!   closed, so an unmatched result is final (KAFKA-19536).
 //!
-//! Unmatched results leave when a record moves stream time past their window, before that record is joined, by
-//! timestamp, right side first, then key.
+//! Unmatched results leave when a record with key and value comes at stream time and their window is closed: before that
+//! record is joined, by timestamp, right side first, then key.
 
 use std::cell::RefCell;
 use std::ops::{Bound, ControlFlow, Deref};
@@ -101,6 +102,22 @@ impl JoinWindows {
             .saturating_sub(self.grace_ms)
     }
 
+    /// The least timestamps of left and right records that may still be met at `time`.
+    fn met_from(self, outer: Outer, time: Timestamp) -> (Timestamp, Timestamp) {
+        let kept_from = time.saturating_sub(self.retention_ms());
+        let left = if outer.left {
+            self.left_open_from(time)
+        } else {
+            kept_from
+        };
+        let right = if outer.right {
+            self.right_open_from(time)
+        } else {
+            kept_from
+        };
+        (left, right)
+    }
+
     /// Timestamps of the right records that a left one at `timestamp` meets, both included.
     fn around_left(self, timestamp: Timestamp) -> (Timestamp, Timestamp) {
         (
@@ -117,7 +134,7 @@ impl JoinWindows {
         )
     }
 
-    /// How long both sides are kept.
+    /// How long both sides are kept: so long may a record in time meet an older one.
     fn retention_ms(self) -> i64 {
         self.before_ms
             .saturating_add(self.after_ms)
@@ -313,12 +330,9 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
                     let left_store = instantiation.join(stores.left)?;
                     let right_store = instantiation.join(stores.right)?;
                     // What had expired before a restart stays so: a probe must not find it again.
-                    left_store
-                        .borrow_mut()
-                        .restore_horizon(windows.left_open_from(time.now()));
-                    right_store
-                        .borrow_mut()
-                        .restore_horizon(windows.right_open_from(time.now()));
+                    let (left_from, right_from) = windows.met_from(outer, time.now());
+                    left_store.borrow_mut().restore_horizon(left_from);
+                    right_store.borrow_mut().restore_horizon(right_from);
                     Ok(Rc::new(RefCell::new(JoinNode {
                         name: name.clone(),
                         windows,
@@ -432,7 +446,7 @@ impl<K: Data, V: Data, W: Data, R: Data> Process<K, V> for LeftInput<K, V, W, R>
     fn process(&mut self, context: &mut Context<'_>, record: Record<K, V>) -> Result {
         let mut node = self.0.borrow_mut();
         let node = &mut *node;
-        node.move_time(context, record.timestamp)?;
+        node.move_time(context, record.timestamp);
         if node.left.value.is_null(&record.value) {
             return dropped("null value");
         }
@@ -458,6 +472,7 @@ impl<K: Data, V: Data, W: Data, R: Data> Process<K, V> for LeftInput<K, V, W, R>
                 dropped("null key")
             };
         }
+        node.give_up_closed(context, record.timestamp)?;
         let (timestamp, now) = (record.timestamp, node.time.now());
         let window = node.windows.around_left(timestamp);
         if timestamp < node.windows.left_open_from(now) {
@@ -514,7 +529,7 @@ impl<K: Data, V: Data, W: Data, R: Data> Process<K, W> for RightInput<K, V, W, R
     fn process(&mut self, context: &mut Context<'_>, record: Record<K, W>) -> Result {
         let mut node = self.0.borrow_mut();
         let node = &mut *node;
-        node.move_time(context, record.timestamp)?;
+        node.move_time(context, record.timestamp);
         if node.right.value.is_null(&record.value) {
             return dropped("null value");
         }
@@ -540,6 +555,7 @@ impl<K: Data, V: Data, W: Data, R: Data> Process<K, W> for RightInput<K, V, W, R
                 dropped("null key")
             };
         }
+        node.give_up_closed(context, record.timestamp)?;
         let (timestamp, now) = (record.timestamp, node.time.now());
         let window = node.windows.around_right(timestamp);
         if timestamp < node.windows.right_open_from(now) {
@@ -593,13 +609,21 @@ impl<K: Data, V: Data, W: Data, R: Data> Process<K, W> for RightInput<K, V, W, R
 }
 
 impl<K: Data, V: Data, W: Data, R: Data> JoinNode<K, V, W, R> {
-    /// Takes notice of a record's time; when it moves time forward, emits what can no longer match and lets go of what
-    /// can no longer be joined.
-    fn move_time(&mut self, context: &mut Context<'_>, timestamp: Timestamp) -> Result {
-        if !self.time.observe(timestamp, context) {
+    /// Takes notice of a record's time; when it moves time forward, lets go of what can no longer be joined.
+    fn move_time(&mut self, context: &Context<'_>, timestamp: Timestamp) {
+        if self.time.observe(timestamp, context) {
+            let (left_from, right_from) = self.windows.met_from(self.outer, self.time.now());
+            self.left.store.borrow_mut().expire_before(left_from);
+            self.right.store.borrow_mut().expire_before(right_from);
+        }
+    }
+
+    /// Emits what can no longer match, if the record at hand, at `timestamp`, is at stream time.
+    fn give_up_closed(&mut self, context: &mut Context<'_>, timestamp: Timestamp) -> Result {
+        let now = self.time.now();
+        if timestamp < now {
             return Ok(());
         }
-        let now = self.time.now();
         let left_open_from = self.windows.left_open_from(now);
         let right_open_from = self.windows.right_open_from(now);
         if let Some(pending) = &mut self.pending {
@@ -620,8 +644,6 @@ impl<K: Data, V: Data, W: Data, R: Data> JoinNode<K, V, W, R> {
                     .forward(context, Record::new(key, value, entry.timestamp))?;
             }
         }
-        self.left.store.borrow_mut().expire_before(left_open_from);
-        self.right.store.borrow_mut().expire_before(right_open_from);
         Ok(())
     }
 

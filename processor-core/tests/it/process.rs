@@ -75,6 +75,32 @@ fn a_processor_reads_what_it_wrote_and_so_does_its_successor() {
 }
 
 #[test]
+fn values_are_processed_without_a_repartition_topic_below_and_keys_are_with_one() {
+    let describe = |values_only: bool| {
+        let topology = topology(|builder| {
+            let last = builder.key_value_store("last", utf8(), int64());
+            let stream = builder.stream("in", numbers());
+            let counts = if values_only {
+                let processed = stream.process_values("difference", last, Difference);
+                processed.group_by_key().count("counts")
+            } else {
+                let processed = stream.process("difference", last, Difference);
+                let known = processed.with_serdes(utf8(), int64());
+                known.group_by_key().count("counts")
+            };
+            counts.to_stream().to("out");
+        });
+        let repartitions = topology.describe().contains("-repartition");
+        let mut driver = TopologyTestDriver::new(topology).unwrap();
+        pipe(&mut driver, &[("a", 5, 0), ("b", 7, 1), ("a", 8, 2)]);
+        (repartitions, read(&mut driver))
+    };
+    let counts = pairs(&[("a", 1), ("b", 1), ("a", 2)]);
+    assert_eq!(describe(true), (false, counts.clone()));
+    assert_eq!(describe(false), (true, counts));
+}
+
+#[test]
 fn the_store_has_a_changelog_under_the_application_s_name() {
     let mut driver = driver(differences);
     pipe(&mut driver, &[("a", 5, 9)]);

@@ -20,6 +20,16 @@ enum Kind {
     Outer,
 }
 
+impl Kind {
+    /// Whether a record of `side` that met nobody gives a result.
+    fn gives_up(self, side: Side) -> bool {
+        match side {
+            Side::Left => self != Self::Inner,
+            Side::Right => self == Self::Outer,
+        }
+    }
+}
+
 fn windows(before: i64, after: i64, grace: i64) -> JoinWindows {
     let ms = |ms: i64| Duration::from_millis(ms.unsigned_abs());
     JoinWindows::between(ms(before), ms(after)).grace(ms(grace))
@@ -233,22 +243,41 @@ fn a_record_whose_own_window_is_closed_is_late_and_meets_nobody() {
 }
 
 #[test]
-fn a_pair_needs_both_windows_open() {
-    // A left record closes after + grace = 25 later, a right one after before + grace = 5.
-    let w = windows(0, 20, 5);
-    let events = [(R, "a", 100), (L, "x", 106), (L, "a", 100)];
-    assert_eq!(results(Kind::Inner, w, &events), []);
-    let events = [(R, "a", 100), (L, "x", 105), (L, "a", 100)];
-    assert_eq!(results(Kind::Inner, w, &events), rows(&[("a", "2+0", 100)]));
+fn a_record_in_time_meets_partners_of_an_inner_side_after_their_window_to_the_millisecond() {
+    // A left record closes after + grace = 25 later, a right one before + grace = 15, and is kept 35 in all.
+    let w = windows(10, 20, 5);
+    let at = |kind, left, now| results(kind, w, &[(R, "a", 100), (L, "x", now), (L, "a", left)]);
+    for kind in [Kind::Inner, Kind::Left] {
+        assert_eq!(at(kind, 110, 135), rows(&[("a", "2+0", 110)]));
+    }
+    // Out of the window; and late itself.
+    assert_eq!(at(Kind::Inner, 111, 135), []);
+    assert_eq!(at(Kind::Inner, 110, 136), []);
 }
 
 #[test]
-fn a_pair_needs_both_windows_open_after_a_restart_too() {
-    let mut driver = driver(|builder| describe(builder, Kind::Inner, windows(0, 20, 5)));
-    pipe(&mut driver, &[(R, "a", 100), (L, "x", 106)]);
+fn a_record_of_an_outer_side_meets_nobody_after_its_window() {
+    let w = windows(10, 20, 5);
+    let events = [(R, "a", 100), (L, "x", 116), (L, "a", 110), (L, "x", 200)];
+    // What was given up is not joined later.
+    assert_eq!(
+        results(Kind::Outer, w, &events),
+        rows(&[("a", "-+0", 100), ("a", "2+-", 110), ("x", "1+-", 116)])
+    );
+    let mirrored = [(L, "a", 100), (R, "x", 116), (R, "a", 90)];
+    assert_eq!(
+        results(Kind::Left, windows(20, 10, 5), &mirrored),
+        rows(&[("a", "0+-", 100)])
+    );
+}
+
+#[test]
+fn what_was_out_of_reach_before_a_restart_is_so_after_it() {
+    let mut driver = driver(|builder| describe(builder, Kind::Inner, windows(10, 20, 5)));
+    pipe(&mut driver, &[(R, "a", 100), (R, "a", 101), (L, "x", 136)]);
     driver.restart().unwrap();
-    pipe(&mut driver, &[(L, "a", 100)]);
-    assert_eq!(read(&mut driver), []);
+    pipe(&mut driver, &[(L, "a", 111)]);
+    assert_eq!(read(&mut driver), rows(&[("a", "0+1", 111)]));
 }
 
 #[test]
@@ -305,7 +334,7 @@ fn null_keys_are_joined_with_nothing_on_an_outer_side_and_dropped_on_an_inner_on
 }
 
 #[test]
-fn a_null_value_moves_the_join_s_time() {
+fn a_null_value_moves_the_join_s_time_and_the_next_record_at_that_time_gives_results() {
     let mut driver = driver(|builder| {
         let left = builder.stream("left", numbers());
         let values = processor_core::dsl::Consumed::new(utf8(), nullable(int64()));
@@ -319,6 +348,10 @@ fn a_null_value_moves_the_join_s_time() {
     let right = driver.input("right", utf8(), nullable(int64()));
     left.pipe(&mut driver, text("a"), 1, 10);
     right.pipe(&mut driver, text("b"), None, 1_000);
+    left.pipe(&mut driver, text("a"), 2, 994);
+    right.pipe(&mut driver, text("a"), Some(3), 999);
+    assert_eq!(read(&mut driver), []);
+    right.pipe(&mut driver, text("b"), Some(4), 1_000);
     assert_eq!(read(&mut driver), rows(&[("a", "1+-", 10)]));
 }
 

@@ -54,8 +54,8 @@ pub fn expected(kind: Kind, windows: Windows, events: &[Event]) -> Outcome {
     let mut seen: Vec<Seen> = Vec::new();
     let mut time = -1;
     for event in events {
-        if event.timestamp > time {
-            time = event.timestamp;
+        time = time.max(event.timestamp);
+        if event.timestamp == time {
             close(kind, windows, time, &mut seen, &mut outcome.results);
         }
         if time > windows.open_until(event.side, event.timestamp) {
@@ -68,7 +68,10 @@ pub fn expected(kind: Kind, windows: Windows, events: &[Event]) -> Outcome {
         let mut partners: Vec<&mut Seen> = seen
             .iter_mut()
             .filter(|s| s.event.side != event.side && s.event.key == event.key)
-            .filter(|s| time <= windows.open_until(s.event.side, s.event.timestamp))
+            .filter(|s| {
+                let open = time <= windows.open_until(s.event.side, s.event.timestamp);
+                open || !kind.gives_up(s.event.side)
+            })
             .filter(|s| match event.side {
                 Side::Left => windows.meet(event.timestamp, s.event.timestamp),
                 Side::Right => windows.meet(s.event.timestamp, event.timestamp),
@@ -99,10 +102,7 @@ fn close(kind: Kind, windows: Windows, time: i64, seen: &mut [Seen], results: &m
         .iter_mut()
         .filter(|s| !s.matched && !s.emitted)
         .filter(|s| time > windows.open_until(s.event.side, s.event.timestamp))
-        .filter(|s| match s.event.side {
-            Side::Left => kind != Kind::Inner,
-            Side::Right => kind == Kind::Outer,
-        })
+        .filter(|s| kind.gives_up(s.event.side))
         .collect();
     // Stable: equal ones stay in the order in which they came.
     closed.sort_by_key(|s| (s.event.timestamp, s.event.side == Side::Left, s.event.key));
