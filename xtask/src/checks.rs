@@ -16,6 +16,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use crate::jars::{Jars, KAFKA_VERSION};
+use crate::oracle;
 use crate::peers;
 use crate::registry;
 use crate::repo;
@@ -43,6 +44,7 @@ pub fn run(extent: Extent) -> bool {
     report.check("kafka jars", || Jars::fetch(KAFKA_VERSION).map(drop));
     report.check("schema registry", || registry::fetch().map(drop));
     report.check("peer compiles", || peers::compile().map(drop));
+    report.check("oracle compiles", || oracle::compile().map(drop));
     report.check("clippy", || {
         cargo([
             "clippy",

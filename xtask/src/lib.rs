@@ -21,7 +21,9 @@
 pub mod broker;
 pub mod checks;
 pub mod jars;
+mod javac;
 pub mod local;
+pub mod oracle;
 pub mod peers;
 pub mod port;
 pub mod process;

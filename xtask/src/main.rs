@@ -12,7 +12,7 @@ use clap::{Parser, Subcommand};
 use xtask::checks::{self, Extent};
 use xtask::jars::KAFKA_VERSION;
 use xtask::local::Local;
-use xtask::{peers, repo};
+use xtask::{oracle, peers, repo};
 
 /// Tasks of this repository.
 #[derive(Parser)]
@@ -57,6 +57,12 @@ enum Task {
     /// Kill the platform at random moments over a large input and compare what it commits with an undisturbed run
     #[command(disable_help_flag = true)]
     Chaos {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Run random topologies on this project and on Kafka Streams and compare what comes out, record by record
+    #[command(disable_help_flag = true)]
+    Conformance {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
@@ -108,6 +114,10 @@ fn run(task: Task) -> Result<ExitCode> {
         }
         Task::Status { run_dir } => println!("{}", Local::at(run_dir).status()?),
         Task::Chaos { args } => return released("e2e", "chaos", &args),
+        Task::Conformance { args } => {
+            oracle::compile()?;
+            return released("conformance", "differential", &args);
+        }
         Task::Bench(Bench::Peers { args }) => {
             peers::compile()?;
             return released("bench-suite", "peers", &args);

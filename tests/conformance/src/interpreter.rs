@@ -1,0 +1,480 @@
+//! Turns the operators of a case into calls of the DSL.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use processor_core::dsl::{
+    Consumed, GlobalTable, Grouped, JoinWindows, KGroupedStream, KStream, KTable, Lineage,
+    Partitioned, Produced, Rekeyed, TimeWindows,
+};
+use processor_core::error::Result as Processed;
+use processor_core::processor::{
+    KeyValue, Processor, ProcessorContext, Punctuated, Punctuation, Setup,
+};
+use processor_core::serde::{Int64, Nullable, Utf8, int64, nullable, utf8};
+use processor_core::{Record, StreamsBuilder, Topology, Windowed};
+
+use crate::case::Op;
+use crate::functions::{Key, Mapper, Number, Predicate, fold, group, join, plus, render};
+use crate::operators::{Kind, missing};
+
+/// Why a case has no topology.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// The DSL lacks something.
+    Unsupported(&'static str),
+    /// The case makes no sense.
+    Invalid(String),
+}
+
+/// The topology of a case.
+pub(crate) fn build(name: &str, ops: &[Op]) -> Result<Topology, Refusal> {
+    let mut interpreter = Interpreter {
+        builder: StreamsBuilder::new(name),
+        made: HashMap::new(),
+    };
+    for op in ops {
+        interpreter.add(op)?;
+    }
+    let built = interpreter.builder.build();
+    built.map_err(|error| Refusal::Invalid(error.to_string()))
+}
+
+pub(crate) fn key_serde() -> Nullable<Utf8> {
+    nullable(utf8())
+}
+
+pub(crate) fn value_serde() -> Nullable<Int64> {
+    nullable(int64())
+}
+
+/// What an operator made.
+#[derive(Clone)]
+enum Made {
+    Stream(Stream),
+    Table(Table),
+    WindowedTable(KStream<Windowed<Key>, Number, Partitioned>),
+    GlobalTable(Rc<GlobalTable<Key, i64>>),
+    Group(Rc<KGroupedStream<Key, Number>>),
+    Windows(Rc<KGroupedStream<Key, Number>>, TimeWindows),
+}
+
+#[derive(Clone)]
+enum Stream {
+    Partitioned(KStream<Key, Number, Partitioned>),
+    Rekeyed(KStream<Key, Number, Rekeyed>),
+}
+
+/// A table; a reduction has values of the stream's type.
+#[derive(Clone)]
+enum Table {
+    Plain(Rc<KTable<Key, i64>>),
+    Reduced(Rc<KTable<Key, Number>>),
+}
+
+impl Made {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Stream(_) => Kind::Stream,
+            Self::Table(_) => Kind::Table,
+            Self::WindowedTable(_) => Kind::WindowedTable,
+            Self::GlobalTable(_) => Kind::GlobalTable,
+            Self::Group(_) => Kind::Group,
+            Self::Windows(..) => Kind::Windows,
+        }
+    }
+}
+
+impl From<KStream<Key, Number, Partitioned>> for Made {
+    fn from(stream: KStream<Key, Number, Partitioned>) -> Self {
+        Self::Stream(Stream::Partitioned(known(&stream)))
+    }
+}
+
+impl From<KStream<Key, Number, Rekeyed>> for Made {
+    fn from(stream: KStream<Key, Number, Rekeyed>) -> Self {
+        Self::Stream(Stream::Rekeyed(known(&stream)))
+    }
+}
+
+/// The stream with its serdes, which operators that change the type lose.
+fn known<L: Lineage>(stream: &KStream<Key, Number, L>) -> KStream<Key, Number, L> {
+    stream.with_serdes(key_serde(), value_serde())
+}
+
+/// The same code for a stream of either lineage.
+macro_rules! on {
+    ($stream:expr, $inner:ident => $code:expr) => {
+        match $stream {
+            Stream::Partitioned($inner) => $code,
+            Stream::Rekeyed($inner) => $code,
+        }
+    };
+}
+
+struct Interpreter {
+    builder: StreamsBuilder,
+    made: HashMap<String, Made>,
+}
+
+impl Interpreter {
+    fn add(&mut self, op: &Op) -> Result<(), Refusal> {
+        let inputs: Vec<Made> = op
+            .inputs
+            .iter()
+            .map(|id| {
+                self.made
+                    .get(id)
+                    .cloned()
+                    .ok_or_else(|| unknown("input", id))
+            })
+            .collect::<Result<_, _>>()?;
+        let kinds: Vec<Kind> = inputs.iter().map(Made::kind).collect();
+        if let Some(what) = missing(op, &kinds) {
+            return Err(Refusal::Unsupported(what));
+        }
+        let made = match inputs.as_slice() {
+            [] => self.source(op)?,
+            [Made::Stream(stream)] if op.op == "branch" => return self.branch(op, stream),
+            [Made::Stream(stream)] if op.op == "merge" => Made::Stream(stream.clone()),
+            [Made::Stream(stream)] => match self.of_stream(op, stream)? {
+                Some(made) => made,
+                None => return Ok(()),
+            },
+            [Made::Table(table)] if op.op == "to_stream" => to_stream(op, table),
+            [Made::WindowedTable(table)] if op.op == "to_stream" => windowed_to_stream(op, table),
+            [Made::Table(table)] if op.op == "to" => {
+                write(op, &to_stream(op, table));
+                return Ok(());
+            }
+            [Made::WindowedTable(table)] if op.op == "to" => {
+                write(op, &windowed_to_stream(op, table));
+                return Ok(());
+            }
+            [Made::Group(group)] if op.op == "window" => Made::Windows(
+                Rc::clone(group),
+                TimeWindows::tumbling(ms(op, "size")).grace(ms(op, "grace")),
+            ),
+            [Made::Group(group)] => Made::Table(aggregated(op, group)?),
+            [Made::Windows(group, windows)] => {
+                Made::WindowedTable(windowed_aggregated(op, group, *windows)?)
+            }
+            [Made::Stream(first), rest @ ..] if op.op == "merge" => merged(first, rest)?,
+            [Made::Stream(left), Made::Stream(right)] => join_streams(op, left, right)?,
+            [Made::Stream(left), Made::Table(right)] => join_table(op, left, right)?,
+            [Made::Stream(left), Made::GlobalTable(right)] => join_global(op, left, right)?,
+            _ => return Err(unknown("operator for its inputs", &op.op)),
+        };
+        self.made.insert(op.id.clone(), made);
+        Ok(())
+    }
+
+    fn source(&self, op: &Op) -> Result<Made, Refusal> {
+        let topic = op.text("topic");
+        let store = store(op);
+        Ok(match op.op.as_str() {
+            "stream" => {
+                let consumed = Consumed::new(key_serde(), value_serde());
+                self.builder.stream(topic, consumed).into()
+            }
+            "table" => {
+                let consumed = Consumed::new(key_serde(), int64());
+                let table = self.builder.table(topic, &store, consumed);
+                Made::Table(Table::Plain(Rc::new(table)))
+            }
+            "global_table" => {
+                let consumed = Consumed::new(key_serde(), int64());
+                let table = self.builder.global_table(topic, &store, consumed);
+                Made::GlobalTable(Rc::new(table))
+            }
+            other => return Err(unknown("source", other)),
+        })
+    }
+
+    /// An operator over one stream; a terminal one makes nothing.
+    fn of_stream(&self, op: &Op, stream: &Stream) -> Result<Option<Made>, Refusal> {
+        let (mapper, modulus) = (Mapper::of(op), op.number("mod", 2));
+        let (predicate, times) = (Predicate::of(op), op.number("times", 2));
+        Ok(Some(match op.op.as_str() {
+            "filter" => on!(stream, s => s.filter(move |_, v| predicate.holds(*v)).into()),
+            "filter_not" => on!(stream, s => s.filter_not(move |_, v| predicate.holds(*v)).into()),
+            "map_values" => on!(stream, s => s.map_values(move |k, v| mapper.apply(k, v)).into()),
+            "flat_map_values" => on!(stream, s => s
+                .flat_map_values(move |_, v| (0..times).map(move |i| plus_i(v, i)))
+                .into()),
+            "flat_map" => on!(stream, s => s
+                .flat_map(move |k: Key, v| {
+                    (0..times).map(move |i| (k.as_ref().map(|k| format!("{k}{i}")), plus_i(v, i)))
+                })
+                .into()),
+            "map" => on!(stream, s => s
+                .map(move |k, v| (group(v, modulus), mapper.apply(&k, v)))
+                .into()),
+            "select_key" => on!(stream, s => s.select_key(move |_, v| group(*v, modulus)).into()),
+            "peek" => on!(stream, s => s.peek(|_, _| {}).into()),
+            "foreach" => {
+                on!(stream, s => drop(s.peek(|_, _| {})));
+                return Ok(None);
+            }
+            "repartition" => on!(stream, s => s
+                .repartition(&op.id, key_serde(), value_serde(), None)
+                .into()),
+            "to" => {
+                write(op, &Made::Stream(stream.clone()));
+                return Ok(None);
+            }
+            "group_by_key" => Made::Group(Rc::new(on!(stream, s => s.group_by_key()))),
+            "group_by" => {
+                let grouped = Grouped::by(key_serde()).value(value_serde());
+                let group = on!(stream, s => s.group_by(move |_, v| group(*v, modulus), grouped));
+                Made::Group(Rc::new(group))
+            }
+            "process" => {
+                let counter = Counter::of(op);
+                on!(stream, s => s.process(&op.id, (), move |()| counter.clone()).into())
+            }
+            "process_values" => {
+                let sums = self
+                    .builder
+                    .key_value_store(&store(op), key_serde(), int64());
+                on!(stream, s => s
+                    .process_values(&op.id, sums, |sums| RunningSum { sums })
+                    .into())
+            }
+            other => return Err(unknown("operator of a stream", other)),
+        }))
+    }
+
+    fn branch(&mut self, op: &Op, stream: &Stream) -> Result<(), Refusal> {
+        let branches = op.parameters.get("branches").cloned().unwrap_or_default();
+        let branches: Vec<Op> = serde_json::from_value(branches)
+            .map_err(|error| Refusal::Invalid(format!("the branches of {}: {error}", op.id)))?;
+        on!(stream, s => {
+            let split = s.split();
+            for branch in &branches {
+                let predicate = Predicate::of(branch);
+                let taken = split.branch(move |_, v| predicate.holds(*v));
+                self.made.insert(branch.id.clone(), taken.into());
+            }
+            if op.has("default") {
+                let rest = split.default_branch();
+                self.made.insert(op.text("default").to_owned(), rest.into());
+            }
+        });
+        Ok(())
+    }
+}
+
+fn unknown(what: &str, name: &str) -> Refusal {
+    Refusal::Invalid(format!("there is no {what} '{name}'"))
+}
+
+fn store(op: &Op) -> String {
+    format!("{}-store", op.id)
+}
+
+fn ms(op: &Op, name: &str) -> Duration {
+    Duration::from_millis(op.number(name, 0).try_into().unwrap_or(0))
+}
+
+fn plus_i(value: Number, i: i64) -> Number {
+    value.map(|value| value.wrapping_add(i))
+}
+
+fn write(op: &Op, made: &Made) {
+    if let Made::Stream(stream) = made {
+        let produced = Produced::new(key_serde(), value_serde());
+        on!(stream, s => s.to_with(op.text("topic"), produced));
+    }
+}
+
+fn to_stream(op: &Op, table: &Table) -> Made {
+    let stream = match table {
+        Table::Plain(table) => table.to_stream(),
+        Table::Reduced(table) => table.to_stream().map_values(|_, v| v.flatten()),
+    };
+    if !op.has("mod") {
+        return stream.into();
+    }
+    let modulus = op.number("mod", 2);
+    stream.select_key(move |_, v| group(*v, modulus)).into()
+}
+
+fn windowed_to_stream(op: &Op, table: &KStream<Windowed<Key>, Number, Partitioned>) -> Made {
+    let modulus = op.has("mod").then(|| op.number("mod", 2));
+    table
+        .select_key(move |key, v| match modulus {
+            Some(modulus) => group(*v, modulus),
+            None => render(key),
+        })
+        .into()
+}
+
+fn merged(first: &Stream, rest: &[Made]) -> Result<Made, Refusal> {
+    let mut merged = first.clone();
+    for other in rest {
+        let Made::Stream(other) = other else {
+            return Err(Refusal::Invalid("only streams can be merged".to_owned()));
+        };
+        let both: Made = on!(&merged, a => on!(other, b => a.merge(b).into()));
+        if let Made::Stream(both) = both {
+            merged = both;
+        }
+    }
+    Ok(Made::Stream(merged))
+}
+
+fn aggregated(op: &Op, group: &KGroupedStream<Key, Number>) -> Result<Table, Refusal> {
+    let store = store(op);
+    Ok(match op.op.as_str() {
+        "count" => Table::Plain(Rc::new(group.count(&store))),
+        "reduce" => Table::Reduced(Rc::new(group.reduce(&store, plus))),
+        "aggregate" => {
+            let table = group.aggregate(&store, int64(), || 0, |_, v, sum| fold(sum, v));
+            Table::Plain(Rc::new(table))
+        }
+        other => return Err(unknown("aggregation", other)),
+    })
+}
+
+fn windowed_aggregated(
+    op: &Op,
+    group: &KGroupedStream<Key, Number>,
+    windows: TimeWindows,
+) -> Result<KStream<Windowed<Key>, Number, Partitioned>, Refusal> {
+    let (windowed, store) = (group.windowed_by(windows), store(op));
+    let updates = match op.op.as_str() {
+        "count" => windowed.count(&store).to_stream(),
+        "reduce" => return Ok(windowed.reduce(&store, plus).to_stream()),
+        "aggregate" => windowed
+            .aggregate(&store, int64(), || 0, |_, v, sum| fold(sum, v))
+            .to_stream(),
+        other => return Err(unknown("aggregation", other)),
+    };
+    Ok(updates.map_values(|_, v| Some(v)))
+}
+
+fn join_streams(op: &Op, left: &Stream, right: &Stream) -> Result<Made, Refusal> {
+    let windows = JoinWindows::between(ms(op, "before"), ms(op, "after")).grace(ms(op, "grace"));
+    let name = op.id.as_str();
+    on!(left, left => on!(right, right => {
+        let joined = match op.op.as_str() {
+            "join" => left.join(name, right, windows, |_, l, r| join(l, r)),
+            "left_join" => left.left_join(name, right, windows, |_, l, r| join(l, r.flatten())),
+            "outer_join" => {
+                left.outer_join(name, right, windows, |_, l, r| join(l.flatten(), r.flatten()))
+            }
+            other => return Err(unknown("join of streams", other)),
+        };
+        Ok((*joined).clone().into())
+    }))
+}
+
+fn join_table(op: &Op, left: &Stream, right: &Table) -> Result<Made, Refusal> {
+    let name = op.id.as_str();
+    on!(left, left => Ok(match (op.op.as_str(), right) {
+        ("join", Table::Plain(right)) => left.join_table(name, right, |_, l, r| join(l, Some(r))),
+        ("join", Table::Reduced(right)) => left.join_table(name, right, |_, l, r| join(l, r)),
+        ("left_join", Table::Plain(right)) => left.left_join_table(name, right, |_, l, r| join(l, r)),
+        ("left_join", Table::Reduced(right)) => {
+            left.left_join_table(name, right, |_, l, r| join(l, r.flatten()))
+        }
+        (other, _) => return Err(unknown("join with a table", other)),
+    }
+    .into()))
+}
+
+fn join_global(op: &Op, left: &Stream, right: &GlobalTable<Key, i64>) -> Result<Made, Refusal> {
+    let modulus = op.has("mod").then(|| op.number("mod", 2));
+    let select = move |key: &Key, value: &Number| match modulus {
+        Some(modulus) => group(*value, modulus),
+        None => key.clone(),
+    };
+    let name = op.id.as_str();
+    on!(left, left => Ok(match op.op.as_str() {
+        "join" => left.join_global(name, right, select, |_, _, l, r| join(l, Some(r))).into(),
+        "left_join" => left.left_join_global(name, right, select, |_, _, l, r| join(l, r)).into(),
+        other => return Err(unknown("join with a global table", other)),
+    }))
+}
+
+/// Counts the records it sees, and forwards how many there were at each punctuation.
+#[derive(Clone)]
+struct Counter {
+    punctuation: Option<Punctuation>,
+    forwards: bool,
+    seen: i64,
+}
+
+impl Counter {
+    fn of(op: &Op) -> Self {
+        let interval = ms(op, "interval");
+        let punctuation = match op.text("punctuate") {
+            "wall" => Punctuation::WallClock(interval),
+            _ => Punctuation::StreamTime(interval),
+        };
+        Self {
+            punctuation: op.has("interval").then_some(punctuation),
+            forwards: op.flag("forward"),
+            seen: 0,
+        }
+    }
+}
+
+impl Processor<Key, Number> for Counter {
+    type KOut = Key;
+    type VOut = Number;
+
+    fn init(&mut self, setup: &mut Setup<'_, '_>) -> Processed {
+        if let Some(punctuation) = self.punctuation {
+            setup.schedule(punctuation);
+        }
+        Ok(())
+    }
+
+    fn process(
+        &mut self,
+        record: Record<Key, Number>,
+        context: &mut ProcessorContext<'_, '_, Key, Number>,
+    ) -> Processed {
+        self.seen += 1;
+        if self.forwards {
+            context.forward(record)?;
+        }
+        Ok(())
+    }
+
+    fn punctuate(
+        &mut self,
+        punctuated: Punctuated,
+        context: &mut ProcessorContext<'_, '_, Key, Number>,
+    ) -> Processed {
+        let (key, value) = (Some("punct".to_owned()), Some(self.seen));
+        context.forward(Record::new(key, value, punctuated.time))
+    }
+}
+
+/// Replaces each value by the running sum of its key.
+struct RunningSum {
+    sums: KeyValue<Key, i64>,
+}
+
+impl Processor<Key, Number> for RunningSum {
+    type KOut = Key;
+    type VOut = Number;
+
+    fn process(
+        &mut self,
+        record: Record<Key, Number>,
+        context: &mut ProcessorContext<'_, '_, Key, Number>,
+    ) -> Processed {
+        let (Some(value), true) = (record.value, record.key.is_some()) else {
+            return context.forward(record);
+        };
+        let before = self.sums.get(&record.key)?.unwrap_or(0);
+        let sum = before.wrapping_add(value);
+        self.sums.put(&record.key, &sum, record.timestamp)?;
+        context.forward(record.with_value(Some(sum)))
+    }
+}

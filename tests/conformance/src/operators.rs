@@ -1,0 +1,100 @@
+//! What of `SPEC.md` the DSL does not have.
+
+use crate::case::Op;
+
+/// What an operator makes, and takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Stream,
+    Table,
+    WindowedTable,
+    GlobalTable,
+    Group,
+    Windows,
+}
+
+/// Something that the DSL lacks: what it is, and whether an operator over inputs of these kinds is one.
+struct Missing {
+    what: &'static str,
+    is: fn(&Op, &[Kind]) -> bool,
+}
+
+/// The one list of what is unsupported. A case that has any of it gives the error `Unsupported`.
+const MISSING: &[Missing] = &[
+    Missing {
+        what: "versioned tables",
+        is: |op, _| op.op == "table" && op.has("versioned"),
+    },
+    Missing {
+        what: "operators of tables",
+        is: |op, of| {
+            is_one_of(op, &["filter", "filter_not", "map_values", "group_by"]) && is_table(of)
+        },
+    },
+    Missing {
+        what: "transform_values",
+        is: |op, _| op.op == "transform_values",
+    },
+    Missing {
+        what: "to_table",
+        is: |op, _| op.op == "to_table",
+    },
+    Missing {
+        what: "topics that depend on the record",
+        is: |op, _| op.op == "to" && op.has("dynamic"),
+    },
+    Missing {
+        what: "windows other than tumbling ones",
+        is: |op, _| op.op == "window" && op.text("kind") != "tumbling",
+    },
+    Missing {
+        what: "results when a window closes",
+        is: |op, _| op.op == "window" && op.text("emit") == "close",
+    },
+    Missing {
+        what: "cogroup",
+        is: |op, _| op.op == "cogroup",
+    },
+    Missing {
+        what: "suppress",
+        is: |op, _| op.op == "suppress",
+    },
+    Missing {
+        what: "joins of two tables",
+        is: |op, of| is_join(op) && is_table(of),
+    },
+    Missing {
+        what: "foreign-key joins",
+        is: |op, _| is_one_of(op, &["fk_join", "fk_left_join"]),
+    },
+    Missing {
+        what: "stream-table joins with grace",
+        is: |op, of| is_join(op) && of.get(1) == Some(&Kind::Table) && op.has("grace"),
+    },
+    Missing {
+        what: "join windows that begin after the record or end before it",
+        is: |op, of| {
+            let two_streams = of == [Kind::Stream, Kind::Stream];
+            let negative = op.number("before", 0) < 0 || op.number("after", 0) < 0;
+            is_join(op) && two_streams && negative
+        },
+    },
+];
+
+/// What the DSL lacks for this operator, if anything.
+pub(crate) fn missing(op: &Op, of: &[Kind]) -> Option<&'static str> {
+    let lacking = MISSING.iter().find(|missing| (missing.is)(op, of));
+    lacking.map(|missing| missing.what)
+}
+
+fn is_one_of(op: &Op, names: &[&str]) -> bool {
+    names.contains(&op.op.as_str())
+}
+
+fn is_join(op: &Op) -> bool {
+    is_one_of(op, &["join", "left_join", "outer_join"])
+}
+
+fn is_table(of: &[Kind]) -> bool {
+    matches!(of.first(), Some(Kind::Table | Kind::WindowedTable))
+}

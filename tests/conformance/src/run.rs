@@ -1,0 +1,99 @@
+//! Runs a case on the test driver.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use processor_core::StreamsConfig;
+use processor_core::testing::{TestOutput, TopologyTestDriver};
+
+use crate::case::{Case, CaseResult, Outcome, Output, Step, Store};
+use crate::functions::{Key, Number};
+use crate::interpreter::{Refusal, build, key_serde, value_serde};
+
+/// The error of a case that needs something the DSL does not have.
+pub const UNSUPPORTED: &str = "Unsupported";
+
+/// Runs `case` with its state in `store`, whatever the case says. A topology that fails is a result like any other.
+///
+/// # Errors
+/// When there is no temporary directory.
+pub fn run(case: &Case, store: Store) -> Result<CaseResult> {
+    let outcome = match build(&case.name, &case.topology) {
+        Ok(topology) => {
+            let mut config = StreamsConfig::new("conformance");
+            // Every commit goes through to the backend; by default changes wait in memory for two seconds.
+            config.apply_bytes = 0;
+            let directory = match store {
+                Store::Memory => None,
+                Store::Sled => Some(tempfile::tempdir().context("cannot keep state")?),
+            };
+            if let Some(directory) = &directory {
+                config = config.state_dir(directory.path());
+            }
+            match TopologyTestDriver::with(topology, config, 1) {
+                Ok(driver) => drive(driver, &case.input),
+                Err(_) => failed(),
+            }
+        }
+        Err(Refusal::Unsupported(_)) => Outcome::Error(UNSUPPORTED.to_owned()),
+        Err(Refusal::Invalid(_)) => Outcome::Error("IllegalArgumentException".to_owned()),
+    };
+    Ok(CaseResult {
+        name: case.name.clone(),
+        outcome,
+    })
+}
+
+/// What the DSL lacks for `case`, if anything.
+#[must_use]
+pub fn lacks(case: &Case) -> Option<&'static str> {
+    match build(&case.name, &case.topology) {
+        Err(Refusal::Unsupported(what)) => Some(what),
+        _ => None,
+    }
+}
+
+fn failed() -> Outcome {
+    Outcome::Error("StreamsException".to_owned())
+}
+
+/// Takes the steps one by one and drains all output topics, in the order of their names, after each.
+fn drive(mut driver: TopologyTestDriver, steps: &[Step]) -> Outcome {
+    let names = driver.topology().output_topics();
+    let outputs: Vec<(String, TestOutput<Key, Number>)> = names
+        .into_iter()
+        .map(|name| {
+            let output = driver.output(&name, key_serde(), value_serde());
+            (name, output)
+        })
+        .collect();
+    let mut out = Vec::new();
+    for (after, step) in steps.iter().enumerate() {
+        match step {
+            Step::Advance { advance_wall_ms } => {
+                driver.advance_wall_clock(Duration::from_millis(*advance_wall_ms));
+            }
+            Step::Record {
+                topic,
+                key,
+                value,
+                ts,
+            } => {
+                let input = driver.input(topic, key_serde(), value_serde());
+                if input.try_pipe(&mut driver, key, value, *ts).is_err() {
+                    return failed();
+                }
+            }
+        }
+        for (topic, output) in &outputs {
+            out.extend(output.read(&mut driver).into_iter().map(|record| Output {
+                after,
+                topic: topic.clone(),
+                key: record.key,
+                value: record.value,
+                ts: record.timestamp,
+            }));
+        }
+    }
+    Outcome::Output(out)
+}
