@@ -79,9 +79,10 @@ impl StreamsBuilder {
         let stream = self.source(Topic::External(topic.to_owned()), optional);
         TableSource {
             store,
+            key: consumed.key,
             value: consumed.value,
         }
-        .attach(&stream)
+        .attach(&stream, |value| value)
     }
 
     /// The latest value of each key of `topic`, held in full by every thread, whatever partitions it has.

@@ -153,7 +153,7 @@ impl<K: Data, V: Data> KGroupedStream<K, V> {
             }))
         });
         let plan = Rc::clone(&keyed.stream.plan);
-        KTable::new(plan, node, outlet, Some(store), keyed.key, serde)
+        KTable::stored(plan, node, outlet, (store, name), keyed.key, serde)
     }
 
     /// The stream with its key's serde, repartitioned under `name` if it must be.

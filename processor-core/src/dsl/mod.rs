@@ -6,6 +6,7 @@
 mod builder;
 mod grouped;
 mod lineage;
+mod old_values;
 mod options;
 mod outlet;
 mod repartition;
@@ -14,6 +15,10 @@ mod split;
 mod stream;
 mod stream_join;
 mod table;
+mod table_join;
+mod table_values;
+mod to_table;
+mod view;
 mod windowed;
 
 pub use builder::StreamsBuilder;

@@ -11,53 +11,90 @@ use crate::processor::{
     Context, Fanout, Instantiation, KeyValue, Process, ReadOnlyKeyValue, StoreSet,
 };
 use crate::record::{Change, Data, Record};
-use crate::serde::{SharedSerde, serialize_nullable};
+use crate::serde::{Serde, SharedSerde};
 use crate::topology::{NodeId, NodeKind, Plan, StoreId, StoreKind};
 
+use super::KStream;
 use super::grouped::is_null;
 use super::lineage::{Lineage, Partitioned};
+use super::old_values::OldValues;
 use super::outlet::Outlet;
-use super::{KStream, Rekeyed};
+use super::view::{Look, View};
 
 /// The latest value of each key. It forwards [`Change`]s.
+///
+/// A table is a handle: what is added below it leaves it usable.
 pub struct KTable<K, V> {
-    plan: Rc<RefCell<Plan>>,
+    pub(crate) plan: Rc<RefCell<Plan>>,
     pub(crate) node: NodeId,
-    outlet: Arc<Outlet<K, Change<V>>>,
-    pub(crate) store: Option<StoreId>,
+    pub(crate) outlet: Arc<Outlet<K, Change<V>>>,
+    /// How its rows are looked up; nothing where it stands in after a problem.
+    pub(crate) view: Option<View<K, V>>,
     pub(crate) key: Option<SharedSerde<K>>,
     pub(crate) value: Option<SharedSerde<V>>,
+    pub(crate) old_values: OldValues,
+}
+
+impl<K, V> Clone for KTable<K, V> {
+    fn clone(&self) -> Self {
+        Self {
+            plan: Rc::clone(&self.plan),
+            node: self.node,
+            outlet: Arc::clone(&self.outlet),
+            view: self.view.clone(),
+            key: self.key.clone(),
+            value: self.value.clone(),
+            old_values: self.old_values.clone(),
+        }
+    }
 }
 
 impl<K: Data, V: Data> KTable<K, V> {
-    pub(crate) fn new(
+    /// A table whose rows are in a store called `name`.
+    pub(crate) fn stored(
         plan: Rc<RefCell<Plan>>,
         node: NodeId,
         outlet: Arc<Outlet<K, Change<V>>>,
-        store: Option<StoreId>,
+        (store, name): (StoreId, &str),
         key: SharedSerde<K>,
         value: SharedSerde<V>,
     ) -> Self {
+        let view = View::of_store(store, name, Arc::clone(&key), Arc::clone(&value));
         Self {
             plan,
             node,
             outlet,
-            store,
+            view: Some(view),
             key: Some(key),
             value: Some(value),
+            old_values: OldValues::default(),
         }
     }
 
     /// Stands in after a problem that `build` reports.
-    pub(crate) fn detached<K2, V2>(stream: &KStream<K2, V2, Rekeyed>) -> Self {
-        let plan = Rc::clone(&stream.plan);
+    pub(crate) fn detached<K2, V2, L>(stream: &KStream<K2, V2, L>) -> Self {
         Self {
-            plan,
+            plan: Rc::clone(&stream.plan),
             node: stream.node,
             outlet: Outlet::new(),
-            store: None,
+            view: None,
             key: None,
             value: None,
+            old_values: OldValues::default(),
+        }
+    }
+
+    /// The same table with these serdes: what operators below need once an operator changed a type.
+    #[must_use]
+    pub fn with_serdes(
+        &self,
+        key: impl Serde<K> + 'static,
+        value: impl Serde<V> + 'static,
+    ) -> Self {
+        Self {
+            key: Some(Arc::new(key)),
+            value: Some(Arc::new(value)),
+            ..self.clone()
         }
     }
 
@@ -113,34 +150,40 @@ impl<K: Data, V: Data> Process<K, Change<V>> for ToStream<K, V> {
     }
 }
 
-/// Turns a stream of optional values into a table.
-pub(crate) struct TableSource<'a, V> {
+/// Turns a stream into a table, whose store gives it its name.
+pub(crate) struct TableSource<'a, K, V> {
     pub store: &'a str,
+    pub key: SharedSerde<K>,
     pub value: SharedSerde<V>,
 }
 
-impl<V: Data> TableSource<'_, V> {
-    pub(crate) fn attach<K: Data>(
+impl<K: Data, V: Data> TableSource<'_, K, V> {
+    /// `read` takes the row out of a record's value; none deletes it.
+    pub(crate) fn attach<S: Data>(
         self,
-        stream: &KStream<K, Option<V>, Partitioned>,
+        stream: &KStream<K, S, Partitioned>,
+        read: impl Fn(S) -> Option<V> + Send + Sync + 'static,
     ) -> KTable<K, V> {
-        let key = stream.key.clone().expect("a source has serdes");
+        let Self {
+            store: name,
+            key,
+            value,
+        } = self;
         let outlet = Outlet::<K, Change<V>>::new();
         let (node, store) = {
             let mut plan = stream.plan.borrow_mut();
-            let store = plan.add_store(self.store, StoreKind::KeyValue);
+            let store = plan.add_store(name, StoreKind::KeyValue);
             let kind = NodeKind::Operator("table");
             let parents = vec![stream.node];
-            (
-                plan.add_node(self.store.to_owned(), kind, parents, vec![store]),
-                store,
-            )
+            let node = plan.add_node(name.to_owned(), kind, parents, vec![store]);
+            (node, store)
         };
-        let (below, name) = (Arc::clone(&outlet), self.store.to_owned());
-        let (key_serde, value_serde) = (Arc::clone(&key), Arc::clone(&self.value));
+        let (below, table, read) = (Arc::clone(&outlet), name.to_owned(), Arc::new(read));
+        let (key_serde, value_serde) = (Arc::clone(&key), Arc::clone(&value));
         stream.outlet.attach(move |instantiation| {
             Ok(Box::new(TableNode {
-                name: name.clone(),
+                name: table.clone(),
+                read: Arc::clone(&read),
                 store: instantiation.key_value(store)?,
                 key: Arc::clone(&key_serde),
                 value: Arc::clone(&value_serde),
@@ -149,20 +192,15 @@ impl<V: Data> TableSource<'_, V> {
                 children: below.instantiate(instantiation)?,
             }))
         });
-        KTable::new(
-            Rc::clone(&stream.plan),
-            node,
-            outlet,
-            Some(store),
-            key,
-            self.value,
-        )
+        let plan = Rc::clone(&stream.plan);
+        KTable::stored(plan, node, outlet, (store, name), key, value)
     }
 }
 
 /// Keeps the latest value of each key.
-struct TableNode<K, V> {
+struct TableNode<K, V, F> {
     name: String,
+    read: Arc<F>,
     store: Rc<RefCell<KeyValueStore>>,
     key: SharedSerde<K>,
     value: SharedSerde<V>,
@@ -171,8 +209,13 @@ struct TableNode<K, V> {
     children: Fanout<K, Change<V>>,
 }
 
-impl<K: Data, V: Data> Process<K, Option<V>> for TableNode<K, V> {
-    fn process(&mut self, context: &mut Context<'_>, record: Record<K, Option<V>>) -> Result {
+impl<K, V, S, F> Process<K, S> for TableNode<K, V, F>
+where
+    K: Data,
+    V: Data,
+    F: Fn(S) -> Option<V>,
+{
+    fn process(&mut self, context: &mut Context<'_>, record: Record<K, S>) -> Result {
         let fault = |part: &str, error| {
             Fault::serde(format_args!("a {part} of table {}", self.name), error)
         };
@@ -186,6 +229,7 @@ impl<K: Data, V: Data> Process<K, Option<V>> for TableNode<K, V> {
             metrics::counter!("dropped-records", "reason" => "null key").increment(1);
             return Ok(());
         }
+        let value = (self.read)(value);
         self.key_buffer.clear();
         self.key
             .serialize(&key, &mut self.key_buffer)
@@ -287,30 +331,25 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
         let key = table.key.clone();
         let node = {
             let mut plan = self.plan.borrow_mut();
-            let stores = table.store.into_iter().collect();
+            let stores = table.view.iter().flat_map(|view| view.stores.clone());
+            let stores = stores.collect();
             let kind = NodeKind::Operator("stream-table join");
             let node = plan.add_node(name.to_owned(), kind, vec![stream.node], stores);
             plan.copartitioned
                 .push((name.to_owned(), vec![stream.node, table.node]));
             node
         };
-        if let (Some(store), Some(key_serde), Some(value_serde)) =
-            (table.store, table.key.clone(), table.value.clone())
-        {
+        if let Some(view) = table.view.clone() {
             let below = Arc::clone(&outlet);
             let stream_value = stream.value.clone();
-            let (name, join) = (name.to_owned(), Arc::new(join));
+            let join = Arc::new(join);
             stream.outlet.attach(move |instantiation| {
                 let join = Arc::clone(&join);
                 Ok(Box::new(LookUp {
-                    name: name.clone(),
                     stream_value: stream_value.clone(),
-                    store: instantiation.key_value(store)?,
-                    key: Arc::clone(&key_serde),
-                    value: Arc::clone(&value_serde),
+                    table: view.open(instantiation)?,
                     select: |key: &K, _: &V| key.clone(),
                     join: move |key: &K, _: &K, value, found| join(key, value, found),
-                    buffer: Vec::new(),
                     children: below.instantiate(instantiation)?,
                 }))
             });
@@ -361,22 +400,18 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
         };
         let below = Arc::clone(&outlet);
         let stream_value = self.value.clone();
-        let (name, store) = (name.to_owned(), table.store);
         let (key, value) = (Arc::clone(&table.key), Arc::clone(&table.value));
+        let view = View::of_store(table.store, &format!("joined by {name}"), key, value);
         let (select, join) = (Arc::new(select), Arc::new(join));
         self.outlet.attach(move |instantiation| {
             let (select, join) = (Arc::clone(&select), Arc::clone(&join));
             Ok(Box::new(LookUp {
-                name: name.clone(),
                 stream_value: stream_value.clone(),
-                store: instantiation.key_value(store)?,
-                key: Arc::clone(&key),
-                value: Arc::clone(&value),
+                table: view.open(instantiation)?,
                 select: move |key: &K, value: &V| select(key, value),
                 join: move |key: &K, looked_up: &GK, value, found| {
                     join(key, looked_up, value, found)
                 },
-                buffer: Vec::new(),
                 children: below.instantiate(instantiation)?,
             }))
         });
@@ -386,15 +421,11 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
 
 /// Joins a record with what a table holds for a key taken from it.
 struct LookUp<K, V, TK, TV, R, S, J> {
-    name: String,
     /// Tells a null value; without a serde the type has none.
     stream_value: Option<SharedSerde<V>>,
-    store: Rc<RefCell<KeyValueStore>>,
-    key: SharedSerde<TK>,
-    value: SharedSerde<TV>,
+    table: Box<dyn Look<TK, TV>>,
     select: S,
     join: J,
-    buffer: Vec<u8>,
     children: Fanout<K, R>,
 }
 
@@ -416,19 +447,8 @@ where
             metrics::counter!("dropped-records", "reason" => "null value").increment(1);
             return Ok(());
         }
-        let fault =
-            |part: &str, error| Fault::serde(format_args!("a {part} of join {}", self.name), error);
         let selected = (self.select)(&key, &value);
-        let found = match serialize_nullable(&*self.key, &selected, &mut self.buffer)
-            .map_err(|error| fault("key", error))?
-        {
-            Some(bytes) => self.store.borrow().get(bytes)?,
-            None => None,
-        };
-        let found = found
-            .map(|found| self.value.deserialize(&found.value))
-            .transpose()
-            .map_err(|error| fault("value", error))?;
+        let found = self.table.get(&selected)?.map(|(row, _)| row);
         match (self.join)(&key, &selected, value, found) {
             Some(value) => self.children.forward(
                 context,

@@ -8,5 +8,7 @@ mod stateless;
 mod stream_join;
 mod support;
 mod table;
+mod table_join;
+mod table_values;
 mod topology;
 mod windowed;
