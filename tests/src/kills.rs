@@ -8,7 +8,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use advertisex::results::Results;
 use anyhow::{Context, Result, bail, ensure};
 use attribution::ATTRIBUTED_CLICKS;
 use events::generator::{GeneratorConfig, generate};
@@ -341,8 +340,8 @@ impl<'a> Cluster<'a> {
         Ok((any && reports >= files).then_some(lag))
     }
 
-    fn listed(&self) -> Result<usize> {
-        Ok(events::landing::list(self.landing)?.files.len())
+    fn listed(&self) -> Result<u64> {
+        Ok(u64::try_from(events::landing::list(self.landing)?.files.len())?)
     }
 }
 
