@@ -64,8 +64,9 @@ impl JoinStore {
         })
     }
 
-    /// Adds an entry and returns its sequence number: `seq_hint`, or the next one that is free for this
-    /// key and timestamp. Below the horizon nothing is added.
+    /// Adds an entry and returns its sequence number: `seq_hint`, or the one after the greatest of this key and
+    /// timestamp if that is not less, so that entries stay in the order in which they came. Below the horizon nothing
+    /// is added.
     ///
     /// # Errors
     /// Whatever the backend reports when it has to be asked what is free.
@@ -104,20 +105,33 @@ impl JoinStore {
             true => Vec::new(),
             false => self.blocks.stored(key, segment, timestamp, timestamp)?,
         };
-        let taken = |sequence: u32| {
-            let slot = Slot {
-                major: timestamp,
-                minor: i64::from(sequence),
-            };
-            self.generations
-                .newest_first()
-                .iter()
-                .any(|layer| layer.get(key, slot).is_some())
+        let at = |sequence: u32| Slot {
+            major: timestamp,
+            minor: i64::from(sequence),
+        };
+        let layers = self.generations.newest_first();
+        let in_memory = layers
+            .iter()
+            .filter_map(|layer| layer.range(key, at(hint), at(u32::MAX)).last())
+            .map(|entry| entry.0);
+        let greatest = in_memory
+            .chain(stored.last().map(|entry| entry.0))
+            .filter(|slot| *slot >= at(hint))
+            .max();
+        let Some(greatest) = greatest else {
+            return Ok(hint);
+        };
+        if let Ok(next) = u32::try_from(greatest.minor + 1) {
+            return Ok(next);
+        }
+        // The hints have gone round: any free number will do.
+        let taken = |slot| {
+            layers.iter().any(|layer| layer.get(key, slot).is_some())
                 || stored.binary_search_by_key(&slot, |entry| entry.0).is_ok()
         };
-        let mut sequence = hint;
-        while taken(sequence) {
-            sequence = sequence.wrapping_add(1);
+        let mut sequence = 0;
+        while taken(at(sequence)) {
+            sequence += 1;
         }
         Ok(sequence)
     }

@@ -406,6 +406,29 @@ fn records_of_merged_topics_with_equal_offsets_keys_and_times_are_all_joined() {
 }
 
 #[test]
+fn partners_of_one_time_are_met_in_the_order_in_which_they_came_whatever_their_offsets() {
+    let mut driver = driver(|builder| {
+        let left = builder.stream("left", numbers());
+        let more = builder.stream("more", numbers());
+        let right = builder.stream("right", numbers());
+        join(&left.merge(&more), &right, Kind::Inner, windows(5, 5, 0));
+    });
+    for (value, topic) in (0..).zip(["left", "left", "left", "more", "right"]) {
+        let input = driver.input(topic, utf8(), int64());
+        input.pipe(&mut driver, text("a"), value, 10);
+    }
+    assert_eq!(
+        read(&mut driver),
+        rows(&[
+            ("a", "0+4", 10),
+            ("a", "1+4", 10),
+            ("a", "2+4", 10),
+            ("a", "3+4", 10)
+        ])
+    );
+}
+
+#[test]
 fn a_stream_joins_itself() {
     let mut driver = driver(|builder| {
         let stream = builder.stream("left", numbers());

@@ -184,10 +184,12 @@ impl Run<'_> {
         let used = self.subject.write(&id, Some(value), timestamp);
         if self.kind == Kind::Join {
             let taken = self.model.visible();
-            while taken.contains_key(&id) {
-                id.2 += 1;
-            }
-            assert_eq!(used, id.2, "the next free sequence after {hint}");
+            let same = taken
+                .keys()
+                .filter(|other| (&other.0, other.1) == (&id.0, id.1));
+            let greatest = same.map(|other| other.2).max();
+            id.2 = greatest.map_or(hint, |greatest| hint.max(greatest + 1));
+            assert_eq!(used, id.2, "{hint}, or after the greatest");
         }
         self.model
             .open
