@@ -39,9 +39,11 @@ pub struct StreamsConfig {
     pub state_dir: Option<PathBuf>,
     /// Memory for the page cache of all stores, in bytes.
     pub state_cache_bytes: u64,
-    /// Bytes of committed changes that may wait in memory before they are written to the stores.
+    /// Bytes of committed changes that may wait in memory before they are written to the stores. A row that changes
+    /// again meanwhile, or whose window closes, is not written at all, so more is faster; it is also what a restart
+    /// after a kill replays.
     pub apply_bytes: usize,
-    /// Longest time committed changes wait in memory before they are written to the stores; what a restart replays.
+    /// Longest time committed changes wait in memory before they are written to the stores.
     pub apply_interval: Duration,
     /// Records waiting in one partition above which it is paused while its partners are read.
     pub buffered_records_per_partition: usize,
@@ -74,9 +76,9 @@ impl StreamsConfig {
             commit_interval: Duration::from_millis(100),
             commit_bytes: 32 << 20,
             state_dir: None,
-            state_cache_bytes: 64 << 20,
-            apply_bytes: 32 << 20,
-            apply_interval: Duration::from_secs(2),
+            state_cache_bytes: 128 << 20,
+            apply_bytes: 64 << 20,
+            apply_interval: Duration::from_secs(10),
             buffered_records_per_partition: 10_000,
             max_task_idle: Duration::from_secs(5),
             replication: 1,

@@ -2,6 +2,10 @@
 
 use std::process::ExitCode;
 
+/// As in the `advertisex` binary: sled allocates for every row it touches.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     bench_suite::peers::main()
 }
