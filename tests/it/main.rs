@@ -1,5 +1,6 @@
 //! End-to-end tests against real components.
 
+mod conformance;
 mod kills;
 mod log_contract;
 mod schema_registry;
