@@ -17,7 +17,7 @@ use crate::topology::{
 
 use super::outlet::Outlet;
 use super::table::TableSource;
-use super::windowed::millis;
+use super::time_windows::millis;
 use super::{Consumed, GlobalTable, KStream, KTable, Partitioned};
 
 /// Collects the parts of a topology; [`build`](Self::build) checks them.

@@ -19,7 +19,8 @@ use super::lineage::{Lineage, Partitioned};
 use super::outlet::Outlet;
 use super::repartition::{Keyless, repartition};
 use super::table::KTable;
-use super::windowed::{TimeWindowedStream, TimeWindows};
+use super::time_windows::TimeWindows;
+use super::windowed::TimeWindowedStream;
 use super::{KStream, Rekeyed};
 
 /// Serdes of a group with another key.
@@ -114,7 +115,7 @@ impl<K: Data, V: Data> KGroupedStream<K, V> {
         self.aggregate_optional(name, Arc::new(serde), add)
     }
 
-    /// Groups the records of each key by windows of event time.
+    /// Groups the records of each key by tumbling or hopping windows of event time.
     pub fn windowed_by(&self, windows: TimeWindows) -> TimeWindowedStream<'_, K, V> {
         TimeWindowedStream::new(self, windows)
     }

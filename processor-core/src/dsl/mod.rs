@@ -4,6 +4,7 @@
 //! changelogs and repartition topics, so a topology keeps its state when operators are added around it.
 
 mod builder;
+mod finals;
 mod grouped;
 mod lineage;
 mod old_values;
@@ -17,6 +18,7 @@ mod stream_join;
 mod table;
 mod table_join;
 mod table_values;
+mod time_windows;
 mod to_table;
 mod view;
 mod windowed;
@@ -30,4 +32,5 @@ pub use split::Split;
 pub use stream::KStream;
 pub use stream_join::{JoinWindows, JoinWithoutGrace, Joined};
 pub use table::{GlobalTable, KTable};
-pub use windowed::{Late, TimeWindowedStream, TimeWindows, WindowedTable, WithoutGrace};
+pub use time_windows::{TimeWindows, WithoutGrace};
+pub use windowed::{Late, TimeWindowedStream, WindowedTable};

@@ -30,7 +30,8 @@ use crate::topology::{NodeKind, StoreId, StoreKind};
 
 use super::lineage::{Lineage, Partitioned};
 use super::outlet::Outlet;
-use super::windowed::{Late, millis};
+use super::time_windows::millis;
+use super::windowed::Late;
 use super::{KStream, Keyless, repartition};
 
 /// How far apart two records may be to be joined: see [`JoinWindows::of`].

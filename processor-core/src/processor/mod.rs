@@ -21,7 +21,7 @@ pub use event_buffer::{EventBuffer, EventBufferHandle};
 pub(crate) use instantiation::{Instantiation, StoreCell};
 pub use store::{KeyValue, ReadOnlyKeyValue, StoreHandle, StoreSet};
 pub use times::ObservedTime;
-pub(crate) use times::{OperatorTime, TaskTimes};
+pub(crate) use times::{NO_TIME, OperatorTime, TaskTimes};
 
 use crate::error::Result;
 use crate::record::Record;

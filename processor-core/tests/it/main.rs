@@ -10,5 +10,6 @@ mod support;
 mod table;
 mod table_join;
 mod table_values;
+mod time_windows;
 mod topology;
 mod windowed;

@@ -1,0 +1,98 @@
+//! Emission when a window closes: which windows are open, and how far the closed ones have been emitted.
+//!
+//! Every record that moves an operator's time emits the windows that this closes, after it was itself counted, in order
+//! of time, then key. So the order follows from the input alone, and each window is emitted once: how far emission has
+//! come is committed with the offsets of the records that caused it, and what has been emitted stays closed even if the
+//! grace grows with the next version of a topology.
+//!
+//! The open windows are held in memory, with their keys, and read back from the store when a task starts.
+
+use std::cell::Cell;
+use std::collections::BTreeSet;
+use std::rc::Rc;
+
+use crate::log::Timestamp;
+use crate::processor::{Instantiation, NO_TIME};
+
+/// Whether each update is emitted, or the last value only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Emit {
+    Updates,
+    Finals,
+}
+
+/// Where a window lies in the order of emission: a time window's start and 0, or a session's end and start; then the
+/// bytes of its key.
+pub(crate) type Place = (Timestamp, Timestamp, Vec<u8>);
+
+/// The windows of an operator that are not emitted yet.
+pub(crate) struct Finals {
+    /// Everything below this time has been emitted.
+    emitted: Rc<Cell<Timestamp>>,
+    open: BTreeSet<Place>,
+}
+
+impl Finals {
+    /// Goes on where `operator` was; without a trace of it, at `open_from`, the least time that is open now.
+    pub(crate) fn restore(
+        instantiation: &mut Instantiation<'_>,
+        operator: &str,
+        open_from: Timestamp,
+    ) -> Self {
+        let emitted = instantiation.times.cell(&format!("{operator}.emitted"));
+        if emitted.get() == NO_TIME {
+            emitted.set(open_from.max(NO_TIME));
+        }
+        Self {
+            emitted,
+            open: BTreeSet::new(),
+        }
+    }
+
+    /// Everything below this time has been emitted.
+    pub(crate) fn emitted(&self) -> Timestamp {
+        self.emitted.get()
+    }
+
+    pub(crate) fn add(&mut self, major: Timestamp, minor: Timestamp, key: &[u8]) {
+        self.open.insert((major, minor, key.to_vec()));
+    }
+
+    /// Takes out what is closed now that `open_from` is the least time that is open.
+    pub(crate) fn take_closed(&mut self, open_from: Timestamp) -> Vec<Place> {
+        if open_from <= self.emitted.get() {
+            return Vec::new();
+        }
+        self.emitted.set(open_from);
+        let open = self
+            .open
+            .split_off(&(open_from, Timestamp::MIN, Vec::new()));
+        std::mem::replace(&mut self.open, open)
+            .into_iter()
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn closed_windows_come_once_in_order_of_time_then_key() {
+        let mut finals = Finals {
+            emitted: Rc::new(Cell::new(NO_TIME)),
+            open: BTreeSet::new(),
+        };
+        for (start, key) in [(10, "b"), (0, "b"), (10, "a"), (20, "a")] {
+            finals.add(start, 0, key.as_bytes());
+        }
+        let places = |closed: Vec<Place>| -> Vec<(Timestamp, String)> {
+            let place = |(start, _, key)| (start, String::from_utf8(key).unwrap());
+            closed.into_iter().map(place).collect()
+        };
+        let expected = [(0, "b"), (10, "a"), (10, "b")].map(|(s, k)| (s, k.to_owned()));
+        assert_eq!(places(finals.take_closed(20)), expected);
+        assert_eq!(finals.emitted(), 20);
+        assert_eq!(places(finals.take_closed(20)), []);
+    }
+}
