@@ -59,6 +59,31 @@ impl<K: Data, V: Data> KTable<K, V> {
         self.filter(move |key, value| !drop(key, value))
     }
 
+    /// The same table, which tells old values though nothing below may need them: so a filter says nothing of a row that
+    /// it refused before and refuses again.
+    ///
+    /// Kafka Streams has that where the table above the filter has a named store.
+    ///
+    /// ```
+    /// # use processor_core::dsl::{Consumed, StreamsBuilder};
+    /// # use processor_core::serde::{int64, nullable, utf8};
+    /// # use processor_core::testing::TopologyTestDriver;
+    /// # let builder = StreamsBuilder::new("stock");
+    /// # let stock = builder.table("stock", "stock", Consumed::new(utf8(), int64()));
+    /// let available = stock.filter(|_, pieces| *pieces > 0).with_old_values();
+    /// available.to_stream().to("available");
+    /// # let mut driver = TopologyTestDriver::new(builder.build().unwrap()).unwrap();
+    /// # let stock = driver.input("stock", utf8(), int64());
+    /// stock.pipe(&mut driver, "pen".to_owned(), 0, 0);
+    /// let available = driver.output("available", utf8(), nullable(int64()));
+    /// assert_eq!(available.read_key_values(&mut driver), []);
+    /// ```
+    #[must_use]
+    pub fn with_old_values(&self) -> KTable<K, V> {
+        self.old_values.ask();
+        self.clone()
+    }
+
     /// Replaces the value of each row; stored nowhere.
     ///
     /// Emits with every change of the table, with its timestamp; a deletion stays one, and `map` does not see it. `map`

@@ -10,12 +10,13 @@ use crate::case::{Case, CaseResult, Outcome, Output, Store};
 use crate::run::{lacks, run};
 
 /// The families of generated cases of which the DSL has all or most.
-pub const FAMILIES: [&str; 9] = [
+pub const FAMILIES: [&str; 10] = [
     "stateless",
     "aggregate",
     "tumbling",
     "ss_join",
     "st_join",
+    "tt_join",
     "global",
     "repartition",
     "punctuate",

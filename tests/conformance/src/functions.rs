@@ -12,7 +12,7 @@ pub(crate) type Number = Option<i64>;
 const PRIME: i64 = 1_000_003;
 
 /// Null counts as −1 wherever a function needs a number.
-fn nz(value: Number) -> i64 {
+pub(crate) fn nz(value: Number) -> i64 {
     value.unwrap_or(-1)
 }
 
@@ -90,6 +90,6 @@ impl Mapper {
 }
 
 /// Length as Java counts it.
-fn length(key: &str) -> i64 {
+pub(crate) fn length(key: &str) -> i64 {
     i64::try_from(key.encode_utf16().count()).unwrap_or(i64::MAX)
 }

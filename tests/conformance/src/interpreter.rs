@@ -16,7 +16,9 @@ use processor_core::serde::{Int64, Nullable, Utf8, int64, nullable, utf8};
 use processor_core::{Record, StreamsBuilder, Topology, Windowed};
 
 use crate::case::Op;
-use crate::functions::{Key, Mapper, Number, Predicate, fold, group, join, plus, render};
+use crate::functions::{
+    Key, Mapper, Number, Predicate, fold, group, join, length, nz, plus, render,
+};
 use crate::operators::{Kind, missing};
 
 /// Why a case has no topology.
@@ -53,7 +55,7 @@ pub(crate) fn value_serde() -> Nullable<Int64> {
 #[derive(Clone)]
 enum Made {
     Stream(Stream),
-    Table(Table),
+    Table(Rc<Table>),
     WindowedTable(KStream<Windowed<Key>, Number, Partitioned>),
     GlobalTable(Rc<GlobalTable<Key, i64>>),
     Group(Rc<KGroupedStream<Key, Number>>),
@@ -66,11 +68,10 @@ enum Stream {
     Rekeyed(KStream<Key, Number, Rekeyed>),
 }
 
-/// A table; a reduction has values of the stream's type.
-#[derive(Clone)]
-enum Table {
-    Plain(Rc<KTable<Key, i64>>),
-    Reduced(Rc<KTable<Key, Number>>),
+struct Table {
+    rows: KTable<Key, i64>,
+    /// Kafka Streams would have its rows, or those it derives from, in a store of their own.
+    kept: bool,
 }
 
 impl Made {
@@ -95,6 +96,13 @@ impl From<KStream<Key, Number, Partitioned>> for Made {
 impl From<KStream<Key, Number, Rekeyed>> for Made {
     fn from(stream: KStream<Key, Number, Rekeyed>) -> Self {
         Self::Stream(Stream::Rekeyed(known(&stream)))
+    }
+}
+
+impl Made {
+    fn table(rows: &KTable<Key, i64>, kept: bool) -> Self {
+        let rows = rows.with_serdes(key_serde(), int64());
+        Self::Table(Rc::new(Table { rows, kept }))
     }
 }
 
@@ -143,6 +151,7 @@ impl Interpreter {
                 None => return Ok(()),
             },
             [Made::Table(table)] if op.op == "to_stream" => to_stream(op, table),
+            [Made::Table(table)] if op.op != "to" => of_table(op, table)?,
             [Made::WindowedTable(table)] if op.op == "to_stream" => windowed_to_stream(op, table),
             [Made::Table(table)] if op.op == "to" => {
                 write(op, &to_stream(op, table));
@@ -156,13 +165,16 @@ impl Interpreter {
                 Rc::clone(group),
                 TimeWindows::tumbling(ms(op, "size")).grace(ms(op, "grace")),
             ),
-            [Made::Group(group)] => Made::Table(aggregated(op, group)?),
+            [Made::Group(group)] => Made::table(&aggregated(op, group)?, true),
             [Made::Windows(group, windows)] => {
                 Made::WindowedTable(windowed_aggregated(op, group, *windows)?)
             }
             [Made::Stream(first), rest @ ..] if op.op == "merge" => merged(first, rest)?,
             [Made::Stream(left), Made::Stream(right)] => join_streams(op, left, right)?,
             [Made::Stream(left), Made::Table(right)] => join_table(op, left, right)?,
+            [Made::Table(left), Made::Table(right)] => {
+                Made::table(&join_tables(op, left, right)?, true)
+            }
             [Made::Stream(left), Made::GlobalTable(right)] => join_global(op, left, right)?,
             _ => return Err(unknown("operator for its inputs", &op.op)),
         };
@@ -180,8 +192,8 @@ impl Interpreter {
             }
             "table" => {
                 let consumed = Consumed::new(key_serde(), int64());
-                let table = self.builder.table(topic, &store, consumed);
-                Made::Table(Table::Plain(Rc::new(table)))
+                let rows = self.builder.table(topic, &store, consumed);
+                Made::table(&rows, op.flag("materialized"))
             }
             "global_table" => {
                 let consumed = Consumed::new(key_serde(), int64());
@@ -233,6 +245,10 @@ impl Interpreter {
             "process" => {
                 let counter = Counter::of(op);
                 on!(stream, s => s.process(&op.id, (), move |()| counter.clone()).into())
+            }
+            "to_table" => {
+                let rows = on!(stream, s => s.to_table_with_deletes(&store(op)));
+                Made::table(&rows, op.flag("materialized"))
             }
             "process_values" => {
                 let sums = self
@@ -290,10 +306,7 @@ fn write(op: &Op, made: &Made) {
 }
 
 fn to_stream(op: &Op, table: &Table) -> Made {
-    let stream = match table {
-        Table::Plain(table) => table.to_stream(),
-        Table::Reduced(table) => table.to_stream().map_values(|_, v| v.flatten()),
-    };
+    let stream = table.rows.to_stream();
     if !op.has("mod") {
         return stream.into();
     }
@@ -325,15 +338,13 @@ fn merged(first: &Stream, rest: &[Made]) -> Result<Made, Refusal> {
     Ok(Made::Stream(merged))
 }
 
-fn aggregated(op: &Op, group: &KGroupedStream<Key, Number>) -> Result<Table, Refusal> {
+fn aggregated(op: &Op, group: &KGroupedStream<Key, Number>) -> Result<KTable<Key, i64>, Refusal> {
     let store = store(op);
     Ok(match op.op.as_str() {
-        "count" => Table::Plain(Rc::new(group.count(&store))),
-        "reduce" => Table::Reduced(Rc::new(group.reduce(&store, plus))),
-        "aggregate" => {
-            let table = group.aggregate(&store, int64(), || 0, |_, v, sum| fold(sum, v));
-            Table::Plain(Rc::new(table))
-        }
+        "count" => group.count(&store),
+        // A reduction has values of the stream's type; none is null.
+        "reduce" => group.reduce(&store, plus).map_values(|_, v| nz(v)),
+        "aggregate" => group.aggregate(&store, int64(), || 0, |_, v, sum| fold(sum, v)),
         other => return Err(unknown("aggregation", other)),
     })
 }
@@ -373,16 +384,44 @@ fn join_streams(op: &Op, left: &Stream, right: &Stream) -> Result<Made, Refusal>
 
 fn join_table(op: &Op, left: &Stream, right: &Table) -> Result<Made, Refusal> {
     let name = op.id.as_str();
-    on!(left, left => Ok(match (op.op.as_str(), right) {
-        ("join", Table::Plain(right)) => left.join_table(name, right, |_, l, r| join(l, Some(r))),
-        ("join", Table::Reduced(right)) => left.join_table(name, right, |_, l, r| join(l, r)),
-        ("left_join", Table::Plain(right)) => left.left_join_table(name, right, |_, l, r| join(l, r)),
-        ("left_join", Table::Reduced(right)) => {
-            left.left_join_table(name, right, |_, l, r| join(l, r.flatten()))
-        }
-        (other, _) => return Err(unknown("join with a table", other)),
-    }
-    .into()))
+    on!(left, left => Ok(match op.op.as_str() {
+        "join" => left.join_table(name, &right.rows, |_, l, r| join(l, Some(r))).into(),
+        "left_join" => left.left_join_table(name, &right.rows, |_, l, r| join(l, r)).into(),
+        other => return Err(unknown("join with a table", other)),
+    }))
+}
+
+fn join_tables(op: &Op, left: &Table, right: &Table) -> Result<KTable<Key, i64>, Refusal> {
+    let (name, left, right) = (op.id.as_str(), &left.rows, &right.rows);
+    let joined = match op.op.as_str() {
+        "join" => left.join(name, right, |_, l, r| join(Some(l), Some(r))),
+        "left_join" => left.left_join(name, right, |_, l, r| join(Some(l), r)),
+        "outer_join" => left.outer_join(name, right, |_, l, r| join(l, r)),
+        other => return Err(unknown("join of tables", other)),
+    };
+    Ok(joined.map_values(|_, v| nz(v)))
+}
+
+/// An operator over one table that makes another.
+fn of_table(op: &Op, table: &Table) -> Result<Made, Refusal> {
+    let (mapper, predicate) = (Mapper::of(op), Predicate::of(op));
+    let rows = &table.rows;
+    let filtered = |rows: KTable<Key, i64>| match table.kept {
+        true => rows.with_old_values(),
+        false => rows,
+    };
+    let rows = match op.op.as_str() {
+        "filter" => filtered(rows.filter(move |_, v| predicate.holds(Some(*v)))),
+        "filter_not" => filtered(rows.filter_not(move |_, v| predicate.holds(Some(*v)))),
+        "map_values" => rows.map_values(move |k, v| nz(mapper.apply(k, Some(v)))),
+        // What its name says is what `map_values` does here: it sees the key.
+        "transform_values" => rows.map_values(move |k, v| {
+            let length = k.as_deref().map_or(0, length);
+            nz(mapper.apply(k, Some(v))).wrapping_add(length)
+        }),
+        other => return Err(unknown("operator of a table", other)),
+    };
+    Ok(Made::table(&rows, table.kept || op.flag("materialized")))
 }
 
 fn join_global(op: &Op, left: &Stream, right: &GlobalTable<Key, i64>) -> Result<Made, Refusal> {

@@ -26,18 +26,12 @@ const MISSING: &[Missing] = &[
         is: |op, _| op.op == "table" && op.has("versioned"),
     },
     Missing {
-        what: "operators of tables",
-        is: |op, of| {
-            is_one_of(op, &["filter", "filter_not", "map_values", "group_by"]) && is_table(of)
-        },
+        what: "groups of a table",
+        is: |op, of| op.op == "group_by" && is_table(of),
     },
     Missing {
-        what: "transform_values",
-        is: |op, _| op.op == "transform_values",
-    },
-    Missing {
-        what: "to_table",
-        is: |op, _| op.op == "to_table",
+        what: "operators of windowed tables",
+        is: |op, of| !is_one_of(op, &["to", "to_stream"]) && of.contains(&Kind::WindowedTable),
     },
     Missing {
         what: "topics that depend on the record",
@@ -58,10 +52,6 @@ const MISSING: &[Missing] = &[
     Missing {
         what: "suppress",
         is: |op, _| op.op == "suppress",
-    },
-    Missing {
-        what: "joins of two tables",
-        is: |op, of| is_join(op) && is_table(of),
     },
     Missing {
         what: "foreign-key joins",
