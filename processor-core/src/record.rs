@@ -107,6 +107,6 @@ pub struct Windowed<K> {
     pub key: K,
     /// First millisecond of the window.
     pub start: Timestamp,
-    /// End of the window in epoch milliseconds: exclusive for tumbling and hopping windows.
+    /// End of the window in epoch milliseconds: exclusive for tumbling and hopping windows, inclusive for sessions.
     pub end: Timestamp,
 }

@@ -58,6 +58,10 @@ impl Finals {
         self.open.insert((major, minor, key.to_vec()));
     }
 
+    pub(crate) fn remove(&mut self, major: Timestamp, minor: Timestamp, key: &[u8]) {
+        self.open.remove(&(major, minor, key.to_vec()));
+    }
+
     /// Takes out what is closed now that `open_from` is the least time that is open.
     pub(crate) fn take_closed(&mut self, open_from: Timestamp) -> Vec<Place> {
         if open_from <= self.emitted.get() {
@@ -83,9 +87,10 @@ mod tests {
             emitted: Rc::new(Cell::new(NO_TIME)),
             open: BTreeSet::new(),
         };
-        for (start, key) in [(10, "b"), (0, "b"), (10, "a"), (20, "a")] {
+        for (start, key) in [(10, "b"), (0, "b"), (10, "a"), (20, "a"), (0, "ab")] {
             finals.add(start, 0, key.as_bytes());
         }
+        finals.remove(0, 0, b"ab");
         let places = |closed: Vec<Place>| -> Vec<(Timestamp, String)> {
             let place = |(start, _, key)| (start, String::from_utf8(key).unwrap());
             closed.into_iter().map(place).collect()

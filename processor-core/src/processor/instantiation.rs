@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use state::{JoinStore, KeyValueStore, Store, WindowStore};
+use state::{JoinStore, KeyValueStore, SessionStore, Store, WindowStore};
 
 use crate::error::{Fault, Result};
 use crate::record::TaskId;
@@ -79,6 +79,14 @@ impl Instantiation<'_> {
         }
     }
 
+    /// A session store.
+    pub(crate) fn session(&self, id: StoreId) -> Result<Rc<RefCell<SessionStore>>> {
+        match self.store(id)? {
+            StoreCell::Session(store) => Ok(Rc::clone(store)),
+            _ => Err(wrong_kind(id, "session")),
+        }
+    }
+
     /// One side of a stream join.
     pub(crate) fn join(&self, id: StoreId) -> Result<Rc<RefCell<JoinStore>>> {
         match self.store(id)? {
@@ -99,6 +107,8 @@ pub(crate) enum StoreCell {
     KeyValue(Rc<RefCell<KeyValueStore>>),
     /// Key and window start to value.
     Window(Rc<RefCell<WindowStore>>),
+    /// Key and session to value.
+    Session(Rc<RefCell<SessionStore>>),
     /// Key and time to many values.
     Join(Rc<RefCell<JoinStore>>),
 }
@@ -109,6 +119,7 @@ impl StoreCell {
         match self {
             Self::KeyValue(store) => commit_side(&mut *store.borrow_mut()),
             Self::Window(store) => commit_side(&mut *store.borrow_mut()),
+            Self::Session(store) => commit_side(&mut *store.borrow_mut()),
             Self::Join(store) => commit_side(&mut *store.borrow_mut()),
         }
     }

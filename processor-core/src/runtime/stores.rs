@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use state::{
-    Database, JoinStore, JoinStoreOptions, KeyValueStore, Marker, StateError, WindowStore,
-    WindowStoreOptions, read_marker, remove_marker,
+    Database, JoinStore, JoinStoreOptions, KeyValueStore, Marker, SessionStore,
+    SessionStoreOptions, StateError, WindowStore, WindowStoreOptions, read_marker, remove_marker,
 };
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -111,6 +111,15 @@ pub(crate) fn open_store(
         StoreKind::Window { retention_ms } => {
             let options = WindowStoreOptions::for_retention(retention_ms);
             StoreCell::Window(Rc::new(RefCell::new(WindowStore::open(
+                name, tree, options,
+            )?)))
+        }
+        StoreKind::Session { retention_ms } => {
+            // As for windows: a segment is half the retention, at least a minute.
+            let options = SessionStoreOptions {
+                segment_ms: (retention_ms / 2).max(60_000),
+            };
+            StoreCell::Session(Rc::new(RefCell::new(SessionStore::open(
                 name, tree, options,
             )?)))
         }

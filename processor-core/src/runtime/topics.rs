@@ -112,8 +112,10 @@ fn changelog_cleanup(kind: StoreKind, additional: Option<Duration>) -> (Cleanup,
     };
     match (kind, retention()) {
         (StoreKind::KeyValue, _) => (Cleanup::Compact, None),
-        (StoreKind::Window { .. }, Some(ms)) => (Cleanup::CompactAndDelete, Some(ms)),
-        (StoreKind::Window { .. }, None) => (Cleanup::Compact, None),
+        (StoreKind::Window { .. } | StoreKind::Session { .. }, Some(ms)) => {
+            (Cleanup::CompactAndDelete, Some(ms))
+        }
+        (StoreKind::Window { .. } | StoreKind::Session { .. }, None) => (Cleanup::Compact, None),
         (StoreKind::Join { .. }, retention_ms) => (Cleanup::Delete, retention_ms),
     }
 }

@@ -22,7 +22,7 @@ pub use self::avro::{Avro, AvroSchema, RegisteredAvro, avro, registered_avro};
 pub use self::csv::{Csv, csv};
 pub use json::{Json, json};
 pub use primitive::{Bytes, Int64, Utf8, bytes, int64, utf8};
-pub use windowed::{WindowedSerde, windowed};
+pub use windowed::{SessionWindowedSerde, WindowedSerde, session_windowed, windowed};
 
 /// Why bytes are not a value, or a value has no bytes.
 #[derive(Debug, thiserror::Error)]

@@ -82,6 +82,7 @@ pub(crate) struct Source {
 pub(crate) enum StoreKind {
     KeyValue,
     Window { retention_ms: i64 },
+    Session { retention_ms: i64 },
     Join { retention_ms: i64 },
 }
 
@@ -90,7 +91,9 @@ impl StoreKind {
     pub(crate) fn retention_ms(self) -> Option<i64> {
         match self {
             Self::KeyValue => None,
-            Self::Window { retention_ms } | Self::Join { retention_ms } => Some(retention_ms),
+            Self::Window { retention_ms }
+            | Self::Session { retention_ms }
+            | Self::Join { retention_ms } => Some(retention_ms),
         }
     }
 }

@@ -4,6 +4,7 @@ mod grouped;
 mod process;
 mod repartition_time;
 mod runtime;
+mod session;
 mod stateless;
 mod stream_join;
 mod support;
