@@ -10,10 +10,12 @@ use crate::case::{Case, CaseResult, Outcome, Output, Store};
 use crate::run::{lacks, run};
 
 /// The families of generated cases of which the DSL has all or most.
-pub const FAMILIES: [&str; 10] = [
+pub const FAMILIES: [&str; 12] = [
     "stateless",
     "aggregate",
     "tumbling",
+    "hopping",
+    "emit_final",
     "ss_join",
     "st_join",
     "tt_join",

@@ -13,7 +13,7 @@ use processor_core::processor::{
     KeyValue, Processor, ProcessorContext, Punctuated, Punctuation, Setup,
 };
 use processor_core::serde::{Int64, Nullable, Utf8, int64, nullable, utf8};
-use processor_core::{Record, StreamsBuilder, Topology, Windowed};
+use processor_core::{Data, Record, StreamsBuilder, Topology, Windowed};
 
 use crate::case::Op;
 use crate::functions::{
@@ -55,11 +55,11 @@ pub(crate) fn value_serde() -> Nullable<Int64> {
 #[derive(Clone)]
 enum Made {
     Stream(Stream),
-    Table(Rc<Table>),
-    WindowedTable(KStream<Windowed<Key>, Number, Partitioned>),
+    Table(Table<Key>),
+    WindowedTable(Table<Windowed<Key>>),
     GlobalTable(Rc<GlobalTable<Key, i64>>),
     Group(Rc<KGroupedStream<Key, Number>>),
-    Windows(Rc<KGroupedStream<Key, Number>>, TimeWindows),
+    Windows(Rc<KGroupedStream<Key, Number>>, TimeWindows, Emit),
 }
 
 #[derive(Clone)]
@@ -68,10 +68,41 @@ enum Stream {
     Rekeyed(KStream<Key, Number, Rekeyed>),
 }
 
-struct Table {
-    rows: KTable<Key, i64>,
+/// When a windowed aggregation emits.
+#[derive(Clone, Copy)]
+enum Emit {
+    Updates,
+    Finals,
+}
+
+#[derive(Clone)]
+struct Table<K> {
+    rows: KTable<K, i64>,
     /// Kafka Streams would have its rows, or those it derives from, in a store of their own.
     kept: bool,
+}
+
+impl<K: Data> Table<K> {
+    fn kept(rows: KTable<K, i64>) -> Self {
+        Self { rows, kept: true }
+    }
+}
+
+/// A table's key, which is text or becomes it.
+trait TableKey: Data {
+    fn text(&self) -> Key;
+}
+
+impl TableKey for Key {
+    fn text(&self) -> Key {
+        self.clone()
+    }
+}
+
+impl TableKey for Windowed<Key> {
+    fn text(&self) -> Key {
+        render(self)
+    }
 }
 
 impl Made {
@@ -99,10 +130,16 @@ impl From<KStream<Key, Number, Rekeyed>> for Made {
     }
 }
 
-impl Made {
-    fn table(rows: &KTable<Key, i64>, kept: bool) -> Self {
-        let rows = rows.with_serdes(key_serde(), int64());
-        Self::Table(Rc::new(Table { rows, kept }))
+impl From<Table<Key>> for Made {
+    fn from(table: Table<Key>) -> Self {
+        let rows = table.rows.with_serdes(key_serde(), int64());
+        Self::Table(Table { rows, ..table })
+    }
+}
+
+impl From<Table<Windowed<Key>>> for Made {
+    fn from(table: Table<Windowed<Key>>) -> Self {
+        Self::WindowedTable(table)
     }
 }
 
@@ -151,30 +188,22 @@ impl Interpreter {
                 None => return Ok(()),
             },
             [Made::Table(table)] if op.op == "to_stream" => to_stream(op, table),
-            [Made::Table(table)] if op.op != "to" => of_table(op, table)?,
-            [Made::WindowedTable(table)] if op.op == "to_stream" => windowed_to_stream(op, table),
-            [Made::Table(table)] if op.op == "to" => {
-                write(op, &to_stream(op, table));
-                return Ok(());
-            }
+            [Made::WindowedTable(table)] if op.op == "to_stream" => to_stream(op, table),
+            [Made::Table(table)] if op.op == "to" => return write(op, &to_stream(op, table)),
             [Made::WindowedTable(table)] if op.op == "to" => {
-                write(op, &windowed_to_stream(op, table));
-                return Ok(());
+                return write(op, &to_stream(op, table));
             }
-            [Made::Group(group)] if op.op == "window" => Made::Windows(
-                Rc::clone(group),
-                TimeWindows::tumbling(ms(op, "size")).grace(ms(op, "grace")),
-            ),
-            [Made::Group(group)] => Made::table(&aggregated(op, group)?, true),
-            [Made::Windows(group, windows)] => {
-                Made::WindowedTable(windowed_aggregated(op, group, *windows)?)
+            [Made::Table(table)] => of_table(op, table)?.into(),
+            [Made::WindowedTable(table)] => of_table(op, table)?.into(),
+            [Made::Group(group)] if op.op == "window" => window(op, group),
+            [Made::Group(group)] => aggregated(op, group)?.into(),
+            [Made::Windows(group, windows, emit)] => {
+                windowed_aggregated(op, group, *windows, *emit)?.into()
             }
             [Made::Stream(first), rest @ ..] if op.op == "merge" => merged(first, rest)?,
             [Made::Stream(left), Made::Stream(right)] => join_streams(op, left, right)?,
             [Made::Stream(left), Made::Table(right)] => join_table(op, left, right)?,
-            [Made::Table(left), Made::Table(right)] => {
-                Made::table(&join_tables(op, left, right)?, true)
-            }
+            [Made::Table(left), Made::Table(right)] => join_tables(op, left, right)?.into(),
             [Made::Stream(left), Made::GlobalTable(right)] => join_global(op, left, right)?,
             _ => return Err(unknown("operator for its inputs", &op.op)),
         };
@@ -193,7 +222,8 @@ impl Interpreter {
             "table" => {
                 let consumed = Consumed::new(key_serde(), int64());
                 let rows = self.builder.table(topic, &store, consumed);
-                Made::table(&rows, op.flag("materialized"))
+                let kept = op.flag("materialized");
+                Table { rows, kept }.into()
             }
             "global_table" => {
                 let consumed = Consumed::new(key_serde(), int64());
@@ -233,7 +263,7 @@ impl Interpreter {
                 .repartition(&op.id, key_serde(), value_serde(), None)
                 .into()),
             "to" => {
-                write(op, &Made::Stream(stream.clone()));
+                write(op, &Made::Stream(stream.clone()))?;
                 return Ok(None);
             }
             "group_by_key" => Made::Group(Rc::new(on!(stream, s => s.group_by_key()))),
@@ -248,7 +278,8 @@ impl Interpreter {
             }
             "to_table" => {
                 let rows = on!(stream, s => s.to_table_with_deletes(&store(op)));
-                Made::table(&rows, op.flag("materialized"))
+                let kept = op.flag("materialized");
+                Table { rows, kept }.into()
             }
             "process_values" => {
                 let sums = self
@@ -298,30 +329,37 @@ fn plus_i(value: Number, i: i64) -> Number {
     value.map(|value| value.wrapping_add(i))
 }
 
-fn write(op: &Op, made: &Made) {
-    if let Made::Stream(stream) = made {
-        let produced = Produced::new(key_serde(), value_serde());
-        on!(stream, s => s.to_with(op.text("topic"), produced));
-    }
+fn write(op: &Op, made: &Made) -> Result<(), Refusal> {
+    let Made::Stream(stream) = made else {
+        return Err(Refusal::Invalid("only streams are written".to_owned()));
+    };
+    let produced = Produced::new(key_serde(), value_serde());
+    on!(stream, s => s.to_with(op.text("topic"), produced));
+    Ok(())
 }
 
-fn to_stream(op: &Op, table: &Table) -> Made {
-    let stream = table.rows.to_stream();
-    if !op.has("mod") {
-        return stream.into();
-    }
-    let modulus = op.number("mod", 2);
-    stream.select_key(move |_, v| group(*v, modulus)).into()
-}
-
-fn windowed_to_stream(op: &Op, table: &KStream<Windowed<Key>, Number, Partitioned>) -> Made {
+fn to_stream<K: TableKey>(op: &Op, table: &Table<K>) -> Made {
     let modulus = op.has("mod").then(|| op.number("mod", 2));
     table
+        .rows
+        .to_stream()
         .select_key(move |key, v| match modulus {
             Some(modulus) => group(*v, modulus),
-            None => render(key),
+            None => key.text(),
         })
         .into()
+}
+
+fn window(op: &Op, group: &Rc<KGroupedStream<Key, Number>>) -> Made {
+    let windows = match op.text("kind") {
+        "hopping" => TimeWindows::hopping(ms(op, "size"), ms(op, "advance")),
+        _ => TimeWindows::tumbling(ms(op, "size")),
+    };
+    let emit = match op.text("emit") {
+        "close" => Emit::Finals,
+        _ => Emit::Updates,
+    };
+    Made::Windows(Rc::clone(group), windows.grace(ms(op, "grace")), emit)
 }
 
 fn merged(first: &Stream, rest: &[Made]) -> Result<Made, Refusal> {
@@ -338,32 +376,39 @@ fn merged(first: &Stream, rest: &[Made]) -> Result<Made, Refusal> {
     Ok(Made::Stream(merged))
 }
 
-fn aggregated(op: &Op, group: &KGroupedStream<Key, Number>) -> Result<KTable<Key, i64>, Refusal> {
+fn aggregated(op: &Op, group: &KGroupedStream<Key, Number>) -> Result<Table<Key>, Refusal> {
     let store = store(op);
-    Ok(match op.op.as_str() {
+    Ok(Table::kept(match op.op.as_str() {
         "count" => group.count(&store),
         // A reduction has values of the stream's type; none is null.
         "reduce" => group.reduce(&store, plus).map_values(|_, v| nz(v)),
         "aggregate" => group.aggregate(&store, int64(), || 0, |_, v, sum| fold(sum, v)),
         other => return Err(unknown("aggregation", other)),
-    })
+    }))
 }
 
 fn windowed_aggregated(
     op: &Op,
     group: &KGroupedStream<Key, Number>,
     windows: TimeWindows,
-) -> Result<KStream<Windowed<Key>, Number, Partitioned>, Refusal> {
+    emit: Emit,
+) -> Result<Table<Windowed<Key>>, Refusal> {
     let (windowed, store) = (group.windowed_by(windows), store(op));
-    let updates = match op.op.as_str() {
-        "count" => windowed.count(&store).to_stream(),
-        "reduce" => return Ok(windowed.reduce(&store, plus).to_stream()),
+    let windowed = match emit {
+        Emit::Updates => windowed,
+        Emit::Finals => windowed.emit_final(),
+    };
+    Ok(Table::kept(match op.op.as_str() {
+        "count" => windowed.count(&store).table(),
+        "reduce" => windowed
+            .reduce(&store, plus)
+            .table()
+            .map_values(|_, v| nz(v)),
         "aggregate" => windowed
             .aggregate(&store, int64(), || 0, |_, v, sum| fold(sum, v))
-            .to_stream(),
+            .table(),
         other => return Err(unknown("aggregation", other)),
-    };
-    Ok(updates.map_values(|_, v| Some(v)))
+    }))
 }
 
 fn join_streams(op: &Op, left: &Stream, right: &Stream) -> Result<Made, Refusal> {
@@ -382,7 +427,7 @@ fn join_streams(op: &Op, left: &Stream, right: &Stream) -> Result<Made, Refusal>
     }))
 }
 
-fn join_table(op: &Op, left: &Stream, right: &Table) -> Result<Made, Refusal> {
+fn join_table(op: &Op, left: &Stream, right: &Table<Key>) -> Result<Made, Refusal> {
     let name = op.id.as_str();
     on!(left, left => Ok(match op.op.as_str() {
         "join" => left.join_table(name, &right.rows, |_, l, r| join(l, Some(r))).into(),
@@ -391,7 +436,7 @@ fn join_table(op: &Op, left: &Stream, right: &Table) -> Result<Made, Refusal> {
     }))
 }
 
-fn join_tables(op: &Op, left: &Table, right: &Table) -> Result<KTable<Key, i64>, Refusal> {
+fn join_tables(op: &Op, left: &Table<Key>, right: &Table<Key>) -> Result<Table<Key>, Refusal> {
     let (name, left, right) = (op.id.as_str(), &left.rows, &right.rows);
     let joined = match op.op.as_str() {
         "join" => left.join(name, right, |_, l, r| join(Some(l), Some(r))),
@@ -399,29 +444,31 @@ fn join_tables(op: &Op, left: &Table, right: &Table) -> Result<KTable<Key, i64>,
         "outer_join" => left.outer_join(name, right, |_, l, r| join(l, r)),
         other => return Err(unknown("join of tables", other)),
     };
-    Ok(joined.map_values(|_, v| nz(v)))
+    Ok(Table::kept(joined.map_values(|_, v| nz(v))))
 }
 
 /// An operator over one table that makes another.
-fn of_table(op: &Op, table: &Table) -> Result<Made, Refusal> {
+fn of_table<K: TableKey>(op: &Op, table: &Table<K>) -> Result<Table<K>, Refusal> {
     let (mapper, predicate) = (Mapper::of(op), Predicate::of(op));
     let rows = &table.rows;
-    let filtered = |rows: KTable<Key, i64>| match table.kept {
+    let filtered = |rows: KTable<K, i64>| match table.kept {
         true => rows.with_old_values(),
         false => rows,
     };
     let rows = match op.op.as_str() {
         "filter" => filtered(rows.filter(move |_, v| predicate.holds(Some(*v)))),
         "filter_not" => filtered(rows.filter_not(move |_, v| predicate.holds(Some(*v)))),
-        "map_values" => rows.map_values(move |k, v| nz(mapper.apply(k, Some(v)))),
+        "map_values" => rows.map_values(move |k, v| nz(mapper.apply(&k.text(), Some(v)))),
         // What its name says is what `map_values` does here: it sees the key.
         "transform_values" => rows.map_values(move |k, v| {
-            let length = k.as_deref().map_or(0, length);
-            nz(mapper.apply(k, Some(v))).wrapping_add(length)
+            let key = k.text();
+            let length = key.as_deref().map_or(0, length);
+            nz(mapper.apply(&key, Some(v))).wrapping_add(length)
         }),
         other => return Err(unknown("operator of a table", other)),
     };
-    Ok(Made::table(&rows, table.kept || op.flag("materialized")))
+    let kept = table.kept || op.flag("materialized");
+    Ok(Table { rows, kept })
 }
 
 fn join_global(op: &Op, left: &Stream, right: &GlobalTable<Key, i64>) -> Result<Made, Refusal> {

@@ -30,20 +30,20 @@ const MISSING: &[Missing] = &[
         is: |op, of| op.op == "group_by" && is_table(of),
     },
     Missing {
-        what: "operators of windowed tables",
-        is: |op, of| !is_one_of(op, &["to", "to_stream"]) && of.contains(&Kind::WindowedTable),
-    },
-    Missing {
         what: "topics that depend on the record",
         is: |op, _| op.op == "to" && op.has("dynamic"),
     },
     Missing {
-        what: "windows other than tumbling ones",
-        is: |op, _| op.op == "window" && op.text("kind") != "tumbling",
+        what: "sliding windows",
+        is: |op, _| op.op == "window" && op.text("kind") == "sliding",
     },
     Missing {
-        what: "results when a window closes",
-        is: |op, _| op.op == "window" && op.text("emit") == "close",
+        what: "session windows",
+        is: |op, _| op.op == "window" && op.text("kind") == "session",
+    },
+    Missing {
+        what: "unlimited windows",
+        is: |op, _| op.op == "window" && op.text("kind") == "unlimited",
     },
     Missing {
         what: "cogroup",
