@@ -6,6 +6,7 @@
 mod builder;
 mod finals;
 mod grouped;
+mod grouped_table;
 mod lineage;
 mod old_values;
 mod options;
@@ -26,6 +27,7 @@ mod windowed;
 
 pub use builder::StreamsBuilder;
 pub use grouped::{Grouped, KGroupedStream};
+pub use grouped_table::KGroupedTable;
 pub use lineage::{Lineage, MergeWith, Partitioned, Rekeyed};
 pub use options::{Consumed, Produced, TimestampExtractor};
 pub(crate) use repartition::{Keyless, repartition};

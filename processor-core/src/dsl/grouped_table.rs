@@ -1,0 +1,502 @@
+//! A table grouped by another key, and the aggregations over its rows.
+//!
+//! A row counts in the group that `select` gives it. When the row changes, its old value is subtracted from the group it
+//! was in, then the new one is added to the group it is in now; each step emits the group's aggregate, so between the
+//! two steps a row that changes its group is in none. A row that stays in its group is subtracted and added in one step.
+//! A selected null key or value means that the row is in no group.
+//!
+//! Both steps go through `<application id>-<name>-repartition`, in Kafka Streams' format for changes. A result has the
+//! largest timestamp that went into it, those of rows that are gone included. A group once made stays, also without rows;
+//! nothing is late. Source of the semantics: Kafka Streams' `KTableRepartitionMap` and `KTableAggregate`.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use state::KeyValueStore;
+
+use crate::error::{Fault, Result};
+use crate::processor::{Context, Fanout, Process};
+use crate::record::{Change, Data, Record};
+use crate::serde::{Serde, SerdeError, SharedSerde, int64};
+use crate::topology::{NodeKind, StoreKind};
+
+use super::grouped::is_null;
+use super::outlet::Outlet;
+use super::repartition::{Keyless, repartition};
+use super::{Grouped, KStream, KTable, Rekeyed};
+
+/// A table grouped by another key, ready to be aggregated.
+pub struct KGroupedTable<K, V> {
+    changes: KStream<K, Change<V>, Rekeyed>,
+    key: SharedSerde<K>,
+    value: Option<SharedSerde<V>>,
+}
+
+impl<K: Data, V: Data> KTable<K, V> {
+    /// Groups the rows by another key: `select` gives the group and the value that counts in it. It must give the same
+    /// for the same row, since it is asked again for the row that goes.
+    ///
+    /// The aggregation goes through a repartition topic of its name, so `grouped` needs both serdes.
+    ///
+    /// ```
+    /// # use processor_core::dsl::{Consumed, Grouped, StreamsBuilder};
+    /// # use processor_core::serde::{int64, nullable, utf8};
+    /// # use processor_core::testing::TopologyTestDriver;
+    /// # let builder = StreamsBuilder::new("users");
+    /// let cities = builder.table("users", "users", Consumed::new(utf8(), utf8()));
+    /// cities
+    ///     .group_by(|user, city| (city.clone(), user.clone()), Grouped::by(utf8()).value(utf8()))
+    ///     .count("users-per-city")
+    ///     .to_stream()
+    ///     .to("cities");
+    /// # let mut driver = TopologyTestDriver::new(builder.build().unwrap()).unwrap();
+    /// # let users = driver.input("users", utf8(), utf8());
+    /// users.pipe(&mut driver, "ann".to_owned(), "Rome".to_owned(), 0);
+    /// users.pipe(&mut driver, "ann".to_owned(), "Oslo".to_owned(), 1);
+    /// let out = driver.output("cities", utf8(), nullable(int64())).read_key_values(&mut driver);
+    /// let city = |name: &str, users| (name.to_owned(), Some(users));
+    /// assert_eq!(out, [city("Rome", 1), city("Rome", 0), city("Oslo", 1)]);
+    /// ```
+    pub fn group_by<K2: Data, V2: Data>(
+        &self,
+        select: impl Fn(&K, &V) -> (K2, V2) + Send + Sync + 'static,
+        grouped: Grouped<K2, V2>,
+    ) -> KGroupedTable<K2, V2> {
+        self.old_values.ask();
+        let outlet = Outlet::<K2, Change<V2>>::new();
+        let node = {
+            let mut plan = self.plan.borrow_mut();
+            let name = plan.generated_name("KTABLE-SELECT");
+            let kind = NodeKind::Operator("group by");
+            plan.add_node(name, kind, vec![self.node], vec![])
+        };
+        let (below, select) = (Arc::clone(&outlet), Arc::new(select));
+        let Grouped { key, value } = grouped;
+        let (key_serde, value_serde) = (Arc::clone(&key), value.clone());
+        self.outlet.attach(move |instantiation| {
+            Ok(Box::new(Regroup {
+                select: Arc::clone(&select),
+                key: Arc::clone(&key_serde),
+                value: value_serde.clone(),
+                old_bytes: Vec::new(),
+                new_bytes: Vec::new(),
+                children: below.instantiate(instantiation)?,
+            }))
+        });
+        KGroupedTable {
+            changes: KStream::new(Rc::clone(&self.plan), node, outlet, None, None),
+            key,
+            value,
+        }
+    }
+}
+
+impl<K: Data, V: Data> KGroupedTable<K, V> {
+    /// Counts the rows of each group, in the key-value store `name`.
+    pub fn count(&self, name: &str) -> KTable<K, i64> {
+        self.aggregate(
+            name,
+            int64(),
+            || 0,
+            |_, _, count| count + 1,
+            |_, _, count| count - 1,
+        )
+    }
+
+    /// Combines the values of each group, in the key-value store `name`; the first value is taken as it is. `subtract`
+    /// takes a value, its second argument, out again.
+    ///
+    /// ```
+    /// # use processor_core::dsl::{Consumed, Grouped, StreamsBuilder};
+    /// # use processor_core::serde::{int64, utf8};
+    /// # let builder = StreamsBuilder::new("accounts");
+    /// let accounts = builder.table("accounts", "accounts", Consumed::new(utf8(), int64()));
+    /// let country = |account: &String, balance: &i64| (account[..2].to_owned(), *balance);
+    /// accounts
+    ///     .group_by(country, Grouped::by(utf8()).value(int64()))
+    ///     .reduce("balances", |a, b| a + b, |a, b| a - b)
+    ///     .to_stream()
+    ///     .to("balances");
+    /// # builder.build().unwrap();
+    /// ```
+    pub fn reduce(
+        &self,
+        name: &str,
+        add: impl Fn(V, V) -> V + Send + Sync + 'static,
+        subtract: impl Fn(V, V) -> V + Send + Sync + 'static,
+    ) -> KTable<K, V> {
+        let Some(value) = self.value.clone() else {
+            return self.missing_value(name);
+        };
+        let add = move |_: &K, value: V, before: Option<V>| match before {
+            Some(before) => add(before, value),
+            None => value,
+        };
+        self.aggregate_optional(name, value, add, move |_, value, before| {
+            subtract(before, value)
+        })
+    }
+
+    /// Folds the values of each group into an aggregate that starts with `initial`, in the key-value store `name`.
+    /// `subtract` takes a value out again.
+    pub fn aggregate<A: Data>(
+        &self,
+        name: &str,
+        serde: impl Serde<A> + 'static,
+        initial: impl Fn() -> A + Send + Sync + 'static,
+        add: impl Fn(&K, V, A) -> A + Send + Sync + 'static,
+        subtract: impl Fn(&K, V, A) -> A + Send + Sync + 'static,
+    ) -> KTable<K, A> {
+        let add = move |key: &K, value: V, before: Option<A>| {
+            add(key, value, before.unwrap_or_else(&initial))
+        };
+        self.aggregate_optional(name, Arc::new(serde), add, subtract)
+    }
+
+    fn aggregate_optional<A: Data>(
+        &self,
+        name: &str,
+        serde: SharedSerde<A>,
+        add: impl Fn(&K, V, Option<A>) -> A + Send + Sync + 'static,
+        subtract: impl Fn(&K, V, A) -> A + Send + Sync + 'static,
+    ) -> KTable<K, A> {
+        let Some(value) = self.value.clone() else {
+            return self.missing_value(name);
+        };
+        let changed: SharedSerde<Change<V>> = Arc::new(Changed(value));
+        let key = Arc::clone(&self.key);
+        let stream = repartition(&self.changes, name, key, changed, None, Keyless::Dropped);
+        let outlet = Outlet::<K, Change<A>>::new();
+        let (node, store) = {
+            let mut plan = stream.plan.borrow_mut();
+            let store = plan.add_store(name, StoreKind::KeyValue);
+            let kind = NodeKind::Operator("table aggregate");
+            let node = plan.add_node(name.to_owned(), kind, vec![stream.node], vec![store]);
+            (node, store)
+        };
+        let (below, add, subtract) = (Arc::clone(&outlet), Arc::new(add), Arc::new(subtract));
+        let (key_serde, aggregate_serde) = (Arc::clone(&self.key), Arc::clone(&serde));
+        let operator = name.to_owned();
+        stream.outlet.attach(move |instantiation| {
+            Ok(Box::new(TableAggregate {
+                operator: operator.clone(),
+                store: instantiation.key_value(store)?,
+                key: Arc::clone(&key_serde),
+                serde: Arc::clone(&aggregate_serde),
+                add: Arc::clone(&add),
+                subtract: Arc::clone(&subtract),
+                key_buffer: Vec::new(),
+                value_buffer: Vec::new(),
+                children: below.instantiate(instantiation)?,
+            }))
+        });
+        let (plan, key) = (Rc::clone(&stream.plan), Arc::clone(&self.key));
+        KTable::stored(plan, node, outlet, (store, name), key, serde)
+    }
+
+    fn missing_value<A: Data>(&self, name: &str) -> KTable<K, A> {
+        self.changes.plan.borrow_mut().problems.push(format!(
+            "'{name}' has no serde for the values that go through its repartition topic; use \
+             `group_by(…, Grouped::by(key serde).value(value serde))`"
+        ));
+        KTable::detached(&self.changes)
+    }
+}
+
+/// Turns the change of a row into the changes of the groups it was and is in.
+struct Regroup<K2, V2, F> {
+    select: Arc<F>,
+    key: SharedSerde<K2>,
+    value: Option<SharedSerde<V2>>,
+    old_bytes: Vec<u8>,
+    new_bytes: Vec<u8>,
+    children: Fanout<K2, Change<V2>>,
+}
+
+impl<K, V, K2, V2, F> Process<K, Change<V>> for Regroup<K2, V2, F>
+where
+    K: Data,
+    V: Data,
+    K2: Data,
+    V2: Data,
+    F: Fn(&K, &V) -> (K2, V2),
+{
+    fn process(&mut self, context: &mut Context<'_>, record: Record<K, Change<V>>) -> Result {
+        let Record {
+            key,
+            value: Change { new, old },
+            timestamp,
+            headers,
+        } = record;
+        let old = self.selected(&key, old.as_ref());
+        let new = self.selected(&key, new.as_ref());
+        let change = |key, new, old| Record {
+            key,
+            value: Change { new, old },
+            timestamp,
+            headers: headers.clone(),
+        };
+        match (old, new) {
+            (Some((old_key, old)), Some((new_key, new))) => {
+                if self.are_same(&old_key, &new_key)? {
+                    let both = change(new_key, Some(new), Some(old));
+                    return self.children.forward(context, both);
+                }
+                let gone = change(old_key, None, Some(old));
+                self.children.forward(context, gone)?;
+                let come = change(new_key, Some(new), None);
+                self.children.forward(context, come)
+            }
+            (Some((key, old)), None) => {
+                let gone = change(key, None, Some(old));
+                self.children.forward(context, gone)
+            }
+            (None, Some((key, new))) => {
+                let come = change(key, Some(new), None);
+                self.children.forward(context, come)
+            }
+            (None, None) => Ok(()),
+        }
+    }
+}
+
+impl<K2, V2, F> Regroup<K2, V2, F> {
+    /// The group of a row, and what counts there.
+    fn selected<K, V>(&self, key: &K, row: Option<&V>) -> Option<(K2, V2)>
+    where
+        F: Fn(&K, &V) -> (K2, V2),
+    {
+        let (key, value) = (self.select)(key, row?);
+        let counts = !self.key.is_null(&key) && !is_null(self.value.as_ref(), &value);
+        counts.then_some((key, value))
+    }
+
+    fn are_same(&mut self, old: &K2, new: &K2) -> Result<bool> {
+        let fault = |error| Fault::serde("the key of a group", error);
+        self.old_bytes.clear();
+        self.new_bytes.clear();
+        self.key
+            .serialize(old, &mut self.old_bytes)
+            .map_err(fault)?;
+        self.key
+            .serialize(new, &mut self.new_bytes)
+            .map_err(fault)?;
+        Ok(self.old_bytes == self.new_bytes)
+    }
+}
+
+/// The aggregation in a task.
+struct TableAggregate<K, A, F, S> {
+    operator: String,
+    store: Rc<RefCell<KeyValueStore>>,
+    key: SharedSerde<K>,
+    serde: SharedSerde<A>,
+    add: Arc<F>,
+    subtract: Arc<S>,
+    key_buffer: Vec<u8>,
+    value_buffer: Vec<u8>,
+    children: Fanout<K, Change<A>>,
+}
+
+impl<K, V, A, F, S> Process<K, Change<V>> for TableAggregate<K, A, F, S>
+where
+    K: Data,
+    V: Data,
+    A: Data,
+    F: Fn(&K, V, Option<A>) -> A,
+    S: Fn(&K, V, A) -> A,
+{
+    fn process(&mut self, context: &mut Context<'_>, record: Record<K, Change<V>>) -> Result {
+        let fault = |part: &str, error| {
+            let what = format_args!("a {part} of aggregation {}", self.operator);
+            Fault::serde(what, error)
+        };
+        let Record {
+            key,
+            value: change,
+            timestamp,
+            headers,
+        } = record;
+        self.key_buffer.clear();
+        self.key
+            .serialize(&key, &mut self.key_buffer)
+            .map_err(|error| fault("key", error))?;
+        let mut store = self.store.borrow_mut();
+        let before = store.get(&self.key_buffer)?;
+        let timestamp = before
+            .as_ref()
+            .map_or(timestamp, |b| b.timestamp.max(timestamp));
+        let old = before
+            .map(|before| self.serde.deserialize(&before.value))
+            .transpose()
+            .map_err(|error| fault("value", error))?;
+
+        let left = match (change.old, old.clone()) {
+            (Some(gone), Some(aggregate)) => Some((self.subtract)(&key, gone, aggregate)),
+            (_, aggregate) => aggregate,
+        };
+        let new = match change.new {
+            Some(come) => Some((self.add)(&key, come, left)),
+            None => left,
+        };
+        match &new {
+            Some(new) => {
+                self.value_buffer.clear();
+                self.serde
+                    .serialize(new, &mut self.value_buffer)
+                    .map_err(|error| fault("value", error))?;
+                store.put(&self.key_buffer, &self.value_buffer, timestamp)?;
+            }
+            None => store.delete(&self.key_buffer, timestamp)?,
+        }
+        drop(store);
+        self.children.forward(
+            context,
+            Record {
+                key,
+                value: Change { new, old },
+                timestamp,
+                headers,
+            },
+        )
+    }
+}
+
+/// A change on its way through a repartition topic, as Kafka Streams writes it since 3.5.
+///
+/// ```text
+/// old only   old ‖ 0
+/// new only   new ‖ 1
+/// both       length of new (zigzag varint) ‖ new ‖ old ‖ 2
+/// ```
+struct Changed<V>(SharedSerde<V>);
+
+const OLD: u8 = 0;
+const NEW: u8 = 1;
+const BOTH: u8 = 2;
+
+impl<V: Data> Serde<Change<V>> for Changed<V> {
+    fn serialize(&self, change: &Change<V>, into: &mut Vec<u8>) -> Result<(), SerdeError> {
+        let kind = match (&change.new, &change.old) {
+            (None, None) => return Err(SerdeError::new("a change has an old or a new value")),
+            (None, Some(old)) => {
+                self.0.serialize(old, into)?;
+                OLD
+            }
+            (Some(new), None) => {
+                self.0.serialize(new, into)?;
+                NEW
+            }
+            (Some(new), Some(old)) => {
+                let mut bytes = Vec::new();
+                self.0.serialize(new, &mut bytes)?;
+                write_length(bytes.len(), into);
+                into.append(&mut bytes);
+                self.0.serialize(old, into)?;
+                BOTH
+            }
+        };
+        into.push(kind);
+        Ok(())
+    }
+
+    fn deserialize(&self, bytes: &[u8]) -> Result<Change<V>, SerdeError> {
+        let value = |bytes| self.0.deserialize(bytes).map(Some);
+        let broken = || SerdeError::new("not a change of a table");
+        match bytes.split_last().ok_or_else(broken)? {
+            (&OLD, old) => Ok(Change {
+                new: None,
+                old: value(old)?,
+            }),
+            (&NEW, new) => Ok(Change {
+                new: value(new)?,
+                old: None,
+            }),
+            (&BOTH, both) => {
+                let (length, values) = read_length(both).ok_or_else(broken)?;
+                let (new, old) = values.split_at_checked(length).ok_or_else(broken)?;
+                Ok(Change {
+                    new: value(new)?,
+                    old: value(old)?,
+                })
+            }
+            (kind, _) => Err(SerdeError::new(format_args!(
+                "a change of the unknown kind {kind}"
+            ))),
+        }
+    }
+}
+
+/// Seven bits a byte, the lowest first; shifted by one, as zigzag does with numbers that are not negative.
+fn write_length(length: usize, into: &mut Vec<u8>) {
+    let mut left = length << 1;
+    while left >= 0x80 {
+        into.push((left & 0x7f) as u8 | 0x80);
+        left >>= 7;
+    }
+    into.push(left as u8);
+}
+
+fn read_length(bytes: &[u8]) -> Option<(usize, &[u8])> {
+    let mut number = 0_u32;
+    for (i, byte) in (0..5).zip(bytes) {
+        number |= u32::from(byte & 0x7f).checked_shl(7 * i)?;
+        if byte & 0x80 == 0 {
+            let length = usize::try_from(number >> 1).ok()?;
+            return Some((length, &bytes[usize::try_from(i).ok()? + 1..]));
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::serde::utf8;
+
+    fn changed() -> Changed<String> {
+        Changed(Arc::new(utf8()))
+    }
+
+    fn change(new: Option<&str>, old: Option<&str>) -> Change<String> {
+        Change {
+            new: new.map(str::to_owned),
+            old: old.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn changes_are_written_as_kafka_streams_writes_them() {
+        // What `ChangedSerializer` of Kafka Streams 4.3.1 gives.
+        for (change, bytes) in [
+            (change(Some("new"), None), &b"new\x01"[..]),
+            (change(None, Some("oldie")), b"oldie\x00"),
+            (change(Some("new"), Some("oldie")), b"\x06newoldie\x02"),
+        ] {
+            let mut written = Vec::new();
+            changed().serialize(&change, &mut written).unwrap();
+            assert_eq!(written, bytes);
+            assert_eq!(changed().deserialize(bytes).unwrap(), change);
+        }
+        let nothing = change(None, None);
+        assert!(changed().serialize(&nothing, &mut Vec::new()).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn long_values_survive(new in ".{0,300}", old in ".{0,300}") {
+            let change = change(Some(&new), Some(&old));
+            let mut bytes = Vec::new();
+            changed().serialize(&change, &mut bytes).unwrap();
+            prop_assert_eq!(changed().deserialize(&bytes).unwrap(), change);
+        }
+
+        #[test]
+        fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..20)) {
+            let _ = changed().deserialize(&bytes);
+        }
+    }
+}
