@@ -341,7 +341,9 @@ impl<'a> Cluster<'a> {
     }
 
     fn listed(&self) -> Result<u64> {
-        Ok(u64::try_from(events::landing::list(self.landing)?.files.len())?)
+        Ok(u64::try_from(
+            events::landing::list(self.landing)?.files.len(),
+        )?)
     }
 }
 
