@@ -1,8 +1,8 @@
 //! Joins of two streams over a window of event time: inner, left and outer.
 //!
 //! A left record at `t` meets right records in `[t − before, t + after]`, both ends included. Its window is closed once
-//! stream time is beyond `t + after + grace`; a right record's, once it is beyond `t + before + grace`. Stream time is the
-//! largest timestamp of both inputs.
+//! stream time is beyond `t + after + grace`; a right record's, once it is beyond `t + before + grace`; a bound that is
+//! negative counts as 0 there. Stream time is the largest timestamp of both inputs.
 //!
 //! Source of the semantics: Kafka Streams' `KStreamKStreamJoin`, with two deliberate differences.
 //! - A record whose own window is closed is late: it goes to the late branch and meets nothing (Kafka Streams joins
@@ -14,7 +14,7 @@
 //! record is joined, by timestamp, right side first, then key.
 
 use std::cell::RefCell;
-use std::ops::{Bound, ControlFlow, Deref};
+use std::ops::{Bound, ControlFlow, Deref, RangeInclusive};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -72,6 +72,24 @@ impl JoinWindows {
             after_ms: millis(after),
         }
     }
+
+    /// Right records that are so many milliseconds later than the left one; negative is earlier. So a window may lie
+    /// wholly after the left record, or before it.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use processor_core::dsl::JoinWindows;
+    /// // A return belongs to an order if it comes a day later at the earliest, and two weeks at the latest.
+    /// const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
+    /// let windows = JoinWindows::later_by_ms(DAY_MS..=14 * DAY_MS).grace(Duration::from_secs(60));
+    /// ```
+    #[must_use]
+    pub fn later_by_ms(differences: RangeInclusive<i64>) -> JoinWithoutGrace {
+        JoinWithoutGrace {
+            before_ms: differences.start().saturating_neg(),
+            after_ms: *differences.end(),
+        }
+    }
 }
 
 impl JoinWithoutGrace {
@@ -93,13 +111,13 @@ impl JoinWithoutGrace {
 impl JoinWindows {
     /// The least timestamp of a left record that is still open at `time`.
     fn left_open_from(self, time: Timestamp) -> Timestamp {
-        time.saturating_sub(self.after_ms)
+        time.saturating_sub(self.after_ms.max(0))
             .saturating_sub(self.grace_ms)
     }
 
     /// The least timestamp of a right record that is still open at `time`.
     fn right_open_from(self, time: Timestamp) -> Timestamp {
-        time.saturating_sub(self.before_ms)
+        time.saturating_sub(self.before_ms.max(0))
             .saturating_sub(self.grace_ms)
     }
 
@@ -138,7 +156,8 @@ impl JoinWindows {
     /// How long both sides are kept: so long may a record in time meet an older one.
     fn retention_ms(self) -> i64 {
         self.before_ms
-            .saturating_add(self.after_ms)
+            .max(0)
+            .saturating_add(self.after_ms.max(0))
             .saturating_add(self.grace_ms)
     }
 }
@@ -258,15 +277,8 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
         outer: Outer,
         join: Join<K, V, W, R>,
     ) -> Joined<K, V, W, R> {
-        let keyless = |kept| {
-            if kept {
-                Keyless::Kept
-            } else {
-                Keyless::Dropped
-            }
-        };
-        let left = self.partitioned_as(&format!("{name}-left"), keyless(outer.left));
-        let right = other.partitioned_as(&format!("{name}-right"), keyless(outer.right));
+        let left = self.partitioned(&format!("{name}-left"));
+        let right = other.partitioned(&format!("{name}-right"));
         let results = Outlet::<K, R>::new();
         let (late_left, late_right) = (Outlet::<K, Late<V>>::new(), Outlet::<K, Late<W>>::new());
 
@@ -371,12 +383,9 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
         joined
     }
 
-    /// This stream, repartitioned under `name` if its key may have changed.
+    /// This stream, repartitioned under `name` if its key may have changed; with its records without a key, since those
+    /// move time too.
     pub(crate) fn partitioned(&self, name: &str) -> KStream<K, V, Partitioned> {
-        self.partitioned_as(name, Keyless::Kept)
-    }
-
-    fn partitioned_as(&self, name: &str, keyless: Keyless) -> KStream<K, V, Partitioned> {
         let as_it_is = || {
             let (plan, outlet) = (Rc::clone(&self.plan), Arc::clone(&self.outlet));
             KStream::new(
@@ -391,7 +400,7 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
             return as_it_is();
         }
         match (self.key.clone(), self.value.clone()) {
-            (Some(key), Some(value)) => repartition(self, name, key, value, None, keyless),
+            (Some(key), Some(value)) => repartition(self, name, key, value, None, Keyless::Kept),
             _ => {
                 self.plan.borrow_mut().problems.push(format!(
                     "'{name}' must be repartitioned, but has no serdes, since an operator changed a type; use \
@@ -682,6 +691,9 @@ impl Probe<'_> {
         mut pending: Option<&mut Pending>,
         mut emit: impl FnMut(Timestamp, O) -> Result,
     ) -> Result<bool> {
+        if self.from > self.to {
+            return Ok(false);
+        }
         let mut matched = false;
         let mut failed = None;
         let store = other.store.borrow();

@@ -9,7 +9,7 @@ use processor_core::dsl::{JoinWindows, KStream, Produced, StreamsBuilder};
 use processor_core::serde::{int64, nullable, utf8};
 use processor_core::testing::TopologyTestDriver;
 
-use crate::support::driver::{driver, numbers, text};
+use crate::support::driver::{driver, nullable_numbers, numbers, text};
 use crate::windowed::LateText;
 
 /// How a topology joins the streams "left" and "right".
@@ -138,6 +138,50 @@ fn both_ends_of_the_window_belong_to_it() {
         results(Kind::Inner, windows(10, 20, 1_000), &mirrored),
         rows(&[("a", "2+0", 100), ("a", "3+0", 110)])
     );
+}
+
+#[test]
+fn a_window_may_lie_wholly_after_or_before_the_left_record() {
+    let events = [
+        (L, "a", 10),
+        (R, "a", 14),
+        (R, "a", 15),
+        (R, "a", 30),
+        (R, "a", 31),
+    ];
+    let grace = Duration::from_millis(50);
+    assert_eq!(
+        results(
+            Kind::Inner,
+            JoinWindows::later_by_ms(5..=20).grace(grace),
+            &events
+        ),
+        rows(&[("a", "0+2", 15), ("a", "0+3", 30)])
+    );
+    let mirrored = [
+        (R, "a", 10),
+        (L, "a", 14),
+        (L, "a", 15),
+        (L, "a", 30),
+        (L, "a", 31),
+    ];
+    assert_eq!(
+        results(
+            Kind::Inner,
+            JoinWindows::later_by_ms(-20..=-5).grace(grace),
+            &mirrored
+        ),
+        rows(&[("a", "2+0", 15), ("a", "3+0", 30)])
+    );
+    // A left record whose window is over when it comes, but which is in time itself.
+    let behind = [(R, "a", 10), (L, "x", 40), (L, "a", 30)];
+    let some_grace = JoinWindows::later_by_ms(-20..=-5).grace(Duration::from_millis(10));
+    assert_eq!(
+        results(Kind::Inner, some_grace, &behind),
+        rows(&[("a", "2+0", 30)])
+    );
+    let none = JoinWindows::later_by_ms(std::ops::RangeInclusive::new(5, 4)).grace(grace);
+    assert_eq!(results(Kind::Inner, none, &events), []);
 }
 
 #[test]
@@ -353,6 +397,44 @@ fn a_null_value_moves_the_join_s_time_and_the_next_record_at_that_time_gives_res
     assert_eq!(read(&mut driver), []);
     right.pipe(&mut driver, text("b"), Some(4), 1_000);
     assert_eq!(read(&mut driver), rows(&[("a", "1+-", 10)]));
+}
+
+#[test]
+fn a_record_without_a_key_moves_the_join_s_time_also_through_a_repartition_topic() {
+    for rekeyed in [false, true] {
+        let mut driver = driver(|builder| {
+            let left = builder.stream("left", nullable_numbers());
+            let right = builder.stream("right", nullable_numbers());
+            let show =
+                |_: &Option<String>, l: Option<i64>, r: Option<Option<i64>>| shown(l, r.flatten());
+            let w = windows(5, 5, 0);
+            let joined = if rekeyed {
+                let serdes = || (nullable(utf8()), nullable(int64()));
+                let ((left_key, left_value), (key, value)) = (serdes(), serdes());
+                let left = left.select_key(|key, _| key.clone());
+                let right = right.select_key(|key, _| key.clone());
+                left.with_serdes(left_key, left_value).left_join(
+                    "join",
+                    &right.with_serdes(key, value),
+                    w,
+                    show,
+                )
+            } else {
+                left.left_join("join", &right, w, show)
+            };
+            joined.to_with("out", Produced::new(nullable(utf8()), utf8()));
+        });
+        let left = driver.input("left", nullable(utf8()), nullable(int64()));
+        let right = driver.input("right", nullable(utf8()), nullable(int64()));
+        left.pipe(&mut driver, Some(text("a")), Some(1), 10);
+        right.pipe(&mut driver, None, Some(2), 20);
+        // Late by the time of the record without a key.
+        left.pipe(&mut driver, Some(text("a")), Some(3), 14);
+        left.pipe(&mut driver, Some(text("b")), Some(4), 20);
+        let out = driver.output("out", nullable(utf8()), utf8());
+        let out = out.read_key_values(&mut driver);
+        assert_eq!(out, [(Some(text("a")), text("1+-"))], "rekeyed: {rekeyed}");
+    }
 }
 
 #[test]
