@@ -4,7 +4,7 @@
 
 use conformance::case::Store;
 use conformance::differential::{FAMILIES, Report, compare, generated, parse, results};
-use conformance::run::{lacks, run};
+use conformance::run::{Interruption, lacks, run, run_interrupted};
 use xtask::oracle::{self, Draw};
 
 const EXAMPLES: &str = include_str!("../conformance/examples.jsonl");
@@ -64,6 +64,33 @@ fn the_examples_give_what_kafka_streams_gives() {
         .collect();
     let report = compare(&cases, Store::Memory).unwrap_or_else(|error| panic!("{error:#}"));
     agree(&report);
+}
+
+/// But for processors of user code, which count in memory.
+#[test]
+fn restarts_and_crashes_in_the_middle_change_no_result() {
+    let families = FAMILIES.iter().filter(|family| **family != "punctuate");
+    let draw = Draw {
+        seed: 20_263,
+        cases: 110,
+        families: families.map(|family| (*family).to_owned()).collect(),
+        store: "memory",
+    };
+    let drawn = draw.generate().unwrap_or_else(|error| panic!("{error:#}"));
+    for (number, (line, case)) in drawn.lines().map(|line| parse(line).unwrap()).enumerate() {
+        let store = if number % 4 == 0 {
+            Store::Sled
+        } else {
+            Store::Memory
+        };
+        let interrupted = run_interrupted(&case, store, |step| match (step + number) % 6 {
+            0 => Interruption::Restart,
+            3 => Interruption::Crash,
+            _ => Interruption::None,
+        });
+        let expected = run(&case, Store::Memory).unwrap();
+        assert_eq!(interrupted.unwrap(), expected, "{line}");
+    }
 }
 
 #[test]

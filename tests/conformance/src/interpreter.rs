@@ -412,7 +412,8 @@ fn windowed_aggregated(
 }
 
 fn join_streams(op: &Op, left: &Stream, right: &Stream) -> Result<Made, Refusal> {
-    let windows = JoinWindows::between(ms(op, "before"), ms(op, "after")).grace(ms(op, "grace"));
+    let (before, after) = (op.number("before", 0), op.number("after", 0));
+    let windows = JoinWindows::later_by_ms(-before..=after).grace(ms(op, "grace"));
     let name = op.id.as_str();
     on!(left, left => on!(right, right => {
         let joined = match op.op.as_str() {

@@ -61,16 +61,7 @@ const MISSING: &[Missing] = &[
         what: "stream-table joins with grace",
         is: |op, of| is_join(op) && of.get(1) == Some(&Kind::Table) && op.has("grace"),
     },
-    Missing {
-        what: "join windows that begin after the record or end before it",
-        is: |op, of| {
-            let two_streams = of == [Kind::Stream, Kind::Stream];
-            let negative = op.number("before", 0) < 0 || op.number("after", 0) < 0;
-            is_join(op) && two_streams && negative
-        },
-    },
 ];
-
 /// What the DSL lacks for this operator, if anything.
 pub(crate) fn missing(op: &Op, of: &[Kind]) -> Option<&'static str> {
     let lacking = MISSING.iter().find(|missing| (missing.is)(op, of));

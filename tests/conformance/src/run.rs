@@ -18,6 +18,29 @@ pub const UNSUPPORTED: &str = "Unsupported";
 /// # Errors
 /// When there is no temporary directory.
 pub fn run(case: &Case, store: Store) -> Result<CaseResult> {
+    run_interrupted(case, store, |_| Interruption::None)
+}
+
+/// What happens after a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Interruption {
+    /// Nothing.
+    None,
+    /// The application stops in good order and starts again.
+    Restart,
+    /// The application is killed and starts again.
+    Crash,
+}
+
+/// Like [`run`], with what `after` says happening after the step of that index.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_interrupted(
+    case: &Case,
+    store: Store,
+    after: impl Fn(usize) -> Interruption,
+) -> Result<CaseResult> {
     let outcome = match build(&case.name, &case.topology) {
         Ok(topology) => {
             let mut config = StreamsConfig::new("conformance");
@@ -31,7 +54,7 @@ pub fn run(case: &Case, store: Store) -> Result<CaseResult> {
                 config = config.state_dir(directory.path());
             }
             match TopologyTestDriver::with(topology, config, 1) {
-                Ok(driver) => drive(driver, &case.input),
+                Ok(driver) => drive(driver, &case.input, after),
                 Err(_) => failed(),
             }
         }
@@ -58,7 +81,11 @@ fn failed() -> Outcome {
 }
 
 /// Takes the steps one by one and drains all output topics, in the order of their names, after each.
-fn drive(mut driver: TopologyTestDriver, steps: &[Step]) -> Outcome {
+fn drive(
+    mut driver: TopologyTestDriver,
+    steps: &[Step],
+    interruption: impl Fn(usize) -> Interruption,
+) -> Outcome {
     let names = driver.topology().output_topics();
     let outputs: Vec<(String, TestOutput<Key, Number>)> = names
         .into_iter()
@@ -93,6 +120,14 @@ fn drive(mut driver: TopologyTestDriver, steps: &[Step]) -> Outcome {
                 value: record.value,
                 ts: record.timestamp,
             }));
+        }
+        let started = match interruption(after) {
+            Interruption::None => Ok(()),
+            Interruption::Restart => driver.restart(),
+            Interruption::Crash => driver.crash(),
+        };
+        if started.is_err() {
+            return failed();
         }
     }
     Outcome::Output(out)
