@@ -17,6 +17,7 @@ mod sink;
 mod split;
 mod stream;
 mod stream_join;
+mod suppress;
 mod table;
 mod table_join;
 mod table_values;
@@ -35,6 +36,7 @@ pub use session::{SessionTable, SessionWindowedStream, SessionWindows, SessionsW
 pub use split::Split;
 pub use stream::KStream;
 pub use stream_join::{JoinWindows, JoinWithoutGrace, Joined};
+pub use suppress::{Buffer, WhenFull};
 pub use table::{GlobalTable, KTable};
 pub use time_windows::{TimeWindows, WithoutGrace};
 pub use windowed::{Late, TimeWindowedStream, WindowedTable};

@@ -337,6 +337,8 @@ impl<K: Data, V: Data> SessionWindowedStream<'_, K, V> {
                 key: Some(windowed_key),
                 value: Some(serde),
                 old_values: OldValues::default(),
+                // A session's end is part of it.
+                closes_after_ms: Some(windows.retention_ms().saturating_add(1)),
             },
             late: KStream::new(Rc::clone(plan), node, late, Some(key), None),
         }

@@ -33,6 +33,8 @@ pub struct KTable<K, V> {
     pub(crate) key: Option<SharedSerde<K>>,
     pub(crate) value: Option<SharedSerde<V>>,
     pub(crate) old_values: OldValues,
+    /// Where the keys are windows: how long after its end, in stream time, a window is closed.
+    pub(crate) closes_after_ms: Option<i64>,
 }
 
 impl<K, V> Clone for KTable<K, V> {
@@ -45,6 +47,7 @@ impl<K, V> Clone for KTable<K, V> {
             key: self.key.clone(),
             value: self.value.clone(),
             old_values: self.old_values.clone(),
+            closes_after_ms: self.closes_after_ms,
         }
     }
 }
@@ -68,6 +71,7 @@ impl<K: Data, V: Data> KTable<K, V> {
             key: Some(key),
             value: Some(value),
             old_values: OldValues::default(),
+            closes_after_ms: None,
         }
     }
 
@@ -81,6 +85,7 @@ impl<K: Data, V: Data> KTable<K, V> {
             key: None,
             value: None,
             old_values: OldValues::default(),
+            closes_after_ms: None,
         }
     }
 

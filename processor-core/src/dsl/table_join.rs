@@ -156,6 +156,7 @@ impl<K: Data, V: Data> KTable<K, V> {
             key: self.key.clone(),
             value: None,
             old_values,
+            closes_after_ms: self.closes_after_ms.max(other.closes_after_ms),
         }
     }
 }

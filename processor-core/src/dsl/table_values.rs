@@ -155,6 +155,7 @@ impl<K: Data, V: Data> KTable<K, V> {
             key: self.key.clone(),
             value,
             old_values,
+            closes_after_ms: self.closes_after_ms,
         }
     }
 }

@@ -288,6 +288,7 @@ impl<'a, K: Data, V: Data> TimeWindowedStream<'a, K, V> {
                 key: Some(windowed_key),
                 value: Some(serde),
                 old_values: OldValues::default(),
+                closes_after_ms: Some(windows.grace_ms),
             },
             late: KStream::new(Rc::clone(plan), node, late, Some(key), None),
         }

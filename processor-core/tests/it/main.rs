@@ -9,6 +9,7 @@ mod session;
 mod stateless;
 mod stream_join;
 mod support;
+mod suppress;
 mod table;
 mod table_join;
 mod table_values;
