@@ -10,15 +10,17 @@ use crate::case::{Case, CaseResult, Outcome, Output, Store};
 use crate::run::{lacks, run};
 
 /// The families of generated cases of which the DSL has all or most.
-pub const FAMILIES: [&str; 12] = [
+pub const FAMILIES: [&str; 14] = [
     "stateless",
     "aggregate",
     "tumbling",
     "hopping",
+    "session",
     "emit_final",
     "ss_join",
     "st_join",
     "tt_join",
+    "table_agg",
     "global",
     "repartition",
     "punctuate",

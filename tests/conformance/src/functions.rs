@@ -25,10 +25,19 @@ pub(crate) fn plus(a: Number, b: Number) -> Number {
     Some(nz(a).wrapping_add(nz(b)))
 }
 
-/// The adder of aggregate.
+/// The adder of aggregate, and what merges sessions.
 pub(crate) fn fold(aggregate: i64, value: Number) -> i64 {
+    step(aggregate, 31, value)
+}
+
+/// The subtractor of aggregate.
+pub(crate) fn unfold(aggregate: i64, value: Number) -> i64 {
+    step(aggregate, 37, value)
+}
+
+fn step(aggregate: i64, factor: i64, value: Number) -> i64 {
     aggregate
-        .wrapping_mul(31)
+        .wrapping_mul(factor)
         .wrapping_add(nz(value))
         .rem_euclid(PRIME)
 }

@@ -5,8 +5,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use processor_core::dsl::{
-    Consumed, GlobalTable, Grouped, JoinWindows, KGroupedStream, KStream, KTable, Lineage,
-    Partitioned, Produced, Rekeyed, TimeWindows,
+    Consumed, GlobalTable, Grouped, JoinWindows, KGroupedStream, KGroupedTable, KStream, KTable,
+    Lineage, Partitioned, Produced, Rekeyed, SessionWindows, TimeWindows,
 };
 use processor_core::error::Result as Processed;
 use processor_core::processor::{
@@ -17,7 +17,7 @@ use processor_core::{Data, Record, StreamsBuilder, Topology, Windowed};
 
 use crate::case::Op;
 use crate::functions::{
-    Key, Mapper, Number, Predicate, fold, group, join, length, nz, plus, render,
+    Key, Mapper, Number, Predicate, fold, group, join, length, nz, plus, render, unfold,
 };
 use crate::operators::{Kind, missing};
 
@@ -59,13 +59,20 @@ enum Made {
     WindowedTable(Table<Windowed<Key>>),
     GlobalTable(Rc<GlobalTable<Key, i64>>),
     Group(Rc<KGroupedStream<Key, Number>>),
-    Windows(Rc<KGroupedStream<Key, Number>>, TimeWindows, Emit),
+    TableGroup(Rc<KGroupedTable<Key, i64>>),
+    Windows(Rc<KGroupedStream<Key, Number>>, Windows, Emit),
 }
 
 #[derive(Clone)]
 enum Stream {
     Partitioned(KStream<Key, Number, Partitioned>),
     Rekeyed(KStream<Key, Number, Rekeyed>),
+}
+
+#[derive(Clone, Copy)]
+enum Windows {
+    Time(TimeWindows),
+    Session(SessionWindows),
 }
 
 /// When a windowed aggregation emits.
@@ -113,6 +120,7 @@ impl Made {
             Self::WindowedTable(_) => Kind::WindowedTable,
             Self::GlobalTable(_) => Kind::GlobalTable,
             Self::Group(_) => Kind::Group,
+            Self::TableGroup(_) => Kind::TableGroup,
             Self::Windows(..) => Kind::Windows,
         }
     }
@@ -193,6 +201,9 @@ impl Interpreter {
             [Made::WindowedTable(table)] if op.op == "to" => {
                 return write(op, &to_stream(op, table));
             }
+            [Made::Table(table)] if op.op == "group_by" => regrouped(op, table),
+            [Made::WindowedTable(table)] if op.op == "group_by" => regrouped(op, table),
+            [Made::TableGroup(group)] => table_aggregated(op, group)?.into(),
             [Made::Table(table)] => of_table(op, table)?.into(),
             [Made::WindowedTable(table)] => of_table(op, table)?.into(),
             [Made::Group(group)] if op.op == "window" => window(op, group),
@@ -351,15 +362,43 @@ fn to_stream<K: TableKey>(op: &Op, table: &Table<K>) -> Made {
 }
 
 fn window(op: &Op, group: &Rc<KGroupedStream<Key, Number>>) -> Made {
+    let grace = ms(op, "grace");
     let windows = match op.text("kind") {
-        "hopping" => TimeWindows::hopping(ms(op, "size"), ms(op, "advance")),
-        _ => TimeWindows::tumbling(ms(op, "size")),
+        "session" => Windows::Session(SessionWindows::gap(ms(op, "gap")).grace(grace)),
+        "hopping" => {
+            let windows = TimeWindows::hopping(ms(op, "size"), ms(op, "advance"));
+            Windows::Time(windows.grace(grace))
+        }
+        _ => Windows::Time(TimeWindows::tumbling(ms(op, "size")).grace(grace)),
     };
     let emit = match op.text("emit") {
         "close" => Emit::Finals,
         _ => Emit::Updates,
     };
-    Made::Windows(Rc::clone(group), windows.grace(ms(op, "grace")), emit)
+    Made::Windows(Rc::clone(group), windows, emit)
+}
+
+fn regrouped<K: TableKey>(op: &Op, table: &Table<K>) -> Made {
+    let modulus = op.number("mod", 2);
+    let grouped = Grouped::by(key_serde()).value(int64());
+    let select = move |_: &K, v: &i64| (group(Some(*v), modulus), *v);
+    Made::TableGroup(Rc::new(table.rows.group_by(select, grouped)))
+}
+
+fn table_aggregated(op: &Op, group: &KGroupedTable<Key, i64>) -> Result<Table<Key>, Refusal> {
+    let store = store(op);
+    Ok(Table::kept(match op.op.as_str() {
+        "count" => group.count(&store),
+        "reduce" => group.reduce(&store, i64::wrapping_add, i64::wrapping_sub),
+        "aggregate" => group.aggregate(
+            &store,
+            int64(),
+            || 0,
+            |_, v, sum| fold(sum, Some(v)),
+            |_, v, sum| unfold(sum, Some(v)),
+        ),
+        other => return Err(unknown("aggregation", other)),
+    }))
 }
 
 fn merged(first: &Stream, rest: &[Made]) -> Result<Made, Refusal> {
@@ -390,13 +429,17 @@ fn aggregated(op: &Op, group: &KGroupedStream<Key, Number>) -> Result<Table<Key>
 fn windowed_aggregated(
     op: &Op,
     group: &KGroupedStream<Key, Number>,
-    windows: TimeWindows,
+    windows: Windows,
     emit: Emit,
 ) -> Result<Table<Windowed<Key>>, Refusal> {
-    let (windowed, store) = (group.windowed_by(windows), store(op));
+    let store = store(op);
+    let windows = match windows {
+        Windows::Time(windows) => windows,
+        Windows::Session(windows) => return session_aggregated(op, group, windows, emit),
+    };
     let windowed = match emit {
-        Emit::Updates => windowed,
-        Emit::Finals => windowed.emit_final(),
+        Emit::Updates => group.windowed_by(windows),
+        Emit::Finals => group.windowed_by(windows).emit_final(),
     };
     Ok(Table::kept(match op.op.as_str() {
         "count" => windowed.count(&store).table(),
@@ -406,6 +449,36 @@ fn windowed_aggregated(
             .map_values(|_, v| nz(v)),
         "aggregate" => windowed
             .aggregate(&store, int64(), || 0, |_, v, sum| fold(sum, v))
+            .table(),
+        other => return Err(unknown("aggregation", other)),
+    }))
+}
+
+fn session_aggregated(
+    op: &Op,
+    group: &KGroupedStream<Key, Number>,
+    windows: SessionWindows,
+    emit: Emit,
+) -> Result<Table<Windowed<Key>>, Refusal> {
+    let store = store(op);
+    let windowed = match emit {
+        Emit::Updates => group.windowed_by_session(windows),
+        Emit::Finals => group.windowed_by_session(windows).emit_final(),
+    };
+    Ok(Table::kept(match op.op.as_str() {
+        "count" => windowed.count(&store).table(),
+        "reduce" => windowed
+            .reduce(&store, plus)
+            .table()
+            .map_values(|_, v| nz(v)),
+        "aggregate" => windowed
+            .aggregate(
+                &store,
+                int64(),
+                || 0,
+                |_, v, sum| fold(sum, v),
+                |_, a, b| fold(a, Some(b)),
+            )
             .table(),
         other => return Err(unknown("aggregation", other)),
     }))

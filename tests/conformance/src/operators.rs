@@ -10,6 +10,7 @@ pub(crate) enum Kind {
     WindowedTable,
     GlobalTable,
     Group,
+    TableGroup,
     Windows,
 }
 
@@ -26,20 +27,12 @@ const MISSING: &[Missing] = &[
         is: |op, _| op.op == "table" && op.has("versioned"),
     },
     Missing {
-        what: "groups of a table",
-        is: |op, of| op.op == "group_by" && is_table(of),
-    },
-    Missing {
         what: "topics that depend on the record",
         is: |op, _| op.op == "to" && op.has("dynamic"),
     },
     Missing {
         what: "sliding windows",
         is: |op, _| op.op == "window" && op.text("kind") == "sliding",
-    },
-    Missing {
-        what: "session windows",
-        is: |op, _| op.op == "window" && op.text("kind") == "session",
     },
     Missing {
         what: "unlimited windows",
@@ -74,8 +67,4 @@ fn is_one_of(op: &Op, names: &[&str]) -> bool {
 
 fn is_join(op: &Op) -> bool {
     is_one_of(op, &["join", "left_join", "outer_join"])
-}
-
-fn is_table(of: &[Kind]) -> bool {
-    matches!(of.first(), Some(Kind::Table | Kind::WindowedTable))
 }
