@@ -66,7 +66,9 @@ impl Demo {
         let log = EmbeddedLog::open(&state.join("log"))
             .with_context(|| format!("cannot open the log in {}", state.display()))?;
         topics::create(&log, PARTITIONS, 1)?;
-        ingest::announce(&log, &input)?;
+        for (path, reason) in ingest::announce(&log, &input)?.ignored {
+            eprintln!("ignored: {path}: {reason}");
+        }
         let config = Config {
             landing: input.clone(),
             click_window: self.click_window,

@@ -83,7 +83,9 @@ impl Run {
         let log: Arc<KafkaLog> = Arc::new(self.cluster.connect()?);
         topics::create(&*log, self.partitions, self.replication)?;
         if let Some(landing) = &landing {
-            ingest::announce(&*log, landing)?;
+            for (path, reason) in ingest::announce(&*log, landing)?.ignored {
+                tracing::warn!(%path, "ignored: {reason}");
+            }
         }
         let config = Config {
             landing: landing.clone().unwrap_or_default(),

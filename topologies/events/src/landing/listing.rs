@@ -9,6 +9,9 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::Feed;
 
+/// What may stand beside the feeds: dimensions, and the truth of a generated directory.
+const BESIDE: [&str; 2] = ["dims", "truth"];
+
 /// A file of a feed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListedFile {
@@ -41,6 +44,14 @@ pub fn list(root: &Path) -> io::Result<Listing> {
         let directory = root.join(feed.name());
         if directory.is_dir() {
             walk(&directory, feed.name(), &mut listing)?;
+        }
+    }
+    for entry in fs::read_dir(root)? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        let is_known = Feed::ALL.iter().any(|feed| feed.name() == name) || BESIDE.contains(&&*name);
+        if !is_known && !name.starts_with('.') {
+            let reason = "no feed lands there (impressions, clicks, conversions, bid_requests)";
+            listing.ignored.push((name, reason.to_owned()));
         }
     }
     listing.files.sort_by(|a, b| a.path.cmp(&b.path));
