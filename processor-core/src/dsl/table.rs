@@ -103,6 +103,15 @@ impl<K: Data, V: Data> KTable<K, V> {
         }
     }
 
+    /// The same table with this serde of its values; the keys keep theirs.
+    #[must_use]
+    pub fn with_value_serde(&self, value: impl Serde<V> + 'static) -> Self {
+        Self {
+            value: Some(Arc::new(value)),
+            ..self.clone()
+        }
+    }
+
     /// Every update of the table as a record: `Some` for a value, `None` for a deletion.
     #[must_use]
     pub fn to_stream(&self) -> KStream<K, Option<V>, Partitioned> {

@@ -5,8 +5,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use processor_core::dsl::{
-    Consumed, GlobalTable, Grouped, JoinWindows, KGroupedStream, KGroupedTable, KStream, KTable,
-    Lineage, Partitioned, Produced, Rekeyed, SessionWindows, TimeWindows,
+    Buffer, Consumed, GlobalTable, Grouped, JoinWindows, KGroupedStream, KGroupedTable, KStream,
+    KTable, Lineage, Partitioned, Produced, Rekeyed, SessionWindows, TimeWindows, WhenFull,
 };
 use processor_core::error::Result as Processed;
 use processor_core::processor::{
@@ -204,6 +204,11 @@ impl Interpreter {
             [Made::Table(table)] if op.op == "group_by" => regrouped(op, table),
             [Made::WindowedTable(table)] if op.op == "group_by" => regrouped(op, table),
             [Made::TableGroup(group)] => table_aggregated(op, group)?.into(),
+            [Made::WindowedTable(table)]
+                if op.op == "suppress" && op.text("until") == "window_close" =>
+            {
+                until_close(op, table).into()
+            }
             [Made::Table(table)] => of_table(op, table)?.into(),
             [Made::WindowedTable(table)] => of_table(op, table)?.into(),
             [Made::Group(group)] if op.op == "window" => window(op, group),
@@ -446,7 +451,8 @@ fn windowed_aggregated(
         "reduce" => windowed
             .reduce(&store, plus)
             .table()
-            .map_values(|_, v| nz(v)),
+            .map_values(|_, v| nz(v))
+            .with_value_serde(int64()),
         "aggregate" => windowed
             .aggregate(&store, int64(), || 0, |_, v, sum| fold(sum, v))
             .table(),
@@ -470,7 +476,8 @@ fn session_aggregated(
         "reduce" => windowed
             .reduce(&store, plus)
             .table()
-            .map_values(|_, v| nz(v)),
+            .map_values(|_, v| nz(v))
+            .with_value_serde(int64()),
         "aggregate" => windowed
             .aggregate(
                 &store,
@@ -539,10 +546,32 @@ fn of_table<K: TableKey>(op: &Op, table: &Table<K>) -> Result<Table<K>, Refusal>
             let length = key.as_deref().map_or(0, length);
             nz(mapper.apply(&key, Some(v))).wrapping_add(length)
         }),
+        "suppress" => {
+            let full = match op.text("full") {
+                "shutdown" => WhenFull::Stop,
+                _ => WhenFull::EmitEarly,
+            };
+            let rows = rows.suppress_until_time_limit(&store(op), ms(op, "ms"), buffer(op, full));
+            return Ok(Table { rows, kept: false });
+        }
         other => return Err(unknown("operator of a table", other)),
     };
     let kept = table.kept || op.flag("materialized");
     Ok(Table { rows, kept })
+}
+
+fn until_close(op: &Op, table: &Table<Windowed<Key>>) -> Table<Windowed<Key>> {
+    let buffer = buffer(op, WhenFull::Stop);
+    let rows = table.rows.suppress_until_window_closes(&store(op), buffer);
+    Table { rows, kept: false }
+}
+
+fn buffer(op: &Op, full: WhenFull) -> Buffer {
+    if !op.has("max_records") {
+        return Buffer::unbounded();
+    }
+    let max = usize::try_from(op.number("max_records", 0)).unwrap_or(0);
+    Buffer::max_records(max, full)
 }
 
 fn join_global(op: &Op, left: &Stream, right: &GlobalTable<Key, i64>) -> Result<Made, Refusal> {

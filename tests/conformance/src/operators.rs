@@ -43,10 +43,6 @@ const MISSING: &[Missing] = &[
         is: |op, _| op.op == "cogroup",
     },
     Missing {
-        what: "suppress",
-        is: |op, _| op.op == "suppress",
-    },
-    Missing {
         what: "foreign-key joins",
         is: |op, _| is_one_of(op, &["fk_join", "fk_left_join"]),
     },
