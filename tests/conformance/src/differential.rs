@@ -10,7 +10,7 @@ use crate::case::{Case, CaseResult, Outcome, Output, Store};
 use crate::run::{lacks, run};
 
 /// The families of generated cases of which the DSL has all or most.
-pub const FAMILIES: [&str; 14] = [
+pub const FAMILIES: [&str; 15] = [
     "stateless",
     "aggregate",
     "tumbling",
@@ -21,6 +21,7 @@ pub const FAMILIES: [&str; 14] = [
     "st_join",
     "tt_join",
     "table_agg",
+    "suppress",
     "global",
     "repartition",
     "punctuate",
