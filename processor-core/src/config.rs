@@ -55,8 +55,29 @@ pub struct StreamsConfig {
     /// How long changelogs of windows and joins keep records beyond what the store needs; `None` keeps them for ever.
     /// Kafka deletes by event time, so input from long ago needs `None`.
     pub windowed_changelog_additional_retention: Option<Duration>,
-    /// What sources do with records that cannot be decoded.
+    /// What sources do with records that cannot be decoded or have no valid timestamp. Rows of a global table that cannot
+    /// be decoded are skipped where this is `DeadLetter`: every thread reads them, and in no transaction.
     pub on_bad_record: OnBadRecord,
+    /// What becomes of a record in whose processing a user's function fails, or a serde: one of a result as well as one of
+    /// a stored value.
+    ///
+    /// A record that is passed over leaves no trace but its dead letter: the transaction is aborted, the input since the
+    /// last commit is read again, and the record is left out. So stores, results and stream times are as if it had not
+    /// been there, and the order of the others stays. This costs a rewind for each such record, so it is meant for few
+    /// of them. With [`Guarantee::AtLeastOnce`] stores are as described, but results that were sent stay sent.
+    ///
+    /// Faults of the log and of stores are never handled, nor are failures that belong to no record: those of
+    /// punctuations, of [`resume`](crate::processor::Processor::resume) and of a commit. They stop the thread.
+    pub on_processing_error: OnBadRecord,
+    /// What becomes of a record one of whose results the log refuses for good, because it is too large. The same holds as
+    /// for [`on_processing_error`](Self::on_processing_error).
+    ///
+    /// Where nobody can say which record it was, the thread stops: for changes of stores, which are sent when they are
+    /// committed; for what punctuations send; and when it is the broker that refuses, and not this client.
+    pub on_production_error: OnBadRecord,
+    /// Where dead letters go. The topic must exist when the application starts, and must not be one that it reads. Needed
+    /// where one of the handlers above is [`OnBadRecord::DeadLetter`].
+    pub dead_letter_topic: Option<String>,
     /// How long a record waits for what its serde needs to decode it, such as a schema that is being fetched. Its
     /// partition waits with it, the others go on. Then it counts as one that cannot be decoded.
     pub max_decode_wait: Duration,
@@ -84,9 +105,22 @@ impl StreamsConfig {
             replication: 1,
             windowed_changelog_additional_retention: Some(Duration::from_secs(24 * 60 * 60)),
             on_bad_record: OnBadRecord::Fail,
+            on_processing_error: OnBadRecord::Fail,
+            on_production_error: OnBadRecord::Fail,
+            dead_letter_topic: None,
             max_decode_wait: Duration::from_secs(60),
             transaction_timeout: Duration::from_secs(30),
         }
+    }
+
+    /// Whether a handler sends records to the dead letter topic.
+    pub(crate) fn wants_dead_letters(&self) -> bool {
+        [
+            self.on_bad_record,
+            self.on_processing_error,
+            self.on_production_error,
+        ]
+        .contains(&OnBadRecord::DeadLetter)
     }
 
     /// Keeps stores in `directory`.

@@ -48,6 +48,14 @@ pub enum FaultKind {
         /// The fault.
         source: Fault,
     },
+    /// A record that could not be decoded, or has no valid timestamp. It was not processed at all.
+    #[error("processing {record}: {source}")]
+    Undecodable {
+        /// Where the record was read.
+        record: RecordMetadata,
+        /// Why.
+        source: Fault,
+    },
 }
 
 impl Fault {
@@ -76,6 +84,16 @@ impl Fault {
     #[must_use]
     pub fn at(self, record: RecordMetadata) -> Self {
         FaultKind::At {
+            record,
+            source: self,
+        }
+        .into()
+    }
+
+    /// The same fault as that of a record that could not be decoded.
+    #[must_use]
+    pub(crate) fn undecodable(self, record: RecordMetadata) -> Self {
+        FaultKind::Undecodable {
             record,
             source: self,
         }

@@ -52,7 +52,8 @@ pub trait Processor<K, V>: 'static {
     /// Takes one record.
     ///
     /// # Errors
-    /// Any error stops the task.
+    /// Any error stops the task, unless [`on_processing_error`](crate::StreamsConfig::on_processing_error) has the record
+    /// passed over.
     fn process(
         &mut self,
         record: Record<K, V>,

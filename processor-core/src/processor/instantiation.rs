@@ -11,7 +11,7 @@ use state::{JoinStore, KeyValueStore, SessionStore, Store, WindowStore};
 use crate::error::{Fault, Result};
 use crate::record::TaskId;
 use crate::runtime::TopicPartitions;
-use crate::task::OnBadRecord;
+use crate::task::{FailedRecords, Handlers};
 use crate::topology::{NodeId, StoreId};
 
 use super::{TaskTimes, Wake};
@@ -32,8 +32,10 @@ pub struct Instantiation<'a> {
     pub(crate) shared: HashMap<NodeId, Box<dyn Any>>,
     /// Prefix of internal topics: the application id.
     pub(crate) application_id: &'a str,
-    /// What sources do with records they cannot decode.
-    pub(crate) on_bad_record: OnBadRecord,
+    /// What sources do with records that fail.
+    pub(crate) handlers: &'a Handlers,
+    /// Records that failed, which sources pass over.
+    pub(crate) failed: &'a FailedRecords,
     /// How long a record may wait for its serde to be ready.
     pub(crate) max_decode_wait: Duration,
 }

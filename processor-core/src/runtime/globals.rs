@@ -156,8 +156,11 @@ impl GlobalTables {
                     Fault::serde(what, SerdeError::new(fault))
                 };
                 let is_bad = matches!(fault.kind(), FaultKind::Serde { .. });
-                if !is_bad || self.on_bad_record == OnBadRecord::Fail {
+                if !is_bad {
                     return Err(fault.at(at));
+                }
+                if self.on_bad_record == OnBadRecord::Fail {
+                    return Err(fault.undecodable(at));
                 }
                 tracing::warn!(record = %at, %fault, "a row of a global table is skipped");
                 metrics::counter!("dropped-records", "reason" => "bad record").increment(1);

@@ -23,14 +23,14 @@ use state::Database;
 
 use crate::clock::{Clock, Deadline, SystemClock};
 use crate::config::{Guarantee, StreamsConfig};
-use crate::error::{Fault, Result};
+use crate::error::{Fault, FaultKind, Result};
 use crate::log::{
     CommittedOffset, Consumer, ConsumerConfig, ErrorClass, Isolation, Log, LogError, Offset,
     OffsetReset, Polled, ProducerConfig, RecordBatch, Timestamp, TopicPartition,
 };
 use crate::processor::{Instantiation, StoreCell, TaskTimes, Work, time_metadata};
 use crate::record::TaskId;
-use crate::task::{Restorer, StreamTask, TaskParts, is_not_ready};
+use crate::task::{FailedRecords, Handlers, Restorer, StreamTask, TaskParts, is_not_ready};
 use crate::topology::{StoreId, Topic, Topology};
 
 use super::Collector;
@@ -109,6 +109,11 @@ pub(crate) struct StreamThread {
     rewinds: u64,
     /// The last fault of a serde that was not ready in the middle of processing, and until when it is repaired.
     unready: Option<(String, Deadline)>,
+    handlers: Handlers,
+    failed: FailedRecords,
+    /// Nothing is processed while a commit is in flight, so that nothing waits for its end: else a record that is
+    /// rejected then comes from nobody knows where.
+    in_step: bool,
 }
 
 impl StreamThread {
@@ -133,6 +138,7 @@ impl StreamThread {
             .collect();
         consumer.subscribe(&topics.iter().map(String::as_str).collect::<Vec<_>>())?;
         let now = shared.clock.now_ms();
+        let handlers = Handlers::new(config, shared.partitions.dead_letters());
         Ok(Self {
             shared,
             index,
@@ -153,6 +159,9 @@ impl StreamThread {
             taken: 0,
             rewinds: 0,
             unready: None,
+            handlers,
+            failed: FailedRecords::default(),
+            in_step: false,
         })
     }
 
@@ -187,6 +196,9 @@ impl StreamThread {
     }
 
     fn try_round(&mut self, wait: Duration, pace: Pace) -> Result<Round> {
+        if self.in_step {
+            self.await_commit()?;
+        }
         let mut round = self.poll_commit(Duration::ZERO)?;
         let waits = self.tasks.values().any(StreamTask::waits);
         let ready = self
@@ -425,6 +437,7 @@ impl StreamThread {
         u128::try_from(since).is_ok_and(|since| since >= interval)
             || bytes > self.shared.config.commit_bytes
             || (pace == Pace::Eager && round == Round::Idle)
+            || self.tasks.values().any(StreamTask::wants_commit)
     }
 
     fn needs_commit(&self) -> bool {
@@ -488,6 +501,7 @@ impl StreamThread {
         for task in self.tasks.values_mut() {
             task.settle(&next_offsets);
         }
+        self.failed.forget_committed(&offsets);
         Ok(Round::Worked)
     }
 
@@ -589,6 +603,7 @@ impl StreamThread {
             self.first_offsets.remove(partition);
             self.ends.remove(partition);
             self.waiting_since.remove(partition);
+            self.failed.forget(partition);
         }
         self.consumer.release(partitions)?;
         if undone {
@@ -738,7 +753,8 @@ impl StreamThread {
             wakes: &mut wakes,
             shared: HashMap::new(),
             application_id: &self.shared.config.application_id,
-            on_bad_record: self.shared.config.on_bad_record,
+            handlers: &self.handlers,
+            failed: &self.failed,
             max_decode_wait: self.shared.config.max_decode_wait,
         };
         let topology = &self.shared.topology;
@@ -779,14 +795,20 @@ impl StreamThread {
     /// # Errors
     /// `fault` itself if it is not.
     fn undo(&mut self, fault: Fault) -> Result {
-        self.committing = None;
         if self.may_become_ready(&fault) {
             tracing::warn!(thread = self.index, %fault, "a serde is not ready; the transaction is aborted and its input read again");
+            self.committing = None;
             self.abort_open()?;
             // Real time, whatever the clock is: something outside is being waited for.
             SystemClock.pass(NOT_READY_PAUSE);
             return Ok(());
         }
+        if let Some((record, verdict)) = self.handlers.of_failed(&fault)
+            && self.failed.add(record, verdict)
+        {
+            return self.undo_failed(&fault);
+        }
+        self.committing = None;
         match fault.log_error().map(|error| error.class) {
             Some(ErrorClass::Abortable | ErrorClass::Retriable) => {
                 tracing::warn!(thread = self.index, %fault, "the transaction is aborted and its input read again");
@@ -796,12 +818,34 @@ impl StreamThread {
                 tracing::warn!(thread = self.index, %fault, "the outcome of the transaction is uncertain; a new producer settles it");
                 self.replace_producer()
             }
+            // NOTE: it waited for a commit in flight, so its input is not known. If it is rejected again, it is.
+            Some(ErrorClass::Rejected)
+                if self.handlers.tolerate_rejection()
+                    && !self.in_step
+                    && matches!(fault.kind(), FaultKind::Log(_)) =>
+            {
+                tracing::warn!(thread = self.index, %fault, "the transaction is aborted and its input read again, without overlap");
+                self.in_step = true;
+                self.abort_open()
+            }
             Some(ErrorClass::Fenced | ErrorClass::Fatal | ErrorClass::Rejected) | None => {
                 // Give up what is open now instead of making readers wait for the log to time it out.
                 let _ = self.out.abort(Duration::from_secs(5));
                 Err(fault)
             }
         }
+    }
+
+    /// Takes back what is not committed, because of a record that will be passed over when it is read again.
+    fn undo_failed(&mut self, fault: &Fault) -> Result {
+        tracing::warn!(thread = self.index, %fault, "the transaction is aborted and its input read again without this record");
+        // What is in flight is older than the record, and would be lost for nothing: with a record that fails in each
+        // interval, there would be no progress.
+        if let Err(fault) = self.await_commit() {
+            return self.undo(fault);
+        }
+        self.in_step = false;
+        self.abort_open()
     }
 
     /// Aborts the open transaction; if that does not work, a new producer does it. But not where this one was fenced:

@@ -36,6 +36,21 @@ pub enum StreamsError {
         /// Its name.
         topic: String,
     },
+    /// A handler sends records to a dead letter topic that was not named.
+    #[error(
+        "a handler sends records to the dead letter topic, and there is none; set `dead_letter_topic` to the name of a \
+         topic"
+    )]
+    NoDeadLetterTopic,
+    /// Dead letters would come back as input, and fail again.
+    #[error(
+        "the dead letter topic '{topic}' is an input of the topology, so a dead letter would be read again and fail \
+         again; choose another topic"
+    )]
+    DeadLettersToInput {
+        /// Its name.
+        topic: String,
+    },
     /// The state directory could not be read or written.
     #[error("state directory {path}: {source}")]
     Directory {
@@ -93,8 +108,8 @@ impl Streams {
     /// Prepares `topology` on `log`: opens the state directory, checks the topics and makes the internal ones.
     ///
     /// # Errors
-    /// When the state directory is in use or belongs to another application, a topic is missing, partition counts do
-    /// not fit, or the log does not answer.
+    /// When the state directory is in use or belongs to another application, a topic is missing or the one for dead
+    /// letters not set, partition counts do not fit, or the log does not answer.
     pub fn new(
         topology: Topology,
         config: StreamsConfig,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::config::StreamsConfig;
 use crate::error::{Fault, Result};
 use crate::log::{Cleanup, Log, NewTopic};
+use crate::task::DeadLetterTopic;
 use crate::topology::{PartitionPlan, StoreId, StoreKind, Topic, Topology, plan_partitions};
 
 use super::StreamsError;
@@ -15,6 +16,7 @@ use super::StreamsError;
 pub(crate) struct TopicPartitions {
     counts: HashMap<String, i32>,
     upstream_tasks: BTreeMap<String, i32>,
+    dead_letters: Option<DeadLetterTopic>,
 }
 
 impl TopicPartitions {
@@ -32,6 +34,11 @@ impl TopicPartitions {
     pub(crate) fn upstream_tasks(&self, topic: &str) -> Option<i32> {
         self.upstream_tasks.get(topic).copied()
     }
+
+    /// Where dead letters go, if a handler wants them.
+    pub(crate) fn dead_letters(&self) -> Option<&DeadLetterTopic> {
+        self.dead_letters.as_ref()
+    }
 }
 
 /// Name of the changelog of store `name`.
@@ -45,6 +52,7 @@ pub(crate) fn prepare(
     config: &StreamsConfig,
     log: &dyn Log,
 ) -> std::result::Result<TopicPartitions, StreamsError> {
+    let dead_letters = dead_letter_topic(topology, config, log)?;
     let mut counts = BTreeMap::new();
     for topic in topology
         .input_topics()
@@ -68,7 +76,32 @@ pub(crate) fn prepare(
     Ok(TopicPartitions {
         counts,
         upstream_tasks,
+        dead_letters,
     })
+}
+
+/// The topic for dead letters, where a handler wants one.
+fn dead_letter_topic(
+    topology: &Topology,
+    config: &StreamsConfig,
+    log: &dyn Log,
+) -> std::result::Result<Option<DeadLetterTopic>, StreamsError> {
+    if !config.wants_dead_letters() {
+        return Ok(None);
+    }
+    let Some(topic) = config.dead_letter_topic.clone() else {
+        return Err(StreamsError::NoDeadLetterTopic);
+    };
+    if topology.input_topics().contains(&topic) {
+        return Err(StreamsError::DeadLettersToInput { topic });
+    }
+    match log.partitions(&topic)? {
+        Some(partitions) => Ok(Some(DeadLetterTopic {
+            name: topic.into(),
+            partitions,
+        })),
+        None => Err(StreamsError::MissingTopic { topic }),
+    }
 }
 
 fn internal_topics(

@@ -285,6 +285,29 @@ fn a_stored_value_that_never_gets_ready_stops_the_task() {
 }
 
 #[test]
+fn a_record_whose_stored_value_never_gets_ready_is_skipped_where_processing_errors_are() {
+    let world = World::with_topics(&["in", "out"], 1);
+    world.send("in", 0, &[("a", 1), ("b", 2)]);
+    let builder = StreamsBuilder::new("joining");
+    builder
+        .stream("in", Consumed::new(utf8(), utf8()))
+        .group_by_key()
+        .aggregate(
+            "words",
+            Gated::closed_for("a"),
+            String::new,
+            |_, word, all| all + &word,
+        )
+        .to_stream()
+        .to("out");
+    let mut config = StreamsConfig::new("app");
+    config.max_decode_wait = Duration::from_millis(30);
+    config.on_processing_error = OnBadRecord::Skip;
+    world.run(&builder, config).run_to_end().unwrap();
+    assert_eq!(world.read("out"), ["a"]);
+}
+
+#[test]
 fn a_global_table_waits_for_its_records_before_anything_is_processed() {
     let world = World::with_topics(&["names", "in", "out"], 1);
     world.send("names", 0, &[("ann", 5), ("bob", 6)]);

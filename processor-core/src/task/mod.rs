@@ -3,12 +3,14 @@
 //! A task is synchronous and owned by one stream thread. It decides nothing about transactions: the thread tells it when
 //! to [`seal`](StreamTask::seal), [`settle`](StreamTask::settle) and [`apply`](StreamTask::apply).
 
+mod failed;
 mod queue;
 mod restore;
 mod stream_task;
 mod time_header;
 
-pub use queue::OnBadRecord;
+pub use failed::OnBadRecord;
+pub(crate) use failed::{DeadLetterTopic, FailedRecords, Handlers};
 pub(crate) use queue::{Head, SourceQueue, TopicQueue};
 pub(crate) use restore::Restorer;
 pub(crate) use stream_task::{StoreSlot, StreamTask, TaskParts};

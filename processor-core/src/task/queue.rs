@@ -3,7 +3,7 @@
 //! Only the head of a queue is decoded, once, when its timestamp is needed to choose the next record.
 
 use std::cell::Cell;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,14 +11,16 @@ use std::time::Duration;
 use crate::clock::Deadline;
 use crate::dsl::TimestampExtractor;
 use crate::error::{Fault, Result};
-use crate::log::{ConsumerRecord, Offset, Timestamp};
+use crate::log::{ConsumerRecord, Offset, Timestamp, TopicPartition};
 use crate::processor::time_metadata::upstream_name;
 use crate::processor::{Context, Fanout, Instantiation};
 use crate::record::{Record, RecordMetadata};
+use crate::runtime::Collector;
 use crate::serde::{SerdeError, SharedSerde, deserialize_nullable};
 use crate::topology::Topic;
 
-use super::{TimeHeader, is_not_ready};
+use super::failed::Verdict;
+use super::{Handlers, TimeHeader, is_not_ready};
 
 /// A task's input from one topic.
 pub(crate) trait SourceQueue {
@@ -28,8 +30,8 @@ pub(crate) trait SourceQueue {
     fn push(&mut self, records: Vec<ConsumerRecord>);
     /// Records waiting.
     fn buffered(&self) -> usize;
-    /// The next record.
-    fn head(&mut self) -> Result<Head>;
+    /// The next record. Dead letters of those that are passed over on the way go to `out`.
+    fn head(&mut self, out: &mut Collector) -> Result<Head>;
     /// Whether the next record was found to wait for its serde.
     fn waits(&self) -> bool;
     /// Takes the next record through the nodes below.
@@ -47,16 +49,9 @@ pub(crate) enum Head {
     At(Timestamp),
     /// A record that cannot be decoded yet. Nothing behind it may be taken, and its time is not known.
     Waits,
-}
-
-/// What to do with a record that cannot be decoded or has no valid timestamp.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum OnBadRecord {
-    /// Stop with an error that names topic, partition and offset.
-    #[default]
-    Fail,
-    /// Log it with topic, partition and offset, count it, go on.
-    Skip,
+    /// Not known yet: a record was passed over that had failed in processing, and that is to be committed first. The
+    /// next one may fail as well, and would undo it.
+    PassedOver,
 }
 
 /// The typed queue of a source.
@@ -66,7 +61,9 @@ pub(crate) struct TopicQueue<K, V> {
     key: SharedSerde<K>,
     value: SharedSerde<V>,
     extractor: Option<TimestampExtractor<K, V>>,
-    on_bad_record: OnBadRecord,
+    handlers: Handlers,
+    /// Records that failed in processing before their input was read again.
+    failed: BTreeMap<Offset, Verdict>,
     max_decode_wait: Duration,
     raw: VecDeque<ConsumerRecord>,
     head: Option<(Record<K, V>, Offset)>,
@@ -91,13 +88,19 @@ impl<K, V> TopicQueue<K, V> {
             .partitions
             .upstream_tasks(&name)
             .map(|tasks| UpstreamTimes::new(&name, tasks, instantiation));
+        let topic: Arc<str> = Arc::from(name);
+        let partition = instantiation.task.partition;
+        let failed = instantiation
+            .failed
+            .of(&TopicPartition::new(Arc::clone(&topic), partition));
         Self {
-            topic: Arc::from(name),
-            partition: instantiation.task.partition,
+            topic,
+            partition,
             key,
             value,
             extractor,
-            on_bad_record: instantiation.on_bad_record,
+            handlers: instantiation.handlers.clone(),
+            failed,
             max_decode_wait: instantiation.max_decode_wait,
             raw: VecDeque::new(),
             head: None,
@@ -127,6 +130,7 @@ impl<K, V> TopicQueue<K, V> {
         }
         if record.timestamp < 0 {
             let time = record.timestamp;
+            raw.headers = record.headers;
             return Err(Fault::user(
                 "timestamp extractor",
                 format!(
@@ -144,12 +148,10 @@ impl<K, V> TopicQueue<K, V> {
         !patience.passed()
     }
 
-    /// Decodes the next record, past time markers and records to skip. Stops at one that has to wait.
-    fn fill_head(&mut self) -> Result {
-        while self.head.is_none() {
-            let Some(mut raw) = self.raw.pop_front() else {
-                return Ok(());
-            };
+    /// Decodes the next record, past time markers and records that are passed over. Stops at one that has to wait, and
+    /// behind one that failed in processing.
+    fn fill_head(&mut self, out: &mut Collector) -> Result<Head> {
+        while let Some(mut raw) = self.raw.pop_front() {
             if let Some(upstream) = &mut self.upstream
                 && let Some(header) = TimeHeader::take(&mut raw.headers)
             {
@@ -159,13 +161,17 @@ impl<K, V> TopicQueue<K, V> {
                     continue;
                 }
             }
+            if let Some(verdict) = self.failed.remove(&raw.offset) {
+                self.pass_over(&raw, &verdict, out)?;
+                return Ok(Head::PassedOver);
+            }
             let mut decoded = self.decode(&mut raw);
             if let Err(fault) = &decoded
                 && is_not_ready(fault)
             {
                 if self.may_wait() {
                     self.raw.push_front(raw);
-                    return Ok(());
+                    return Ok(Head::Waits);
                 }
                 let waited = self.max_decode_wait.as_secs_f32();
                 let what = format!("it was waited for over {waited} s in vain");
@@ -173,26 +179,37 @@ impl<K, V> TopicQueue<K, V> {
             }
             self.patience = None;
             match decoded {
-                Ok(record) => self.head = Some((record, raw.offset)),
-                Err(fault) => {
-                    let at = RecordMetadata {
-                        topic: Arc::clone(&self.topic),
-                        partition: self.partition,
-                        offset: raw.offset,
-                    };
-                    match self.on_bad_record {
-                        OnBadRecord::Fail => return Err(fault.at(at)),
-                        OnBadRecord::Skip => {
-                            tracing::warn!(record = %at, %fault, "a record is skipped");
-                            metrics::counter!("dropped-records", "reason" => "bad record")
-                                .increment(1);
-                            self.next_offset = Some(raw.offset + 1);
-                        }
-                    }
+                Ok(record) => {
+                    let time = record.timestamp;
+                    self.head = Some((record, raw.offset));
+                    return Ok(Head::At(time));
                 }
+                Err(fault) => match self.handlers.of_undecodable(&fault) {
+                    Some(verdict) => self.pass_over(&raw, &verdict, out)?,
+                    None => return Err(fault.undecodable(self.place(raw.offset))),
+                },
             }
         }
+        Ok(Head::Empty)
+    }
+
+    fn pass_over(
+        &mut self,
+        raw: &ConsumerRecord,
+        verdict: &Verdict,
+        out: &mut Collector,
+    ) -> Result {
+        verdict.carry_out(&self.place(raw.offset), raw, out)?;
+        self.next_offset = Some(raw.offset + 1);
         Ok(())
+    }
+
+    fn place(&self, offset: Offset) -> RecordMetadata {
+        RecordMetadata {
+            topic: Arc::clone(&self.topic),
+            partition: self.partition,
+            offset,
+        }
     }
 }
 
@@ -209,15 +226,11 @@ impl<K: Clone, V: Clone> SourceQueue for TopicQueue<K, V> {
         self.raw.len() + usize::from(self.head.is_some())
     }
 
-    fn head(&mut self) -> Result<Head> {
-        if self.head.is_none() {
-            self.fill_head()?;
+    fn head(&mut self, out: &mut Collector) -> Result<Head> {
+        match &self.head {
+            Some((record, _)) => Ok(Head::At(record.timestamp)),
+            None => self.fill_head(out),
         }
-        Ok(match &self.head {
-            Some((record, _)) => Head::At(record.timestamp),
-            None if self.waits() => Head::Waits,
-            None => Head::Empty,
-        })
     }
 
     fn waits(&self) -> bool {

@@ -60,6 +60,8 @@ pub(crate) struct StreamTask {
     format_hash: u64,
     /// Records were taken or timers fired since the last seal.
     dirty: bool,
+    /// A record was passed over since then, and the commit should not wait.
+    wants_commit: bool,
     sealed: Option<Progress>,
     settled: Progress,
     /// Something is settled that the backend does not have.
@@ -85,6 +87,7 @@ impl StreamTask {
             ends_of_input,
             format_hash: parts.format_hash,
             dirty: false,
+            wants_commit: false,
             sealed: None,
             settled: Progress::default(),
             unapplied: false,
@@ -125,7 +128,8 @@ impl StreamTask {
 
     /// Takes up to `limit` records, always the one with the smallest timestamp among the heads of the queues; at equal
     /// times the first source's. Stops where a queue ran dry that may have more to come, since its next record could be
-    /// the smallest. So it does where a queue [waits](Self::waits). Returns how many were taken.
+    /// the smallest. So it does where a queue [waits](Self::waits), and behind a record that failed before and was passed
+    /// over, so that this can be committed by itself. Returns how many were taken.
     pub(crate) fn process(
         &mut self,
         limit: usize,
@@ -139,12 +143,17 @@ impl StreamTask {
         while taken < limit {
             let mut next: Option<(Timestamp, usize)> = None;
             for (i, queue) in self.queues.iter_mut().enumerate() {
-                match queue.head()? {
+                match queue.head(out)? {
                     Head::At(time) if next.is_none_or(|(earliest, _)| time < earliest) => {
                         next = Some((time, i));
                     }
                     Head::At(_) => {}
                     Head::Waits => return Ok(taken),
+                    Head::PassedOver => {
+                        self.dirty = true;
+                        self.wants_commit = true;
+                        return Ok(taken);
+                    }
                     Head::Empty if may_be_empty[i] => {}
                     Head::Empty if taken == 0 && caught_up(queue.topic(), self.id.partition) => {
                         may_be_empty[i] = true;
@@ -300,6 +309,7 @@ impl StreamTask {
             }
         }
         self.dirty = false;
+        self.wants_commit = false;
         let progress = self.progress(position);
         let committed = (
             progress.input_offsets.clone(),
@@ -330,6 +340,11 @@ impl StreamTask {
             .iter()
             .map(|slot| slot.cell.with(|store| store.settled_bytes()))
             .sum()
+    }
+
+    /// Whether the next commit should come at once.
+    pub(crate) fn wants_commit(&self) -> bool {
+        self.wants_commit
     }
 
     /// Whether there is something that no commit has begun to take.

@@ -42,7 +42,8 @@ impl TopologyTestDriver {
         Self::with(topology, StreamsConfig::new("test"), 1)
     }
 
-    /// A driver with a configuration of the caller's and `partitions` partitions for every topic of the user.
+    /// A driver with a configuration of the caller's and `partitions` partitions for every topic of the user, the one for
+    /// dead letters included.
     ///
     /// # Errors
     /// When the topology cannot be started.
@@ -59,6 +60,7 @@ impl TopologyTestDriver {
             .input_topics()
             .into_iter()
             .chain(topology.output_topics())
+            .chain(config.dead_letter_topic.clone())
             .map(|topic| NewTopic::new(topic, partitions))
             .collect();
         log.create_topics(&topics)?;

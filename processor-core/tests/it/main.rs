@@ -1,5 +1,6 @@
 //! The DSL and the runtime from the outside: topologies on the test driver and on the embedded log.
 
+mod dead_letter;
 mod grouped;
 mod grouped_table;
 mod process;

@@ -47,6 +47,8 @@ pub struct Script {
     fault: Fault,
     at: usize,
     seen: AtomicUsize,
+    /// How often a commit says that it is still in flight.
+    commit_polls: AtomicUsize,
 }
 
 impl Script {
@@ -55,7 +57,20 @@ impl Script {
             fault,
             at,
             seen: AtomicUsize::new(0),
+            commit_polls: AtomicUsize::new(0),
         })
+    }
+
+    /// Nothing fails, and each commit says `polls` times that it is still in flight.
+    pub fn slow_commits(polls: usize) -> Arc<Self> {
+        let fault = Fault {
+            class: ErrorClass::Fatal,
+            calls: &[],
+            done: false,
+        };
+        let script = Self::new(fault, 0);
+        script.commit_polls.store(polls, Ordering::SeqCst);
+        script
     }
 
     /// Whether there was a call with the chosen number.
@@ -104,7 +119,11 @@ impl<L: Log> Log for FaultyLog<L> {
         let make = || self.inner.producer(config);
         let inner = self.script.call(Call::MakeClient, make)?;
         let script = Arc::clone(&self.script);
-        Ok(Box::new(FaultyProducer { inner, script }))
+        Ok(Box::new(FaultyProducer {
+            inner,
+            script,
+            polls_left: 0,
+        }))
     }
 
     fn create_topics(&self, topics: &[NewTopic]) -> Result<(), LogError> {
@@ -210,6 +229,7 @@ impl Consumer for FaultyConsumer {
 struct FaultyProducer {
     inner: Box<dyn Producer>,
     script: Arc<Script>,
+    polls_left: usize,
 }
 
 impl Producer for FaultyProducer {
@@ -236,11 +256,16 @@ impl Producer for FaultyProducer {
         offsets: Vec<(TopicPartition, CommittedOffset)>,
         group: Option<GroupMetadata>,
     ) -> Result<(), LogError> {
+        self.polls_left = self.script.commit_polls.load(Ordering::SeqCst);
         let begin = || self.inner.begin_commit(offsets, group);
         self.script.call(Call::BeginCommit, begin)
     }
 
     fn poll_commit(&mut self, timeout: Duration) -> Result<Option<Committed>, LogError> {
+        if self.polls_left > 0 {
+            self.polls_left -= 1;
+            return Ok(None);
+        }
         let poll = || self.inner.poll_commit(timeout);
         self.script.call(Call::PollCommit, poll)
     }
