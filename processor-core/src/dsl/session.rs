@@ -108,8 +108,7 @@ impl<K: Data, V: Data, A: Data> SessionTable<K, V, A> {
     /// Every change of every session, `None` for one that was extended or merged into another. With
     /// [`emit_final`](SessionWindowedStream::emit_final) every session once.
     ///
-    /// Its key is written as `key ‖ end (8 bytes, big endian) ‖ start (8)`: see
-    /// [`session_windowed`](crate::serde::session_windowed).
+    /// Its key is written as `key ‖ end (8 bytes, big endian) ‖ start (8)`: see [`session_windowed`].
     #[must_use]
     pub fn to_stream(&self) -> KStream<Windowed<K>, Option<A>, Partitioned> {
         self.table.to_stream()

@@ -123,6 +123,43 @@ fn the_slowest_partition_is_what_closes_a_window() {
     streams.close().unwrap();
 }
 
+/// What [`counts`] counts, each window once.
+fn final_counts() -> Topology {
+    topology(|builder| {
+        let windows = TimeWindows::tumbling(Duration::from_millis(10)).grace(Duration::ZERO);
+        builder
+            .stream("in", Consumed::new(utf8(), utf8()))
+            .group_by(|_, v| v.clone(), Grouped::by(utf8()))
+            .windowed_by(windows)
+            .emit_final()
+            .count("counts")
+            .to_stream()
+            .map(|window, count| (window.key, format!("{}:{count}", window.start)))
+            .to_with("out", Produced::new(utf8(), utf8()));
+    })
+}
+
+#[test]
+fn final_results_wait_for_the_slowest_partition_and_come_once() {
+    let [value, _] = values();
+    for restart in [false, true] {
+        let world = world();
+        let mut streams = world.streams(&final_counts(), config());
+        let mut emitted = Vec::new();
+        for (partition, time) in [(0, 1_000), (1, 5), (0, 7), (1, 20), (1, 2_000), (0, 2_000)] {
+            world.write("in", partition, Some("k"), Some(value), time);
+            streams.run_to_end().unwrap();
+            if restart {
+                streams.close().unwrap();
+                streams = world.streams(&final_counts(), config());
+            }
+            emitted.push(world.read_values("out").join(" "));
+        }
+        let expected = ["", "", "", "0:2", "0:2 20:1", "0:2 20:1 1000:1"];
+        assert_eq!(emitted, expected, "restart: {restart}");
+    }
+}
+
 #[test]
 fn a_partition_whose_records_all_go_elsewhere_tells_its_time_by_markers() {
     let world = world();
