@@ -1,0 +1,152 @@
+//! The commit of a stream thread: seal, hand over, settle, apply.
+
+use std::time::Duration;
+
+use crate::clock::Deadline;
+use crate::config::Guarantee;
+use crate::error::Result;
+use crate::log::{CommittedOffset, ErrorClass, LogError, TopicPartition};
+use crate::processor::time_metadata;
+use crate::task::StreamTask;
+
+use super::{COMMIT_BUDGET, Pace, Round, StreamThread};
+
+/// How often stores are synced to disk.
+const SYNC_INTERVAL_MS: i64 = 2_000;
+
+impl StreamThread {
+    pub(super) fn commit_due(&self, pace: Pace, round: Round) -> bool {
+        if self.out.committing() {
+            return false;
+        }
+        let interval = self.shared.config.commit_interval.as_millis();
+        let since = self.shared.clock.now_ms() - self.last_commit_ms;
+        let bytes = self.out.bytes()
+            + self
+                .tasks
+                .values()
+                .map(StreamTask::dirty_bytes)
+                .sum::<usize>();
+        u128::try_from(since).is_ok_and(|since| since >= interval)
+            || bytes > self.shared.config.commit_bytes
+            || (pace == Pace::Eager && round == Round::Idle)
+            || self.tasks.values().any(StreamTask::wants_commit)
+    }
+
+    pub(super) fn needs_commit(&self) -> bool {
+        let mut position =
+            |partition: &TopicPartition| self.consumer.position(partition).ok().flatten();
+        self.tasks
+            .values()
+            .any(|task| task.needs_commit(&mut position))
+    }
+
+    /// Seals all tasks and hands their progress to the log. Whether there was anything to commit.
+    pub(super) fn begin_commit(&mut self) -> Result<bool> {
+        self.last_commit_ms = self.shared.clock.now_ms();
+        if !self.needs_commit() {
+            return Ok(false);
+        }
+        let wall_ms = self.last_commit_ms;
+        let mut offsets = Vec::new();
+        let Self {
+            consumer,
+            out,
+            tasks,
+            ..
+        } = self;
+        for task in tasks.values_mut() {
+            let mut position =
+                |partition: &TopicPartition| consumer.position(partition).ok().flatten();
+            let (inputs, stream_times) = task.seal(wall_ms, out, &mut position)?;
+            let metadata = time_metadata::encode(&stream_times);
+            offsets.extend(inputs.into_iter().map(|(partition, offset)| {
+                (
+                    partition,
+                    CommittedOffset {
+                        offset,
+                        metadata: metadata.clone(),
+                    },
+                )
+            }));
+        }
+        // IMPORTANT: asked for here, on the polling thread, right before its use: a member that lost its partitions
+        // since must not be able to commit them.
+        let group = self.consumer.group_metadata()?;
+        self.out.begin_commit(offsets.clone(), Some(group))?;
+        self.committing = Some(offsets);
+        Ok(true)
+    }
+
+    pub(super) fn poll_commit(&mut self, timeout: Duration) -> Result<Round> {
+        if !self.out.committing() {
+            return Ok(Round::Idle);
+        }
+        let Some(next_offsets) = self.out.poll_commit(timeout)? else {
+            return Ok(Round::Idle);
+        };
+        // Repartition topics have grown.
+        self.ends.clear();
+        let offsets = self.committing.take().unwrap_or_default();
+        if self.shared.config.guarantee == Guarantee::AtLeastOnce {
+            self.consumer.commit(&offsets)?;
+        }
+        for task in self.tasks.values_mut() {
+            task.settle(&next_offsets);
+        }
+        self.failed.forget_committed(&offsets);
+        Ok(Round::Worked)
+    }
+
+    /// Commits everything; after a failure that a rewind can repair, what was not committed is read again later.
+    pub(crate) fn commit_or_rewind(&mut self) -> Result {
+        self.commit_now().or_else(|fault| self.recover(fault))
+    }
+
+    /// Commits everything and waits for it.
+    pub(super) fn commit_now(&mut self) -> Result {
+        self.await_commit()?;
+        if self.begin_commit()? {
+            self.await_commit()?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn await_commit(&mut self) -> Result {
+        let deadline = Deadline::after(COMMIT_BUDGET);
+        while self.out.committing() {
+            if deadline.passed() {
+                return Err(LogError::new(
+                    ErrorClass::Uncertain,
+                    format!(
+                        "a commit got no answer within {} s",
+                        COMMIT_BUDGET.as_secs()
+                    ),
+                )
+                .into());
+            }
+            self.poll_commit(Duration::from_millis(100))?;
+        }
+        Ok(())
+    }
+
+    /// Writes settled changes to the stores when there are many or they are old.
+    pub(super) fn apply_if_due(&mut self) -> Result {
+        let now = self.shared.clock.now_ms();
+        let config = &self.shared.config;
+        let bytes: usize = self.tasks.values().map(StreamTask::settled_bytes).sum();
+        let age = u128::try_from(now - self.last_apply_ms).unwrap_or(0);
+        if bytes < config.apply_bytes && age < config.apply_interval.as_millis() {
+            return Ok(());
+        }
+        self.last_apply_ms = now;
+        for task in self.tasks.values_mut() {
+            task.apply(&*self.shared.database)?;
+        }
+        if now - self.last_sync_ms >= SYNC_INTERVAL_MS {
+            self.last_sync_ms = now;
+            self.shared.database.sync()?;
+        }
+        Ok(())
+    }
+}

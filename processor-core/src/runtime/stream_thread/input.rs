@@ -1,0 +1,179 @@
+//! What is read and processed in a round: records to queues, queues to nodes, and what a task waits for.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::error::Result;
+use crate::log::{Consumer, Isolation, Offset, RecordBatch, TopicPartition};
+use crate::processor::Work;
+use crate::record::TaskId;
+use crate::task::StreamTask;
+use crate::topology::Topic;
+
+use super::{LOG_TIMEOUT, Round, StreamThread, inputs_of, task_of};
+
+/// Records a task takes before the next one has its turn.
+const RECORDS_PER_TURN: usize = 1_000;
+/// How long the answer of the log about the end of an input is good for.
+const END_OFFSET_FRESH_MS: i64 = 50;
+
+impl StreamThread {
+    pub(super) fn enqueue(&mut self, batches: Vec<RecordBatch>) -> Result {
+        for RecordBatch { partition, records } in batches {
+            let Some(id) = task_of(&self.shared, &partition) else {
+                continue;
+            };
+            let Some(task) = self.tasks.get_mut(&id) else {
+                continue;
+            };
+            let buffered = task.push(&partition.topic, records);
+            self.waiting_since.remove(&partition);
+            if buffered > self.shared.config.buffered_records_per_partition
+                && self.paused.insert(partition.clone())
+            {
+                self.consumer.pause(&[partition])?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn process(&mut self) -> Result<Round> {
+        let wall_ms = self.shared.clock.now_ms();
+        let mut round = Round::Idle;
+        let awaited = self.awaited_topics(wall_ms);
+        let Self {
+            shared,
+            consumer,
+            out,
+            tasks,
+            ends,
+            waiting_since,
+            taken,
+            ..
+        } = self;
+        for task in tasks.values_mut() {
+            let mut caught_up = |topic: &Arc<str>, partition: i32| {
+                let partition = TopicPartition::new(Arc::clone(topic), partition);
+                if !awaited.contains(&**topic) && caught_up(&**consumer, &partition, ends, wall_ms)
+                {
+                    waiting_since.remove(&partition);
+                    return true;
+                }
+                let limit = shared.config.max_task_idle;
+                waited_enough(waiting_since, &partition, wall_ms, limit)
+            };
+            let n = task.process(RECORDS_PER_TURN, wall_ms, out, &mut caught_up)?;
+            *taken += n as u64;
+            task.punctuate(wall_ms, out)?;
+            // Asked whether or not there were records, or a steady input would starve the rest of the work.
+            let left = task.resume(wall_ms, out)?;
+            if n > 0 || left == Work::More {
+                round = Round::Worked;
+            }
+        }
+        self.resume_drained()?;
+        Ok(round)
+    }
+
+    /// Repartition topics that this thread will write more to: a task that reads one beside another input waits, though
+    /// it has read everything there is. Else a run over old input would take all of the direct input first and find what
+    /// has to come through the repartition late. What other threads are about to write is not known.
+    pub(super) fn awaited_topics(&mut self, wall_ms: i64) -> BTreeSet<String> {
+        let topology = &self.shared.topology;
+        let topic_of = |source: &usize| &topology.plan.sources[*source].topic;
+        let is_internal = |source: &usize| matches!(topic_of(source), Topic::Repartition(_));
+        let mixed = |sources: &[usize]| sources.len() > 1 && sources.iter().any(is_internal);
+        let chooses = |(id, task): (&TaskId, &StreamTask)| {
+            task.buffered() > 0 && mixed(&topology.subtopologies[id.subtopology].sources)
+        };
+        // Most rounds end here: what follows may ask the log.
+        if !self.tasks.iter().any(chooses) {
+            return BTreeSet::new();
+        }
+        let mut busy = BTreeSet::new();
+        for (id, task) in &self.tasks {
+            let mut unread = || {
+                inputs_of(&self.shared, *id)
+                    .iter()
+                    .any(|input| !caught_up(&*self.consumer, input, &mut self.ends, wall_ms))
+            };
+            if self.out.committing() || task.buffered() > 0 || task.is_dirty() || unread() {
+                busy.insert(id.subtopology);
+            }
+        }
+        let mut by_rank: Vec<usize> = (0..topology.subtopologies.len()).collect();
+        by_rank.sort_by_key(|&number| topology.subtopologies[number].rank);
+        let mut awaited = BTreeSet::new();
+        for number in by_rank {
+            for source in &topology.subtopologies[number].sources {
+                let topic = topic_of(source);
+                let writer = topology.writer_of(topic).filter(|_| is_internal(source));
+                if writer.is_some_and(|writer| busy.contains(&writer)) {
+                    awaited.insert(topic.resolve(&self.shared.config.application_id));
+                    busy.insert(number);
+                }
+            }
+        }
+        awaited
+    }
+
+    /// Reads on where a queue has become short.
+    pub(super) fn resume_drained(&mut self) -> Result {
+        let limit = self.shared.config.buffered_records_per_partition / 2;
+        let drained: Vec<TopicPartition> = self
+            .paused
+            .iter()
+            .filter(|partition| {
+                let task = task_of(&self.shared, partition).and_then(|id| self.tasks.get(&id));
+                task.is_some_and(|task| task.buffered_of(&partition.topic) <= limit)
+            })
+            .cloned()
+            .collect();
+        if !drained.is_empty() {
+            self.consumer.resume(&drained)?;
+            self.paused.retain(|partition| !drained.contains(partition));
+        }
+        Ok(())
+    }
+}
+
+/// Whether everything in `partition` has been read. An end that lies ahead of the position settles the question for as
+/// long as it does; one that was reached is asked for again after a while.
+fn caught_up(
+    consumer: &dyn Consumer,
+    partition: &TopicPartition,
+    ends: &mut HashMap<TopicPartition, (Offset, i64)>,
+    now_ms: i64,
+) -> bool {
+    let Ok(position) = consumer.position(partition) else {
+        return false;
+    };
+    let position = position.unwrap_or(0);
+    if let Some((end, asked_ms)) = ends.get(partition)
+        && (position < *end || now_ms - asked_ms < END_OFFSET_FRESH_MS)
+    {
+        return position >= *end;
+    }
+    match consumer.end_offset(partition, Isolation::ReadCommitted, LOG_TIMEOUT) {
+        Ok(end) => {
+            ends.insert(partition.clone(), (end, now_ms));
+            position >= end
+        }
+        Err(error) => {
+            tracing::debug!(%partition, %error, "the end of an input is unknown; waiting");
+            false
+        }
+    }
+}
+
+/// Whether a task has waited long enough for an input that has more to read.
+fn waited_enough(
+    since: &mut HashMap<TopicPartition, i64>,
+    partition: &TopicPartition,
+    now_ms: i64,
+    limit: Duration,
+) -> bool {
+    let began = *since.entry(partition.clone()).or_insert(now_ms);
+    u128::try_from(now_ms - began).is_ok_and(|waited| waited > limit.as_millis())
+}

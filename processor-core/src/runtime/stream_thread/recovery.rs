@@ -1,0 +1,142 @@
+//! What becomes of a failure: what an abort and a rewind can repair is repaired, the rest stops the thread.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use crate::clock::{Clock, Deadline, SystemClock};
+use crate::error::{Fault, FaultKind, Result};
+use crate::log::ErrorClass;
+use crate::record::TaskId;
+use crate::task::is_not_ready;
+
+use super::{COMMIT_BUDGET, LOG_TIMEOUT, NOT_READY_PAUSE, StreamThread, producer, task_of};
+
+impl StreamThread {
+    /// Repairs what an abort and a rewind can repair, and passes the rest on. A repair may fail and be repaired in turn.
+    pub(super) fn recover(&mut self, mut fault: Fault) -> Result {
+        let deadline = Deadline::after(COMMIT_BUDGET);
+        loop {
+            self.undo(fault)?;
+            match self.reopen_tasks() {
+                Ok(()) => return Ok(()),
+                Err(again) if deadline.passed() => return Err(again),
+                Err(again) => fault = again,
+            }
+            self.shared.clock.pass(Duration::from_millis(50));
+        }
+    }
+
+    /// Takes back what is not committed, if `fault` is one after which processing can go on.
+    ///
+    /// # Errors
+    /// `fault` itself if it is not.
+    pub(super) fn undo(&mut self, fault: Fault) -> Result {
+        if self.may_become_ready(&fault) {
+            tracing::warn!(thread = self.index, %fault, "a serde is not ready; the transaction is aborted and its input read again");
+            self.committing = None;
+            self.abort_open()?;
+            // Real time, whatever the clock is: something outside is being waited for.
+            SystemClock.pass(NOT_READY_PAUSE);
+            return Ok(());
+        }
+        if let Some((record, verdict)) = self.handlers.of_failed(&fault)
+            && self.failed.add(record, verdict)
+        {
+            return self.undo_failed(&fault);
+        }
+        self.committing = None;
+        match fault.log_error().map(|error| error.class) {
+            Some(ErrorClass::Abortable | ErrorClass::Retriable) => {
+                tracing::warn!(thread = self.index, %fault, "the transaction is aborted and its input read again");
+                self.abort_open()
+            }
+            Some(ErrorClass::Uncertain) => {
+                tracing::warn!(thread = self.index, %fault, "the outcome of the transaction is uncertain; a new producer settles it");
+                self.replace_producer()
+            }
+            // NOTE: it waited for a commit in flight, so its input is not known. If it is rejected again, it is.
+            Some(ErrorClass::Rejected)
+                if self.handlers.tolerate_rejection()
+                    && !self.in_step
+                    && matches!(fault.kind(), FaultKind::Log(_)) =>
+            {
+                tracing::warn!(thread = self.index, %fault, "the transaction is aborted and its input read again, without overlap");
+                self.in_step = true;
+                self.abort_open()
+            }
+            Some(ErrorClass::Fenced | ErrorClass::Fatal | ErrorClass::Rejected) | None => {
+                // Give up what is open now instead of making readers wait for the log to time it out.
+                let _ = self.out.abort(Duration::from_secs(5));
+                Err(fault)
+            }
+        }
+    }
+
+    /// Takes back what is not committed, because of a record that will be passed over when it is read again.
+    pub(super) fn undo_failed(&mut self, fault: &Fault) -> Result {
+        tracing::warn!(thread = self.index, %fault, "the transaction is aborted and its input read again without this record");
+        // What is in flight is older than the record, and would be lost for nothing: with a record that fails in each
+        // interval, there would be no progress.
+        if let Err(fault) = self.await_commit() {
+            return self.undo(fault);
+        }
+        self.in_step = false;
+        self.abort_open()
+    }
+
+    /// Aborts the open transaction; if that does not work, a new producer does it. But not where this one was fenced:
+    /// a new one would fence its successor in turn.
+    pub(super) fn abort_open(&mut self) -> Result {
+        match self.out.abort(LOG_TIMEOUT) {
+            Err(fault) if fault.log_error().map(|e| e.class) != Some(ErrorClass::Fenced) => {
+                tracing::warn!(thread = self.index, %fault, "the abort failed; a new producer settles it");
+                self.replace_producer()
+            }
+            result => result,
+        }
+    }
+
+    /// Whether `fault` is that of a serde that was not ready, and has not been so for too long. Sources wait before they
+    /// take a record; this is for stored values and for results, which come up in the middle of one.
+    pub(super) fn may_become_ready(&mut self, fault: &Fault) -> bool {
+        if !is_not_ready(fault) {
+            return false;
+        }
+        let message = fault.to_string();
+        match &self.unready {
+            Some((known, deadline)) if *known == message => !deadline.passed(),
+            _ => {
+                let deadline = Deadline::after(self.shared.config.max_decode_wait);
+                self.unready = Some((message, deadline));
+                true
+            }
+        }
+    }
+
+    /// A new producer with the same transactional id settles what the old one left open.
+    pub(super) fn replace_producer(&mut self) -> Result {
+        self.out = producer(&self.shared, self.index)?;
+        Ok(())
+    }
+
+    /// Makes all tasks again from what is committed and reads their input again from there.
+    pub(super) fn reopen_tasks(&mut self) -> Result {
+        self.rewinds += 1;
+        for (_, mut task) in std::mem::take(&mut self.tasks) {
+            task.apply(&*self.shared.database)?;
+        }
+        self.ends.clear();
+        self.waiting_since.clear();
+        if !self.paused.is_empty() {
+            let paused: Vec<_> = std::mem::take(&mut self.paused).into_iter().collect();
+            self.consumer.resume(&paused)?;
+        }
+        // By what the group gave, since a failure may have come before all tasks were made.
+        let ids: BTreeSet<TaskId> = self
+            .assigned
+            .iter()
+            .filter_map(|partition| task_of(&self.shared, partition))
+            .collect();
+        self.open_tasks(&ids)
+    }
+}
