@@ -6,7 +6,7 @@
 //!   integer micros.
 //! - [`landing`]: files of a landing directory, record by record.
 //! - [`timestamp`], [`identity`]: the rules that make records of different sources comparable.
-//! - [`reference`]: the results that a landing directory must give, by a plain in-memory model; for tests.
+//! - [`mod@reference`]: the results that a landing directory must give, by a plain in-memory model; for tests.
 //! - [`generator`]: seeded synthetic landing directories with their truth.
 
 mod bid_request;
