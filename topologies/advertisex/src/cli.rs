@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 use events::generator::{GeneratorConfig, generate};
+use processor_core::log::embedded::EmbeddedLog;
 use tracing_subscriber::EnvFilter;
 
 use crate::demo::Demo;
@@ -211,8 +212,11 @@ fn plan(args: &PlanArgs) -> Result<()> {
         landing: PathBuf::new(),
         click_window: Duration::from_secs(30 * 60),
         grace: Duration::from_secs(5 * 60),
+        replication: 1,
     };
-    println!("{}", crate::topology(args.part, &config)?.describe());
+    // A plan needs no log; the schema registry gets one of its own.
+    let topology = crate::topology(args.part, &config, Arc::new(EmbeddedLog::in_memory()))?;
+    println!("{}", topology.describe());
     Ok(())
 }
 

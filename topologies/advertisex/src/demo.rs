@@ -73,11 +73,12 @@ impl Demo {
             landing: input.clone(),
             click_window: self.click_window,
             grace: self.grace,
+            replication: 1,
         };
         let mut streams_config = StreamsConfig::new("advertisex").state_dir(state.join("streams"));
         // Events may be years old; their changelogs must not expire before they are read.
         streams_config.windowed_changelog_additional_retention = None;
-        let topology = topology(Part::All, &config)?;
+        let topology = topology(Part::All, &config, Arc::new(log.clone()))?;
         let mut streams = Streams::new(topology, streams_config, Arc::new(log.clone()))?;
 
         loop {

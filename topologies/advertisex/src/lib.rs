@@ -16,4 +16,4 @@ pub mod summary;
 pub mod topics;
 mod topology;
 
-pub use topology::{Config, Part, topology};
+pub use topology::{Config, Part, SCHEMAS, topology};

@@ -91,8 +91,9 @@ impl Run {
             landing: landing.clone().unwrap_or_default(),
             click_window: self.click_window,
             grace: self.grace,
+            replication: self.replication,
         };
-        let topology = topology(self.part, &config)?;
+        let topology = topology(self.part, &config, Arc::clone(&log) as Arc<dyn Log>)?;
         let mut streams = Streams::new(
             topology,
             self.streams_config(),

@@ -1,10 +1,19 @@
 //! The whole platform as one topology.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context;
 use clap::ValueEnum;
+use events::BidRequest;
+use processor_core::log::Log;
+use processor_core::serde::RegisteredAvro;
+use processor_core::serde::registry::{TopicRegistry, TopicRegistryOptions};
 use processor_core::{StreamsBuilder, Topology, TopologyError};
+
+/// Topic of the schema registry; not `_schemas`, which a registry server on the same cluster would take for its own.
+pub const SCHEMAS: &str = "advertisex-schemas";
 
 /// How the platform works.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,6 +24,8 @@ pub struct Config {
     pub click_window: Duration,
     /// How far below the largest timestamp before it in its feed a record may be.
     pub grace: Duration,
+    /// Copies of topics that are created.
+    pub replication: i32,
 }
 
 impl Config {
@@ -69,22 +80,40 @@ impl Part {
     }
 }
 
-/// The topology of `part`.
+/// The topology of `part`. Parts that ingest keep the schema of bid requests in a registry on a topic of `log`, and
+/// register it here.
 ///
 /// # Errors
-/// Never with these parts; the builder checks names and serdes.
-pub fn topology(part: Part, config: &Config) -> Result<Topology, TopologyError> {
-    match part {
-        Part::All => all(config),
-        Part::Ingest => ingest::topology(&config.ingest()),
-        Part::Attribution => attribution::topology(&config.attribution()),
-        Part::Metrics => campaign_metrics::topology(&config.metrics()),
-    }
+/// When that topic cannot be made or read, or holds a schema that this one is not compatible with.
+pub fn topology(part: Part, config: &Config, log: Arc<dyn Log>) -> anyhow::Result<Topology> {
+    Ok(match part {
+        Part::All => all(config, bid_requests(config, log)?)?,
+        Part::Ingest => ingest::topology(&config.ingest(), bid_requests(config, log)?)?,
+        Part::Attribution => attribution::topology(&config.attribution())?,
+        Part::Metrics => campaign_metrics::topology(&config.metrics())?,
+    })
 }
 
-fn all(config: &Config) -> Result<Topology, TopologyError> {
+fn bid_requests(config: &Config, log: Arc<dyn Log>) -> anyhow::Result<RegisteredAvro<BidRequest>> {
+    let options = TopicRegistryOptions {
+        topic: SCHEMAS.to_owned(),
+        replication: config.replication,
+        ..TopicRegistryOptions::default()
+    };
+    let registry = TopicRegistry::open(log, &options).context("cannot open the schema registry")?;
+    let serde = ingest::bid_requests(Arc::new(registry));
+    serde
+        .register()
+        .context("cannot register the schema of bid requests")?;
+    Ok(serde)
+}
+
+fn all(
+    config: &Config,
+    bid_requests: RegisteredAvro<BidRequest>,
+) -> Result<Topology, TopologyError> {
     let builder = StreamsBuilder::new("advertisex");
-    ingest::ingest(&builder, &config.ingest());
+    ingest::ingest(&builder, &config.ingest(), bid_requests);
     let impressions = ingest::impressions(&builder);
     let clicks = ingest::clicks(&builder);
     attribution::attribute(&builder, &impressions, &clicks, &config.attribution());

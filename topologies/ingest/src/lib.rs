@@ -17,11 +17,13 @@ mod output;
 mod reader;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use events::{BidRequest, Click, Conversion, Creative, Impression};
+use events::{BID_REQUEST_SCHEMA, BidRequest, Click, Conversion, Creative, Impression};
 use processor_core::dsl::{Consumed, KStream, Produced, StreamsBuilder};
-use processor_core::serde::{bytes, json, utf8};
+use processor_core::serde::registry::SchemaRegistry;
+use processor_core::serde::{RegisteredAvro, bytes, json, registered_avro, utf8};
 use processor_core::{Topology, TopologyError};
 
 pub use objects::{AnnounceError, Announced, LandingObject, announce};
@@ -40,7 +42,8 @@ pub const IMPRESSIONS: &str = "impressions";
 pub const CLICKS: &str = "clicks";
 /// Topic of valid conversions, keyed by user id.
 pub const CONVERSIONS: &str = "conversions";
-/// Topic of valid bid requests, keyed by user id, or by request id where there is no user.
+/// Topic of valid bid requests, keyed by user id, or by request id where there is no user; Avro in the wire format of schema
+/// registries, see [`bid_requests`].
 pub const BID_REQUESTS: &str = "bid-requests";
 /// Topic of records that broke the contract, keyed by path, JSON [`Quarantined`]s.
 pub const QUARANTINE: &str = "quarantine";
@@ -79,10 +82,32 @@ impl Config {
 ///
 /// # Errors
 /// Never with this configuration; the builder checks names and serdes.
-pub fn topology(config: &Config) -> Result<Topology, TopologyError> {
+pub fn topology(
+    config: &Config,
+    bid_requests: RegisteredAvro<BidRequest>,
+) -> Result<Topology, TopologyError> {
     let builder = StreamsBuilder::new("ingest");
-    ingest(&builder, config);
+    ingest(&builder, config, bid_requests);
     builder.build()
+}
+
+/// The serde of [`BID_REQUESTS`]: its schema stands in `registry` under the subject `bid-requests-value`, as Confluent's
+/// clients name it. Register it before the start: a registry that refuses the schema then stops the start.
+///
+/// ```
+/// use std::sync::Arc;
+/// use processor_core::log::embedded::EmbeddedLog;
+/// use processor_core::serde::registry::{TopicRegistry, TopicRegistryOptions};
+///
+/// let log = Arc::new(EmbeddedLog::in_memory());
+/// let registry = TopicRegistry::open(log, &TopicRegistryOptions::default()).unwrap();
+/// let serde = ingest::bid_requests(Arc::new(registry));
+/// assert_eq!(serde.register().unwrap().0, 1);
+/// ```
+#[must_use]
+pub fn bid_requests(registry: Arc<dyn SchemaRegistry>) -> RegisteredAvro<BidRequest> {
+    let subject = format!("{BID_REQUESTS}-value");
+    registered_avro(registry, subject, BID_REQUEST_SCHEMA).expect("the shipped schema is valid")
 }
 
 /// The valid impressions as a stream, keyed by user id.
@@ -96,7 +121,7 @@ pub fn clicks(builder: &StreamsBuilder) -> KStream<String, Click> {
 }
 
 /// Adds ingest to a topology.
-pub fn ingest(builder: &StreamsBuilder, config: &Config) {
+pub fn ingest(builder: &StreamsBuilder, config: &Config, bid_requests: RegisteredAvro<BidRequest>) {
     let creatives = builder.global_table(
         CREATIVES,
         "creatives",
@@ -133,7 +158,7 @@ pub fn ingest(builder: &StreamsBuilder, config: &Config) {
     split
         .branch(|_, out| matches!(out, Ingested::BidRequest(_)))
         .flat_map_values(|_, out| out.bid_request())
-        .to_with(BID_REQUESTS, Produced::new(utf8(), json::<BidRequest>()));
+        .to_with(BID_REQUESTS, Produced::new(utf8(), bid_requests));
     split
         .branch(|_, out| matches!(out, Ingested::Click(_)))
         .flat_map_values(|_, out| out.click())

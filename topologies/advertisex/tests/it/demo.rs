@@ -2,10 +2,16 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use advertisex::SCHEMAS;
 use events::generator::{GeneratorConfig, generate};
 use events::reference::{Truth, evaluate};
+use processor_core::log::embedded::EmbeddedLog;
+use processor_core::log::{Log, read_to_end};
+use processor_core::serde::Serde as _;
+use processor_core::serde::registry::{TopicRegistry, TopicRegistryOptions};
 use serde_json::{Value, json};
 
 use crate::support::{buckets, demo, lines, put, run};
@@ -154,4 +160,35 @@ fn state_of_another_input_or_rule_is_refused() {
     other_grace.grace = std::time::Duration::from_secs(1);
     assert!(run(&other_grace).is_err());
     assert_eq!(buckets(&out, "clicks/a.csv"), ([0; 5], None));
+}
+
+#[test]
+fn bid_requests_go_on_as_avro_with_their_schema_in_the_registry() {
+    let directory = tempfile::tempdir().unwrap();
+    let (landing, out) = (
+        directory.path().join("landing"),
+        directory.path().join("out"),
+    );
+    generate(&landing, &dirty(5)).unwrap();
+    run(&demo(&landing, &out)).unwrap();
+
+    let log = Arc::new(EmbeddedLog::open(&out.join("state/log")).unwrap());
+    let options = TopicRegistryOptions {
+        topic: SCHEMAS.to_owned(),
+        ..TopicRegistryOptions::default()
+    };
+    let registry = TopicRegistry::open(Arc::clone(&log) as Arc<dyn Log>, &options).unwrap();
+    let serde = ingest::bid_requests(Arc::new(registry));
+    assert_eq!(serde.register().unwrap().0, 1, "it is there already");
+    let mut ids = Vec::new();
+    read_to_end(&*log, ingest::BID_REQUESTS, &mut |record| {
+        let value = record.value.unwrap();
+        assert_eq!(value[..5], [0, 0, 0, 0, 1], "magic byte and schema id");
+        ids.push(serde.deserialize(&value).unwrap().id);
+        Ok(())
+    })
+    .unwrap();
+    ids.sort();
+    let expected: Vec<String> = (0..50).map(|n| format!("b{n:09}")).collect();
+    assert_eq!(ids, expected);
 }
