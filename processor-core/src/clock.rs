@@ -1,6 +1,6 @@
 //! The only door to the operating system's time.
 //!
-//! Everything that needs the time takes a [`Clock`]. Production passes [`SystemClock`]; the harness, the simulator and
+//! Everything that needs the time takes a [`Clock`]. Production passes [`SystemClock`]; the harness and
 //! the tests pass a [`ManualClock`], which moves only when told.
 
 use std::sync::Arc;

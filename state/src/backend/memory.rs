@@ -1,4 +1,4 @@
-//! Trees in memory: for tests, for the simulator, and for stores that need not outlive the process.
+//! Trees in memory: for tests, and for stores that need not outlive the process.
 //!
 //! A clone shares the trees, so a store dropped and opened again finds what it had applied.
 

@@ -1,7 +1,7 @@
 //! Everything the log knows, behind one lock: pure state transitions, with the time passed in and no waiting.
 //!
 //! Clients in `consumer` and `producer` take the lock, call one of these, and wait outside if they must. That makes
-//! any interleaving of calls a sequence of transitions, which is what the simulator drives.
+//! any interleaving of calls a sequence of transitions.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -7,7 +7,7 @@
 //!
 //! **The decision is one step, the markers are others.** Committing makes the group's offsets visible at once; each
 //! partition's records become visible when its marker is appended. Markers that could not be written yet stay in a
-//! list and are tried again: the same list is where the simulator lets markers lag.
+//! list and are tried again: until then they lag.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
