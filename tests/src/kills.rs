@@ -4,17 +4,19 @@
 //! its log reaches seeded random sizes between the first and the last commit, started again each time, and must end with
 //! the same multiset of committed records, each exactly once, and the same result files.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use advertisex::results::Results;
 use anyhow::{Context, Result, bail, ensure};
 use attribution::ATTRIBUTED_CLICKS;
 use events::generator::{GeneratorConfig, generate};
-use ingest::{CLICKS, CONVERSIONS, FILES, IMPRESSIONS, QUARANTINE};
+use ingest::{CLICKS, CONVERSIONS, FILES, FileReport, IMPRESSIONS, QUARANTINE};
 use processor_core::log::embedded::EmbeddedLog;
 use processor_core::log::kafka::{KafkaLog, KafkaOptions};
-use processor_core::log::{Consumer, ConsumerConfig, Isolation, Log, TopicPartition};
+use processor_core::log::{Consumer, ConsumerConfig, Isolation, Log, TopicPartition, read_to_end};
 use xtask::broker::{Broker, Options};
 use xtask::stopwatch::{Stopwatch, wait_for};
 
@@ -22,14 +24,13 @@ use crate::committed::{Multiset, multisets, same};
 use crate::instance::Instance;
 use crate::random::Random;
 
-/// Topics whose records do not depend on how tasks interleave. The minutes of campaigns do, but for the last record of
-/// each; the result files have those.
-const TOPICS: [&str; 6] = [
+/// Topics whose records do not depend on how tasks interleave, and that are not compacted. The minutes of campaigns and
+/// the reports of files are: of them the last record of each key is compared, as results.
+const TOPICS: [&str; 5] = [
     IMPRESSIONS,
     CLICKS,
     CONVERSIONS,
     QUARANTINE,
-    FILES,
     ATTRIBUTED_CLICKS,
 ];
 const RESULT_FILES: [&str; 4] = [
@@ -175,6 +176,7 @@ impl Kills {
             instance.stop()?;
         }
         let expected = multisets(&undisturbed.log, &TOPICS)?;
+        let results = Results::read(&undisturbed.log)?;
         let total = undisturbed.progress()?;
         drop(undisturbed);
 
@@ -207,6 +209,10 @@ impl Kills {
             instance.stop()?;
         }
         same(&expected, &multisets(&disturbed.log, &TOPICS)?)?;
+        ensure!(
+            results == Results::read(&disturbed.log)?,
+            "campaign minutes or reports of files differ from the undisturbed run"
+        );
         Ok(Report {
             records,
             kills,
@@ -336,14 +342,32 @@ impl<'a> Cluster<'a> {
             lag += u64::try_from(end - committed).unwrap_or(0);
         }
         // The files that are announced must have been read to their end too.
-        let (files, reports) = (self.listed()?, Multiset::of(&self.log, FILES)?.records());
-        Ok((any && reports >= files).then_some(lag))
+        if !any || lag > 0 {
+            return Ok(any.then_some(lag));
+        }
+        Ok((self.finished()? == self.listed()?).then_some(0))
     }
 
-    fn listed(&self) -> Result<u64> {
-        Ok(u64::try_from(
-            events::landing::list(self.landing)?.files.len(),
-        )?)
+    /// Files that have been read to their end.
+    fn finished(&self) -> Result<usize> {
+        let mut finished = BTreeSet::new();
+        read_to_end(&self.log, FILES, &mut |record| {
+            let report = record.value.as_deref().map(serde_json::from_slice);
+            if let Some(Ok(FileReport {
+                path,
+                finished: true,
+                ..
+            })) = report
+            {
+                finished.insert(path);
+            }
+            Ok(())
+        })?;
+        Ok(finished.len())
+    }
+
+    fn listed(&self) -> Result<usize> {
+        Ok(events::landing::list(self.landing)?.files.len())
     }
 }
 
