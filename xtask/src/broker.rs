@@ -8,15 +8,16 @@
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
-use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::io::{Read as _, Seek as _, SeekFrom};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 
 use crate::jars::{Jars, KAFKA_VERSION};
+use crate::leashed::Leashed;
 use crate::port;
 use crate::process::Process;
 use crate::stopwatch;
@@ -105,7 +106,7 @@ pub struct Broker {
     jars: Jars,
     ports: Ports,
     bootstrap: String,
-    running: Option<Running>,
+    running: Option<Leashed>,
 }
 
 impl Broker {
@@ -250,7 +251,7 @@ impl Broker {
             .process_group(0)
             .spawn()
             .context("cannot run java: install Java 17 (Debian: apt-get install openjdk-17-jdk-headless)")?;
-        let running = self.running.insert(Running::new(child)?);
+        let running = self.running.insert(Leashed::new(child)?);
         match running.wait_until_ready(&self.dir.join("server.log"), log_start) {
             Ok(()) => Ok(()),
             Err(error) => {
@@ -365,34 +366,7 @@ impl From<anyhow::Error> for Failure {
     }
 }
 
-/// The process of a started broker.
-#[derive(Debug)]
-struct Running {
-    child: Child,
-    process: Process,
-    leash: Leash,
-}
-
-impl Running {
-    fn new(mut child: Child) -> Result<Self> {
-        let attach = |pid| {
-            let process = Process::with_pid(pid).context("java ended at once")?;
-            anyhow::Ok((process, Leash::attach(pid)?))
-        };
-        match attach(child.id()) {
-            Ok((process, leash)) => Ok(Self {
-                child,
-                process,
-                leash,
-            }),
-            Err(error) => {
-                child.kill().ok();
-                child.wait().ok();
-                Err(error)
-            }
-        }
-    }
-
+impl Leashed {
     fn wait_until_ready(&mut self, log: &Path, log_start: u64) -> Result<()> {
         enum Seen {
             Ready,
@@ -409,35 +383,6 @@ impl Running {
             Some(Seen::Ready) => Ok(()),
             Some(Seen::Ended(status)) => Err(anyhow!("java ended with {status}")),
             None => Err(anyhow!("not ready after {} s", START_PATIENCE.as_secs())),
-        }
-    }
-}
-
-/// Kills a process when we end without saying so: a shell waits for a line from us, and kills at end of file.
-#[derive(Debug)]
-pub(crate) struct Leash(Child);
-
-impl Leash {
-    pub(crate) fn attach(pid: u32) -> Result<Self> {
-        Command::new("sh")
-            .args(["-c", "read -r released || kill -9 \"$0\"", &pid.to_string()])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .process_group(0)
-            .spawn()
-            .map(Self)
-            .context("cannot run sh")
-    }
-
-    pub(crate) fn release(mut self) {
-        let told = self
-            .0
-            .stdin
-            .take()
-            .map(|mut line| line.write_all(b"released\n"));
-        if matches!(told, Some(Ok(()))) {
-            self.0.wait().ok();
         }
     }
 }
@@ -491,21 +436,6 @@ mod tests {
         assert_eq!(base64(u128::MAX), "f____________________w");
         assert_eq!(base64(1), "AAAAAAAAAAAAAAAAAAAAAQ");
         assert_ne!(cluster_id().unwrap(), cluster_id().unwrap());
-    }
-
-    #[test]
-    fn a_leashed_process_dies_when_the_leash_is_lost_and_lives_when_it_is_released() {
-        let sleeper = || Command::new("sleep").arg("60").spawn().unwrap();
-
-        let mut lost = sleeper();
-        drop(Leash::attach(lost.id()).unwrap()); // closes the pipe, as our death would
-        assert!(!lost.wait().unwrap().success());
-
-        let mut released = sleeper();
-        Leash::attach(released.id()).unwrap().release();
-        assert!(released.try_wait().unwrap().is_none());
-        released.kill().unwrap();
-        released.wait().unwrap();
     }
 
     #[test]

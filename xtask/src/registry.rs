@@ -10,13 +10,13 @@ use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{self, Child, Command, Stdio};
+use std::process::{self, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 
-use crate::broker::{Leash, log_since, tail};
-use crate::process::Process;
+use crate::broker::{log_since, tail};
+use crate::leashed::Leashed;
 use crate::stopwatch::{self, Stopwatch};
 use crate::{port, repo};
 
@@ -39,14 +39,7 @@ pub struct Registry {
     dir: PathBuf,
     jar: PathBuf,
     port: u16,
-    running: Option<Running>,
-}
-
-#[derive(Debug)]
-struct Running {
-    child: Child,
-    process: Process,
-    leash: Leash,
+    running: Option<Leashed>,
 }
 
 impl Registry {
@@ -97,7 +90,7 @@ impl Registry {
         self.running().process.resume()
     }
 
-    fn running(&self) -> &Running {
+    fn running(&self) -> &Leashed {
         self.running.as_ref().expect("it runs until it is dropped")
     }
 
@@ -134,7 +127,7 @@ impl Registry {
             .process_group(0)
             .spawn()
             .context("cannot run java: install Java 17 (Debian: apt-get install openjdk-17-jdk-headless)")?;
-        self.running = Some(Running::new(child)?);
+        self.running = Some(Leashed::new(child)?);
         if let Err(error) = self.make_ready() {
             self.kill()?;
             let log = log_since(&path, log_start);
@@ -173,27 +166,6 @@ impl Drop for Registry {
                 "the registry at {} could not be ended: {error:#}",
                 self.url()
             );
-        }
-    }
-}
-
-impl Running {
-    fn new(mut child: Child) -> Result<Self> {
-        let attach = |pid| {
-            let process = Process::with_pid(pid).context("java ended at once")?;
-            anyhow::Ok((process, Leash::attach(pid)?))
-        };
-        match attach(child.id()) {
-            Ok((process, leash)) => Ok(Self {
-                child,
-                process,
-                leash,
-            }),
-            Err(error) => {
-                child.kill().ok();
-                child.wait().ok();
-                Err(error)
-            }
         }
     }
 }

@@ -195,7 +195,7 @@ fn generate_landing(args: &GenerateArgs) -> Result<()> {
     let lines: u64 = truth.files.iter().map(|file| file.lines).sum();
     println!(
         "{} records in {} files in {}; the results they must give are in {}",
-        grouped(i64::try_from(lines)?),
+        grouped(lines),
         truth.files.len(),
         args.out.display(),
         args.out.join("truth").display()

@@ -69,15 +69,16 @@ impl<'a> Progress<'a> {
 
     fn say(&mut self, records: u64, now_ms: i64) -> Result<(), LogError> {
         self.catch_up()?;
-        let sum = |number: fn(&FileReport) -> u64| count(self.files.values().map(number).sum());
+        let sum =
+            |number: fn(&FileReport) -> u64| grouped(self.files.values().map(number).sum::<u64>());
         let line = format!(
             "{:>4} s  lines read {}  valid {}  quarantined {}  clicks final {}  records processed {}",
             (now_ms - self.begun_ms) / 1_000,
             sum(|file| file.lines),
             sum(|file| file.valid),
             sum(|file| file.quarantined),
-            count(self.finals),
-            count(records),
+            grouped(self.finals),
+            grouped(records),
         );
         if self.in_place {
             eprint!("\r{line}\x1b[K");
@@ -109,12 +110,9 @@ impl<'a> Progress<'a> {
     }
 }
 
-fn count(number: u64) -> String {
-    grouped(i64::try_from(number).unwrap_or(i64::MAX))
-}
-
 /// `1234567` as `1,234,567`.
-pub(crate) fn grouped(number: i64) -> String {
+pub(crate) fn grouped(number: impl TryInto<i64>) -> String {
+    let number = number.try_into().unwrap_or(i64::MAX);
     let digits = number.unsigned_abs().to_string();
     let mut text = String::new();
     for (i, digit) in digits.chars().enumerate() {

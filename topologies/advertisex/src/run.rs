@@ -124,10 +124,7 @@ impl Run {
             let taken = streams.records_taken();
             if now_ms - said.0 >= 2_000 && taken != said.1 {
                 said = (now_ms, taken);
-                eprintln!(
-                    "records processed {}",
-                    grouped(i64::try_from(taken).unwrap_or(i64::MAX))
-                );
+                eprintln!("records processed {}", grouped(taken));
             }
         }
         streams.close()?;

@@ -40,9 +40,9 @@ fn write_all(text: &mut String, results: &Results, out: &Path) -> fmt::Result {
     writeln!(
         text,
         "\n{} clicks: {} credited to an impression, {} to none\n",
-        count(results.attributed_clicks.len()),
-        count(credited),
-        count(results.attributed_clicks.len() - credited),
+        grouped(results.attributed_clicks.len()),
+        grouped(credited),
+        grouped(results.attributed_clicks.len() - credited),
     )?;
     buckets(text, &results.files)?;
     troubles(text, results)?;
@@ -119,16 +119,15 @@ fn buckets(text: &mut String, files: &[FileReport]) -> fmt::Result {
         "feed", "files", "lines", "valid", "duplicate", "quarantined", "invalid traffic", "late"
     )?;
     for (feed, (files, sum)) in feeds {
-        let number = |n: u64| grouped(i64::try_from(n).unwrap_or(i64::MAX));
         writeln!(
             text,
             "{feed:<14}{files:>7}{:>13}{:>13}{:>11}{:>13}{:>17}{:>9}",
-            number(sum.lines),
-            number(sum.valid),
-            number(sum.duplicate),
-            number(sum.quarantined),
-            number(sum.invalid_traffic),
-            number(sum.late),
+            grouped(sum.lines),
+            grouped(sum.valid),
+            grouped(sum.duplicate),
+            grouped(sum.quarantined),
+            grouped(sum.invalid_traffic),
+            grouped(sum.late),
         )?;
     }
     Ok(())
@@ -162,7 +161,7 @@ fn troubles(text: &mut String, results: &Results) -> fmt::Result {
     lines.extend(by_rule.into_iter().map(|(rule, (number, example))| {
         format!(
             "quarantined by {rule}: {}, first {}",
-            count(number),
+            grouped(number),
             shortened(&example, 140)
         )
     }));
@@ -181,10 +180,6 @@ fn troubles(text: &mut String, results: &Results) -> fmt::Result {
         )?;
     }
     Ok(())
-}
-
-fn count(number: usize) -> String {
-    grouped(i64::try_from(number).unwrap_or(i64::MAX))
 }
 
 fn shortened(text: &str, length: usize) -> String {
