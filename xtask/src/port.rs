@@ -57,20 +57,28 @@ pub fn free_from(wanted: u16) -> Result<u16> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::stopwatch::wait_for;
+
+    /// A test beside this one may start a process while a port is being tried: until its exec the child holds the socket.
+    const FORK: Duration = Duration::from_secs(5);
 
     #[test]
     fn free_ports_can_be_bound_and_are_never_given_twice() {
         let first = free().unwrap();
         let second = free().unwrap();
         assert_ne!(first, second);
-        assert!(is_free(first) && is_free(second));
+        let both = || (is_free(first) && is_free(second)).then_some(());
+        assert!(wait_for(FORK, both).is_some());
     }
 
     #[test]
     fn a_taken_port_is_passed_over() {
         let taken = free().unwrap();
-        let _listener = TcpListener::bind((Ipv4Addr::LOCALHOST, taken)).unwrap();
+        let bind = || TcpListener::bind((Ipv4Addr::LOCALHOST, taken)).ok();
+        let _listener = wait_for(FORK, bind).unwrap();
         assert!(!is_free(taken));
         assert!(free_from(taken).unwrap() > taken);
     }
