@@ -1,0 +1,384 @@
+//! A join in a task: probes the other side, keeps the record, gives up what can no longer match.
+
+use std::cell::RefCell;
+use std::ops::ControlFlow;
+use std::rc::Rc;
+
+use state::JoinStore;
+
+use crate::error::{Fault, Result};
+use crate::log::Timestamp;
+use crate::processor::{Context, Fanout, OperatorTime, Process};
+use crate::record::{Data, Record};
+use crate::serde::{Serde, SerdeError, SharedSerde};
+
+use super::pending::Pending;
+use super::{Input, Join, JoinWindows, Outer};
+use crate::dsl::windowed::Late;
+
+pub(super) struct Side<V> {
+    pub store: Rc<RefCell<JoinStore>>,
+    pub value: SharedSerde<V>,
+}
+
+/// Both inputs of a join in a task.
+pub(super) struct JoinNode<K, V, W, R> {
+    pub name: String,
+    pub windows: JoinWindows,
+    pub outer: Outer,
+    pub join: Join<K, V, W, R>,
+    pub time: OperatorTime,
+    pub key: SharedSerde<K>,
+    pub left: Side<V>,
+    pub right: Side<W>,
+    pub pending: Option<Pending>,
+    pub key_buffer: Vec<u8>,
+    pub value_buffer: Vec<u8>,
+    pub results: Fanout<K, R>,
+    pub late_left: Fanout<K, Late<V>>,
+    pub late_right: Fanout<K, Late<W>>,
+}
+
+pub(super) struct LeftInput<K, V, W, R>(pub Rc<RefCell<JoinNode<K, V, W, R>>>);
+pub(super) struct RightInput<K, V, W, R>(pub Rc<RefCell<JoinNode<K, V, W, R>>>);
+
+impl<K: Data, V: Data, W: Data, R: Data> Process<K, V> for LeftInput<K, V, W, R> {
+    fn process(&mut self, context: &mut Context<'_>, record: Record<K, V>) -> Result {
+        let mut node = self.0.borrow_mut();
+        let node = &mut *node;
+        node.move_time(context, record.timestamp);
+        if node.left.value.is_null(&record.value) {
+            return dropped("null value");
+        }
+        if node.key.is_null(&record.key) {
+            return if node.outer.left {
+                let Record {
+                    key,
+                    value,
+                    timestamp,
+                    headers,
+                } = record;
+                let value = (node.join)(&key, Some(value), None);
+                node.results.forward(
+                    context,
+                    Record {
+                        key,
+                        value,
+                        timestamp,
+                        headers,
+                    },
+                )
+            } else {
+                dropped("null key")
+            };
+        }
+        node.give_up_closed(context, record.timestamp)?;
+        let (timestamp, now) = (record.timestamp, node.time.now());
+        let window = node.windows.around_left(timestamp);
+        if timestamp < node.windows.left_open_from(now) {
+            return late(
+                &node.name,
+                &mut node.late_left,
+                context,
+                record,
+                window,
+                now,
+            );
+        }
+        encode(&*node.key, &record.key, &mut node.key_buffer, &node.name)?;
+        encode(
+            &*node.left.value,
+            &record.value,
+            &mut node.value_buffer,
+            &node.name,
+        )?;
+        let probe = Probe {
+            name: &node.name,
+            key: &node.key_buffer,
+            from: window.0,
+            to: window.1,
+            side: Input::Right,
+        };
+        let (join, results) = (&node.join, &mut node.results);
+        let matched = probe.run(&node.right, node.pending.as_mut(), |other_time, other| {
+            let value = join(&record.key, Some(record.value.clone()), Some(other));
+            results.forward(
+                context,
+                Record {
+                    key: record.key.clone(),
+                    value,
+                    timestamp: timestamp.max(other_time),
+                    headers: record.headers.clone(),
+                },
+            )
+        })?;
+        let sequence = node.left.store.borrow_mut().append(
+            &node.key_buffer,
+            timestamp,
+            sequence_of(context),
+            &node.value_buffer,
+        )?;
+        if node.outer.left && !matched {
+            node.wait(Input::Left, timestamp, sequence)?;
+        }
+        Ok(())
+    }
+}
+
+impl<K: Data, V: Data, W: Data, R: Data> Process<K, W> for RightInput<K, V, W, R> {
+    fn process(&mut self, context: &mut Context<'_>, record: Record<K, W>) -> Result {
+        let mut node = self.0.borrow_mut();
+        let node = &mut *node;
+        node.move_time(context, record.timestamp);
+        if node.right.value.is_null(&record.value) {
+            return dropped("null value");
+        }
+        if node.key.is_null(&record.key) {
+            return if node.outer.right {
+                let Record {
+                    key,
+                    value,
+                    timestamp,
+                    headers,
+                } = record;
+                let value = (node.join)(&key, None, Some(value));
+                node.results.forward(
+                    context,
+                    Record {
+                        key,
+                        value,
+                        timestamp,
+                        headers,
+                    },
+                )
+            } else {
+                dropped("null key")
+            };
+        }
+        node.give_up_closed(context, record.timestamp)?;
+        let (timestamp, now) = (record.timestamp, node.time.now());
+        let window = node.windows.around_right(timestamp);
+        if timestamp < node.windows.right_open_from(now) {
+            return late(
+                &node.name,
+                &mut node.late_right,
+                context,
+                record,
+                window,
+                now,
+            );
+        }
+        encode(&*node.key, &record.key, &mut node.key_buffer, &node.name)?;
+        encode(
+            &*node.right.value,
+            &record.value,
+            &mut node.value_buffer,
+            &node.name,
+        )?;
+        let probe = Probe {
+            name: &node.name,
+            key: &node.key_buffer,
+            from: window.0,
+            to: window.1,
+            side: Input::Left,
+        };
+        let (join, results) = (&node.join, &mut node.results);
+        let matched = probe.run(&node.left, node.pending.as_mut(), |other_time, other| {
+            let value = join(&record.key, Some(other), Some(record.value.clone()));
+            results.forward(
+                context,
+                Record {
+                    key: record.key.clone(),
+                    value,
+                    timestamp: timestamp.max(other_time),
+                    headers: record.headers.clone(),
+                },
+            )
+        })?;
+        let sequence = node.right.store.borrow_mut().append(
+            &node.key_buffer,
+            timestamp,
+            sequence_of(context),
+            &node.value_buffer,
+        )?;
+        if node.outer.right && !matched {
+            node.wait(Input::Right, timestamp, sequence)?;
+        }
+        Ok(())
+    }
+}
+
+impl<K: Data, V: Data, W: Data, R: Data> JoinNode<K, V, W, R> {
+    /// Takes notice of a record's time; when it moves time forward, lets go of what can no longer be joined.
+    fn move_time(&mut self, context: &Context<'_>, timestamp: Timestamp) {
+        if self.time.observe(timestamp, context) {
+            let (left_from, right_from) = self.windows.met_from(self.outer, self.time.now());
+            self.left.store.borrow_mut().expire_before(left_from);
+            self.right.store.borrow_mut().expire_before(right_from);
+        }
+    }
+
+    /// Emits what can no longer match, if the record at hand, at `timestamp`, is at stream time.
+    fn give_up_closed(&mut self, context: &mut Context<'_>, timestamp: Timestamp) -> Result {
+        let now = self.time.now();
+        if timestamp < now {
+            return Ok(());
+        }
+        let left_open_from = self.windows.left_open_from(now);
+        let right_open_from = self.windows.right_open_from(now);
+        if let Some(pending) = &mut self.pending {
+            for entry in pending.take_closed(left_open_from, right_open_from)? {
+                let fault = |error| broken(&self.name, error);
+                let key = self.key.deserialize(&entry.key).map_err(fault)?;
+                let value = match entry.side {
+                    Input::Left => {
+                        let left = self.left.value.deserialize(&entry.value).map_err(fault)?;
+                        (self.join)(&key, Some(left), None)
+                    }
+                    Input::Right => {
+                        let right = self.right.value.deserialize(&entry.value).map_err(fault)?;
+                        (self.join)(&key, None, Some(right))
+                    }
+                };
+                self.results
+                    .forward(context, Record::new(key, value, entry.timestamp))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps the record at hand until its window closes or a partner comes.
+    fn wait(&mut self, side: Input, timestamp: Timestamp, sequence: u32) -> Result {
+        let pending = self
+            .pending
+            .as_mut()
+            .expect("outer joins have a pending store");
+        pending.add(
+            side,
+            timestamp,
+            sequence,
+            &self.key_buffer,
+            &self.value_buffer,
+        )
+    }
+}
+
+/// A look into the other side's buffer.
+struct Probe<'a> {
+    name: &'a str,
+    key: &'a [u8],
+    from: Timestamp,
+    to: Timestamp,
+    /// The side that is looked at.
+    side: Input,
+}
+
+impl Probe<'_> {
+    /// Calls `emit` for every partner, and takes it from the unmatched ones. Whether there was any.
+    fn run<O>(
+        &self,
+        other: &Side<O>,
+        mut pending: Option<&mut Pending>,
+        mut emit: impl FnMut(Timestamp, O) -> Result,
+    ) -> Result<bool> {
+        if self.from > self.to {
+            return Ok(false);
+        }
+        let mut matched = false;
+        let mut failed = None;
+        let store = other.store.borrow();
+        store.fetch(
+            self.key,
+            self.from,
+            self.to,
+            &mut |timestamp, sequence, bytes| {
+                matched = true;
+                let emitted = other
+                    .value
+                    .deserialize(bytes)
+                    .map_err(|error| broken(self.name, error))
+                    .and_then(|value| match pending.as_mut() {
+                        Some(pending) => {
+                            pending.remove(self.side, timestamp, sequence, self.key)?;
+                            emit(timestamp, value)
+                        }
+                        None => emit(timestamp, value),
+                    });
+                match emitted {
+                    Ok(()) => ControlFlow::Continue(()),
+                    Err(fault) => {
+                        failed = Some(fault);
+                        ControlFlow::Break(())
+                    }
+                }
+            },
+        )?;
+        failed.map_or(Ok(matched), Err)
+    }
+}
+
+/// Duplicate numbers follow the input offset, so that a replay writes the same entry again.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "the low bits are wanted"
+)]
+fn sequence_of(context: &Context<'_>) -> u32 {
+    context.offset as u32
+}
+
+fn encode<T>(serde: &dyn Serde<T>, value: &T, buffer: &mut Vec<u8>, operator: &str) -> Result {
+    buffer.clear();
+    serde
+        .serialize(value, buffer)
+        .map_err(|error| broken(operator, error))
+}
+
+fn broken(operator: &str, error: SerdeError) -> Fault {
+    Fault::serde(format_args!("a record of join {operator}"), error)
+}
+
+fn dropped(reason: &'static str) -> Result {
+    metrics::counter!("dropped-records", "reason" => reason).increment(1);
+    Ok(())
+}
+
+fn late<K: Data, V: Data>(
+    operator: &str,
+    branch: &mut Fanout<K, Late<V>>,
+    context: &mut Context<'_>,
+    record: Record<K, V>,
+    (window_start, window_end): (Timestamp, Timestamp),
+    stream_time: Timestamp,
+) -> Result {
+    if branch.is_empty() {
+        tracing::debug!(
+            operator,
+            timestamp = record.timestamp,
+            stream_time,
+            "a late record is dropped; take `late_left()` or `late_right()` to keep it"
+        );
+        return dropped("late");
+    }
+    let Record {
+        key,
+        value,
+        timestamp,
+        headers,
+    } = record;
+    let value = Late {
+        value,
+        window_start,
+        window_end,
+        stream_time,
+    };
+    branch.forward(
+        context,
+        Record {
+            key,
+            value,
+            timestamp,
+            headers,
+        },
+    )
+}
