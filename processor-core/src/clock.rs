@@ -16,6 +16,12 @@ pub trait Clock: Send + Sync {
     fn pass(&self, duration: Duration);
 }
 
+/// A duration as times count it: in whole milliseconds, of which there are never more than fit.
+#[must_use]
+pub fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
 /// The operating system's clock.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct SystemClock;
@@ -81,8 +87,7 @@ impl ManualClock {
 
     /// Moves the clock forward by `duration`.
     pub fn advance(&self, duration: Duration) {
-        let step = i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
-        self.0.fetch_add(step, Ordering::SeqCst);
+        self.0.fetch_add(millis(duration), Ordering::SeqCst);
     }
 }
 

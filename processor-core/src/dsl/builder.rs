@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::clock::millis;
 use crate::error::Fault;
 use crate::processor::{EventBufferHandle, StoreHandle};
 use crate::record::Data;
@@ -17,7 +18,6 @@ use crate::topology::{
 
 use super::outlet::Outlet;
 use super::table::TableSource;
-use super::time_windows::millis;
 use super::{Consumed, GlobalTable, KStream, KTable, Partitioned};
 
 /// Collects the parts of a topology; [`build`](Self::build) checks them.

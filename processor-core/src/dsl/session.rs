@@ -25,6 +25,7 @@ use std::time::Duration;
 
 use state::SessionStore;
 
+use crate::clock::millis;
 use crate::error::{Fault, Result};
 use crate::log::Timestamp;
 use crate::processor::{Context, Fanout, OperatorTime, Process};
@@ -36,7 +37,6 @@ use super::finals::{Emit, Finals};
 use super::grouped::{KGroupedStream, Keyed, is_null};
 use super::old_values::OldValues;
 use super::outlet::Outlet;
-use super::time_windows::millis;
 use super::view::{Look, View};
 use super::windowed::Late;
 use super::{KStream, KTable, Partitioned};

@@ -27,6 +27,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use state::{Direction, KeyValueStore};
 
+use crate::clock::millis;
 use crate::error::{Fault, Result};
 use crate::log::{Header, Headers, Timestamp};
 use crate::processor::{Context, Fanout, NO_TIME, OperatorTime, Process};
@@ -37,7 +38,6 @@ use crate::topology::{NodeKind, StoreKind};
 use super::KTable;
 use super::old_values::OldValues;
 use super::outlet::Outlet;
-use super::time_windows::millis;
 use super::view::{Look, View};
 
 /// How much a suppression may hold back. It is held in a store, and its keys in memory besides.

@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use crate::clock::millis;
 use crate::log::Timestamp;
 
 /// Windows of a fixed size: see [`TimeWindows::tumbling`] and [`TimeWindows::hopping`].
@@ -114,10 +115,6 @@ impl WithoutGrace {
             grace_ms: millis(grace),
         }
     }
-}
-
-pub(crate) fn millis(duration: Duration) -> i64 {
-    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

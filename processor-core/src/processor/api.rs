@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
+use crate::clock::millis;
 use crate::error::Result;
 use crate::log::Timestamp;
 use crate::record::{Data, Record, RecordMetadata, TaskId};
@@ -203,7 +204,7 @@ impl Schedule {
     fn starting_at(punctuation: Punctuation, stream_time: Timestamp) -> Self {
         let next = match punctuation {
             Punctuation::StreamTime(interval) if stream_time != NO_TIME => {
-                let interval_ms = millis(interval);
+                let interval_ms = millis(interval).max(1);
                 Some((stream_time / interval_ms + 1).saturating_mul(interval_ms))
             }
             _ => None,
@@ -353,22 +354,16 @@ impl<K: Data, V: Data, P: Processor<K, V>> Wake for ProcessorNode<K, V, P> {
 fn due(schedule: &mut Schedule, stream_time: Timestamp, wall_ms: i64) -> Option<Timestamp> {
     let (interval, now, first) = match schedule.punctuation {
         Punctuation::StreamTime(interval) if stream_time >= 0 => (interval, stream_time, 0),
-        Punctuation::WallClock(interval) => (interval, wall_ms, wall_ms + millis(interval)),
+        Punctuation::WallClock(interval) => (interval, wall_ms, wall_ms + millis(interval).max(1)),
         Punctuation::StreamTime(_) | Punctuation::EndOfInput => return None,
     };
-    let interval_ms = millis(interval);
+    let interval_ms = millis(interval).max(1);
     let next = *schedule.next.get_or_insert(first);
     if now < next {
         return None;
     }
     schedule.next = Some(next + ((now - next) / interval_ms + 1) * interval_ms);
     Some(now)
-}
-
-fn millis(interval: Duration) -> i64 {
-    i64::try_from(interval.as_millis())
-        .unwrap_or(i64::MAX)
-        .max(1)
 }
 
 #[cfg(test)]

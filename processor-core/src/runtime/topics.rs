@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
+use crate::clock::millis;
 use crate::config::StreamsConfig;
 use crate::error::{Fault, Result};
 use crate::log::{Cleanup, Log, NewTopic};
@@ -140,7 +141,7 @@ fn internal_topics(
 /// Cleanup policy and retention of a changelog, as Kafka Streams sets them.
 fn changelog_cleanup(kind: StoreKind, additional: Option<Duration>) -> (Cleanup, Option<i64>) {
     let retention = || {
-        let additional = i64::try_from(additional?.as_millis()).unwrap_or(i64::MAX);
+        let additional = millis(additional?);
         Some(kind.retention_ms()?.saturating_add(additional))
     };
     match (kind, retention()) {

@@ -19,6 +19,7 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 use events::{AttributedClick, Click, Impression};
+use processor_core::clock::millis;
 use processor_core::dsl::{Consumed, KStream, Produced, StreamsBuilder};
 use processor_core::error::Result;
 use processor_core::processor::{
@@ -325,8 +326,4 @@ fn touch_key(user: &str, campaign: &str) -> String {
 /// A key that sorts by time, then id.
 fn ordered(timestamp: i64, id: &str) -> String {
     format!("{:016x}{id}", timestamp.max(0))
-}
-
-fn millis(duration: Duration) -> i64 {
-    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }

@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use events::{BID_REQUEST_SCHEMA, BidRequest, Click, Conversion, Creative, Impression};
+use processor_core::clock::millis;
 use processor_core::dsl::{Consumed, KStream, Produced, StreamsBuilder};
 use processor_core::serde::registry::SchemaRegistry;
 use processor_core::serde::{RegisteredAvro, bytes, json, registered_avro, utf8};
@@ -74,7 +75,7 @@ pub struct Config {
 
 impl Config {
     fn grace_ms(&self) -> i64 {
-        i64::try_from(self.grace.as_millis()).unwrap_or(i64::MAX)
+        millis(self.grace)
     }
 }
 

@@ -11,6 +11,7 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 use events::{CampaignMinute, Click, Impression};
+use processor_core::clock::millis;
 use processor_core::dsl::{Consumed, Grouped, KStream, Produced, StreamsBuilder, TimeWindows};
 use processor_core::error::Result;
 use processor_core::processor::{
@@ -219,8 +220,4 @@ impl Processor<Windowed<String>, Part> for Rows {
         }
         Ok(())
     }
-}
-
-fn millis(duration: Duration) -> i64 {
-    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }

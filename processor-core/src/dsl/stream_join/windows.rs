@@ -3,10 +3,10 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use crate::clock::millis;
 use crate::log::Timestamp;
 
 use super::Outer;
-use crate::dsl::time_windows::millis;
 
 /// How far apart two records may be to be joined: see [`JoinWindows::of`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -40,7 +40,7 @@ use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
-use crate::clock::{Clock, Deadline, SystemClock};
+use crate::clock::{Clock, Deadline, SystemClock, millis};
 use crate::log::{Consumer, ConsumerConfig, Log, LogError, NewTopic, Producer, ProducerConfig};
 use state::State;
 
@@ -105,10 +105,6 @@ impl fmt::Debug for Options {
             .field("sync", &self.sync)
             .finish_non_exhaustive()
     }
-}
-
-fn millis(duration: Duration) -> i64 {
-    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// A log inside this process. Clones are the same log.

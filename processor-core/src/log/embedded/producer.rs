@@ -18,7 +18,8 @@ use super::batch::BatchBuilder;
 use super::group::Identity;
 use super::state::PartitionId;
 use super::transactions::Claim;
-use super::{Shared, millis, record};
+use super::{Shared, record};
+use crate::clock::millis;
 use crate::log::{
     Committed, CommittedOffset, ErrorClass, GroupMetadata, LogError, Producer, ProducerConfig,
     ProducerRecord, TopicPartition,
