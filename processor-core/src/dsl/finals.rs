@@ -14,6 +14,8 @@ use std::rc::Rc;
 use crate::log::Timestamp;
 use crate::processor::{Instantiation, NO_TIME};
 
+use super::window_rows::Place;
+
 /// Whether each update is emitted, or the last value only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Emit {
@@ -21,15 +23,12 @@ pub(crate) enum Emit {
     Finals,
 }
 
-/// Where a window lies in the order of emission: a time window's start and 0, or a session's end and start; then the
-/// bytes of its key.
-pub(crate) type Place = (Timestamp, Timestamp, Vec<u8>);
-
 /// The windows of an operator that are not emitted yet.
 pub(crate) struct Finals {
     /// Everything below this time has been emitted.
     emitted: Rc<Cell<Timestamp>>,
-    open: BTreeSet<Place>,
+    /// In the order of emission, with the bytes of their keys.
+    open: BTreeSet<(Place, Vec<u8>)>,
 }
 
 impl Finals {
@@ -54,23 +53,22 @@ impl Finals {
         self.emitted.get()
     }
 
-    pub(crate) fn add(&mut self, major: Timestamp, minor: Timestamp, key: &[u8]) {
-        self.open.insert((major, minor, key.to_vec()));
+    pub(crate) fn add(&mut self, place: Place, key: &[u8]) {
+        self.open.insert((place, key.to_vec()));
     }
 
-    pub(crate) fn remove(&mut self, major: Timestamp, minor: Timestamp, key: &[u8]) {
-        self.open.remove(&(major, minor, key.to_vec()));
+    pub(crate) fn remove(&mut self, place: Place, key: &[u8]) {
+        self.open.remove(&(place, key.to_vec()));
     }
 
     /// Takes out what is closed now that `open_from` is the least time that is open.
-    pub(crate) fn take_closed(&mut self, open_from: Timestamp) -> Vec<Place> {
+    pub(crate) fn take_closed(&mut self, open_from: Timestamp) -> Vec<(Place, Vec<u8>)> {
         if open_from <= self.emitted.get() {
             return Vec::new();
         }
         self.emitted.set(open_from);
-        let open = self
-            .open
-            .split_off(&(open_from, Timestamp::MIN, Vec::new()));
+        let first_open = ((open_from, Timestamp::MIN), Vec::new());
+        let open = self.open.split_off(&first_open);
         std::mem::replace(&mut self.open, open)
             .into_iter()
             .collect()
@@ -88,11 +86,11 @@ mod tests {
             open: BTreeSet::new(),
         };
         for (start, key) in [(10, "b"), (0, "b"), (10, "a"), (20, "a"), (0, "ab")] {
-            finals.add(start, 0, key.as_bytes());
+            finals.add((start, 0), key.as_bytes());
         }
-        finals.remove(0, 0, b"ab");
-        let places = |closed: Vec<Place>| -> Vec<(Timestamp, String)> {
-            let place = |(start, _, key)| (start, String::from_utf8(key).unwrap());
+        finals.remove((0, 0), b"ab");
+        let places = |closed: Vec<(Place, Vec<u8>)>| -> Vec<(Timestamp, String)> {
+            let place = |((start, _), key)| (start, String::from_utf8(key).unwrap());
             closed.into_iter().map(place).collect()
         };
         let expected = [(0, "b"), (10, "a"), (10, "b")].map(|(s, k)| (s, k.to_owned()));

@@ -9,12 +9,14 @@ use std::sync::Arc;
 
 use state::KeyValueStore;
 
-use crate::error::{Fault, Result};
-use crate::processor::{Context, Fanout, Process};
+use crate::error::Result;
+use crate::processor::{Context, Fanout};
 use crate::record::{Change, Data, Record};
 use crate::serde::{Serde, SharedSerde, int64};
-use crate::topology::{NodeKind, StoreKind};
+use crate::topology::StoreKind;
 
+use super::aggregation::{Adder, Aggregation, GroupInput, Inputs, Origin, Wired};
+use super::encoding::Encoding;
 use super::lineage::{Lineage, Partitioned};
 use super::outlet::Outlet;
 use super::repartition::{Keyless, repartition};
@@ -50,6 +52,15 @@ impl<K, V> Grouped<K, V> {
 pub struct KGroupedStream<K, V> {
     stream: KStream<K, V, Rekeyed>,
     must_repartition: bool,
+}
+
+impl<K, V> Clone for KGroupedStream<K, V> {
+    fn clone(&self) -> Self {
+        Self {
+            stream: self.stream.clone(),
+            must_repartition: self.must_repartition,
+        }
+    }
 }
 
 /// A stream with all that an aggregation needs: partitioned by key, with serdes.
@@ -126,35 +137,24 @@ impl<K: Data, V: Data> KGroupedStream<K, V> {
         serde: SharedSerde<A>,
         add: impl Fn(&K, V, Option<A>) -> A + Send + Sync + 'static,
     ) -> KTable<K, A> {
-        let Some(keyed) = self.keyed(name) else {
-            return KTable::detached(&self.stream);
-        };
-        let outlet = Outlet::<K, Change<A>>::new();
-        let (node, store) = {
-            let mut plan = keyed.stream.plan.borrow_mut();
-            let store = plan.add_store(name, StoreKind::KeyValue);
-            let kind = NodeKind::Operator("aggregate");
-            let node = plan.add_node(name.to_owned(), kind, vec![keyed.stream.node], vec![store]);
-            (node, store)
-        };
-        let (below, add) = (Arc::clone(&outlet), Arc::new(add));
-        let (key_serde, value_serde) = (Arc::clone(&keyed.key), keyed.value.clone());
-        let (aggregate_serde, operator) = (Arc::clone(&serde), name.to_owned());
-        keyed.stream.outlet.attach(move |instantiation| {
-            Ok(Box::new(Aggregate {
-                operator: operator.clone(),
-                store: instantiation.key_value(store)?,
-                key: Arc::clone(&key_serde),
-                value: value_serde.clone(),
-                serde: Arc::clone(&aggregate_serde),
-                add: Arc::clone(&add),
-                key_buffer: Vec::new(),
-                value_buffer: Vec::new(),
-                children: below.instantiate(instantiation)?,
-            }))
-        });
-        let plan = Rc::clone(&keyed.stream.plan);
-        KTable::stored(plan, node, outlet, (store, name), keyed.key, serde)
+        let inputs = self.input(Adder::new(add));
+        aggregate(&inputs, name, serde)
+    }
+
+    /// The group as what an aggregation takes.
+    pub(crate) fn input<A: Data>(&self, adder: Adder<K, V, A, V>) -> Inputs<K, A, V> {
+        let group = self.clone();
+        Inputs {
+            first: Box::new(GroupInput { group, adder }),
+            others: Vec::new(),
+        }
+    }
+
+    pub(crate) fn origin(&self) -> Origin {
+        Origin {
+            plan: Rc::clone(&self.stream.plan),
+            node: self.stream.node,
+        }
     }
 
     /// The stream with its key's serde, repartitioned under `name` if it must be.
@@ -197,63 +197,65 @@ impl<K: Data, V: Data> KGroupedStream<K, V> {
     }
 }
 
-/// An unwindowed aggregation in a task.
-struct Aggregate<K, V, A, F> {
-    operator: String,
-    store: Rc<RefCell<KeyValueStore>>,
-    key: SharedSerde<K>,
-    value: Option<SharedSerde<V>>,
+/// An aggregation of all records of `inputs`, called `name`.
+pub(crate) fn aggregate<K: Data, A: Data, L: Data>(
+    inputs: &Inputs<K, A, L>,
+    name: &str,
     serde: SharedSerde<A>,
-    add: Arc<F>,
-    key_buffer: Vec<u8>,
-    value_buffer: Vec<u8>,
+) -> KTable<K, A> {
+    let Some(wired) = Wired::new(inputs, name, "aggregate", StoreKind::KeyValue) else {
+        return KTable::detached(&inputs.origin().silent::<K, A, Partitioned>());
+    };
+    let outlet = Outlet::<K, Change<A>>::new();
+    let (below, operator) = (Arc::clone(&outlet), name.to_owned());
+    let (plan, node, store) = (Rc::clone(&wired.plan), wired.node, wired.store);
+    let (key, key_serde, value_serde) = (
+        Arc::clone(&wired.key),
+        Arc::clone(&wired.key),
+        Arc::clone(&serde),
+    );
+    wired.attach(move |instantiation| {
+        Ok(Aggregation::Plain(PlainAggregate {
+            store: instantiation.key_value(store)?,
+            encoding: Encoding::new(&operator, Arc::clone(&key_serde), Arc::clone(&value_serde)),
+            children: below.instantiate(instantiation)?,
+        }))
+    });
+    KTable::stored(plan, node, outlet, (store, name), key, serde)
+}
+
+/// An unwindowed aggregation in a task.
+pub(crate) struct PlainAggregate<K, A> {
+    store: Rc<RefCell<KeyValueStore>>,
+    encoding: Encoding<K, A>,
     children: Fanout<K, Change<A>>,
 }
 
-impl<K, V, A, F> Process<K, V> for Aggregate<K, V, A, F>
-where
-    K: Data,
-    V: Data,
-    A: Data,
-    F: Fn(&K, V, Option<A>) -> A,
-{
-    fn process(&mut self, context: &mut Context<'_>, record: Record<K, V>) -> Result {
+impl<K: Data, A: Data> PlainAggregate<K, A> {
+    pub(crate) fn take<V, L>(
+        &mut self,
+        context: &mut Context<'_>,
+        record: Record<K, V>,
+        adder: &Adder<K, V, A, L>,
+    ) -> Result {
         let Record {
             key,
             value,
             timestamp,
             headers,
         } = record;
-        if self.key.is_null(&key) || is_null(self.value.as_ref(), &value) {
-            metrics::counter!("dropped-records", "reason" => "null key or value").increment(1);
-            return Ok(());
-        }
-        let fault = |part: &str, error| {
-            Fault::serde(
-                format_args!("a {part} of aggregation {}", self.operator),
-                error,
-            )
-        };
-        self.key_buffer.clear();
-        self.key
-            .serialize(&key, &mut self.key_buffer)
-            .map_err(|error| fault("key", error))?;
-
+        self.encoding.encode_key(&key)?;
         let mut store = self.store.borrow_mut();
-        let before = store.get(&self.key_buffer)?;
+        let before = store.get(&self.encoding.key_buffer)?;
         let timestamp = before
             .as_ref()
-            .map_or(timestamp, |b| b.timestamp.max(timestamp));
+            .map_or(timestamp, |before| before.timestamp.max(timestamp));
         let old = before
-            .map(|before| self.serde.deserialize(&before.value))
-            .transpose()
-            .map_err(|error| fault("value", error))?;
-        let new = (self.add)(&key, value, old.clone());
-        self.value_buffer.clear();
-        self.serde
-            .serialize(&new, &mut self.value_buffer)
-            .map_err(|error| fault("value", error))?;
-        store.put(&self.key_buffer, &self.value_buffer, timestamp)?;
+            .map(|before| self.encoding.decode(&before))
+            .transpose()?;
+        let new = (adder.add)(&key, value, old.clone());
+        let (key_bytes, bytes) = self.encoding.encode(&new)?;
+        store.put(key_bytes, bytes, timestamp)?;
         drop(store);
 
         let change = Change {

@@ -3,10 +3,13 @@
 //! Every handle is typed by its key and value; operators with state take a name, and from it come the names of stores,
 //! changelogs and repartition topics, so a topology keeps its state when operators are added around it.
 
+mod aggregation;
 mod builder;
+mod encoding;
 mod finals;
 mod grouped;
 mod grouped_table;
+mod late;
 mod lineage;
 mod old_values;
 mod options;
@@ -24,11 +27,14 @@ mod table_values;
 mod time_windows;
 mod to_table;
 mod view;
+mod window_rows;
 mod windowed;
+mod windowing;
 
 pub use builder::StreamsBuilder;
 pub use grouped::{Grouped, KGroupedStream};
 pub use grouped_table::KGroupedTable;
+pub use late::Late;
 pub use lineage::{Lineage, MergeWith, Partitioned, Rekeyed};
 pub use options::{Consumed, Produced, TimestampExtractor};
 pub(crate) use repartition::{Keyless, repartition};
@@ -39,4 +45,4 @@ pub use stream_join::{JoinWindows, JoinWithoutGrace, Joined};
 pub use suppress::{Buffer, WhenFull};
 pub use table::{GlobalTable, KTable};
 pub use time_windows::{TimeWindows, WithoutGrace};
-pub use windowed::{Late, TimeWindowedStream, WindowedTable};
+pub use windowed::{TimeWindowedStream, WindowedTable};

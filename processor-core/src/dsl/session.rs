@@ -17,28 +17,25 @@
 //! with its old value, so that an aggregation of the table below subtracts it. Final results are not delayed by the wall
 //! clock, and none is lost when time leaps.
 
-use std::cell::RefCell;
 use std::ops::ControlFlow;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use state::SessionStore;
 
 use crate::clock::millis;
-use crate::error::{Fault, Result};
-use crate::log::Timestamp;
-use crate::processor::{Context, Fanout, OperatorTime, Process};
-use crate::record::{Change, Data, Record, Windowed};
-use crate::serde::{Serde, SerdeError, SharedSerde, int64, session_windowed};
-use crate::topology::{NodeKind, StoreKind};
+use crate::error::Result;
+use crate::log::{Headers, Timestamp};
+use crate::processor::Context;
+use crate::record::{Data, Record, Windowed};
+use crate::serde::{Serde, SharedSerde, int64, session_windowed};
+use crate::topology::StoreKind;
 
-use super::finals::{Emit, Finals};
-use super::grouped::{KGroupedStream, Keyed, is_null};
-use super::old_values::OldValues;
-use super::outlet::Outlet;
-use super::view::{Look, View};
-use super::windowed::Late;
+use super::aggregation::{Adder, Aggregation, Inputs, Origin, Wired};
+use super::finals::Emit;
+use super::grouped::KGroupedStream;
+use super::late::Late;
+use super::windowing::{Outputs, Update, Windowing, WindowingPlan};
 use super::{KStream, KTable, Partitioned};
 
 /// What makes a session: see [`SessionWindows::gap`].
@@ -105,6 +102,19 @@ pub struct SessionTable<K, V, A> {
 }
 
 impl<K: Data, V: Data, A: Data> SessionTable<K, V, A> {
+    fn of(outputs: Outputs<K, A, V>) -> Self {
+        let Outputs { table, late, .. } = outputs;
+        Self { table, late }
+    }
+
+    /// Stands in after a problem that `build` reports.
+    fn detached(origin: &Origin) -> Self {
+        Self {
+            table: KTable::detached(&origin.silent::<K, V, Partitioned>()),
+            late: origin.silent(),
+        }
+    }
+
     /// Every change of every session, `None` for one that was extended or merged into another. With
     /// [`emit_final`](SessionWindowedStream::emit_final) every session once.
     ///
@@ -198,7 +208,7 @@ impl<K: Data, V: Data> SessionWindowedStream<'_, K, V> {
     ) -> SessionTable<K, V, V> {
         let Some(value) = self.grouped.upstream().value.clone() else {
             self.grouped.missing(name, "value");
-            return self.detached();
+            return SessionTable::detached(&self.grouped.origin());
         };
         let combine = Arc::new(combine);
         let merge = Arc::clone(&combine);
@@ -261,97 +271,51 @@ impl<K: Data, V: Data> SessionWindowedStream<'_, K, V> {
         add: impl Fn(&K, V, Option<A>) -> A + Send + Sync + 'static,
         merge: impl Fn(&K, Option<A>, A) -> A + Send + Sync + 'static,
     ) -> SessionTable<K, V, A> {
-        let Some(Keyed { stream, key, value }) = self.grouped.keyed(name) else {
-            return self.detached();
-        };
-        let (windows, emit) = (self.windows, self.emit);
-        let changes = Outlet::<Windowed<K>, Change<A>>::new();
-        let late = Outlet::<K, Late<V>>::new();
-        let (node, store) = {
-            let mut plan = stream.plan.borrow_mut();
-            let retention_ms = windows.retention_ms();
-            let store = plan.add_store(name, StoreKind::Session { retention_ms });
-            let kind = NodeKind::Operator("session aggregate");
-            let node = plan.add_node(name.to_owned(), kind, vec![stream.node], vec![store]);
-            (node, store)
-        };
-        let below = (Arc::clone(&changes), Arc::clone(&late));
-        let (operator, add, merge) = (name.to_owned(), Arc::new(add), Arc::new(merge));
-        let (key_serde, aggregate_serde) = (Arc::clone(&key), Arc::clone(&serde));
-        stream.outlet.attach(move |instantiation| {
-            let time = OperatorTime::new(instantiation.times, &operator);
-            let store = instantiation.session(store)?;
-            let mut open_from = windows.open_from(time.now());
-            let mut finals = None;
-            if emit == Emit::Finals {
-                let restored = Finals::restore(instantiation, &operator, open_from);
-                open_from = restored.emitted();
-                finals = Some(restored);
-            }
-            // What had expired before a restart stays so.
-            store.borrow_mut().restore_horizon(open_from);
-            if let Some(finals) = &mut finals {
-                let (store, all) = (store.borrow(), (Timestamp::MIN, Timestamp::MAX));
-                store.find_all(all.0, all.1, &mut |key, start, end, _| {
-                    finals.add(end, start, key);
-                    ControlFlow::Continue(())
-                })?;
-            }
-            Ok(Box::new(SessionAggregate {
-                operator: operator.clone(),
-                windows,
-                store,
-                time,
-                finals,
-                key: Arc::clone(&key_serde),
-                value: value.clone(),
-                serde: Arc::clone(&aggregate_serde),
-                add: Arc::clone(&add),
-                merge: Arc::clone(&merge),
-                key_buffer: Vec::new(),
-                value_buffer: Vec::new(),
-                changes: below.0.instantiate(instantiation)?,
-                late: below.1.instantiate(instantiation)?,
-            }))
-        });
-        let windowed_key: SharedSerde<Windowed<K>> = Arc::new(session_windowed(Arc::clone(&key)));
-        let (rows_key, rows_value, rows_name) =
-            (Arc::clone(&key), Arc::clone(&serde), name.to_owned());
-        let view = View::new(vec![store], move |instantiation| {
-            Ok(SessionRows {
-                name: rows_name.clone(),
-                store: instantiation.session(store)?,
-                key: Arc::clone(&rows_key),
-                value: Arc::clone(&rows_value),
-                buffer: Vec::new(),
-            })
-        });
-        let plan = &stream.plan;
-        SessionTable {
-            table: KTable {
-                plan: Rc::clone(plan),
-                node,
-                outlet: changes,
-                view: Some(view),
-                key: Some(windowed_key),
-                value: Some(serde),
-                old_values: OldValues::default(),
-                // A session's end is part of it.
-                closes_after_ms: Some(windows.retention_ms().saturating_add(1)),
-            },
-            late: KStream::new(Rc::clone(plan), node, late, Some(key), None),
-        }
+        let inputs = self.grouped.input(Adder::new(add));
+        aggregate(
+            &inputs,
+            name,
+            serde,
+            Arc::new(merge),
+            self.windows,
+            self.emit,
+        )
     }
+}
 
-    /// Stands in after a problem that `build` reports.
-    fn detached<A: Data>(&self) -> SessionTable<K, V, A> {
-        let upstream = self.grouped.upstream();
-        let (plan, node) = (&upstream.plan, upstream.node);
-        SessionTable {
-            table: KTable::detached(upstream),
-            late: KStream::new(Rc::clone(plan), node, Outlet::new(), None, None),
-        }
-    }
+/// The aggregate of two sessions by time; there is none before the first.
+pub(crate) type Merge<K, A> = Arc<dyn Fn(&K, Option<A>, A) -> A + Send + Sync>;
+
+/// An aggregation of `inputs` over sessions, called `name`.
+pub(crate) fn aggregate<K: Data, A: Data, L: Data>(
+    inputs: &Inputs<K, A, L>,
+    name: &str,
+    serde: SharedSerde<A>,
+    merge: Merge<K, A>,
+    windows: SessionWindows,
+    emit: Emit,
+) -> SessionTable<K, L, A> {
+    let retention_ms = windows.retention_ms();
+    let store = StoreKind::Session { retention_ms };
+    let Some(wired) = Wired::new(inputs, name, "session aggregate", store) else {
+        return SessionTable::detached(&inputs.origin());
+    };
+    let windowing = WindowingPlan::new(name, emit, Arc::clone(&wired.key), serde);
+    let windowed_key = session_windowed(Arc::clone(&wired.key));
+    // A session's end is part of it.
+    let closes_after_ms = retention_ms.saturating_add(1);
+    let outputs =
+        windowing.outputs::<SessionStore>(&wired, Arc::new(windowed_key), Some(closes_after_ms));
+    let store = wired.store;
+    wired.attach(move |instantiation| {
+        let open_from = |time| windows.open_from(time);
+        Ok(Aggregation::Sessions(SessionAggregate {
+            windows,
+            windowing: windowing.open(instantiation, store, open_from)?,
+            merge: Arc::clone(&merge),
+        }))
+    });
+    SessionTable::of(outputs)
 }
 
 /// A session as the store has it.
@@ -362,84 +326,59 @@ struct Found<A> {
 }
 
 /// An aggregation over sessions in a task.
-struct SessionAggregate<K, V, A, F, M> {
-    operator: String,
+pub(crate) struct SessionAggregate<K, A, L> {
     windows: SessionWindows,
-    store: Rc<RefCell<SessionStore>>,
-    time: OperatorTime,
-    /// Where sessions are emitted as they close.
-    finals: Option<Finals>,
-    key: SharedSerde<K>,
-    value: Option<SharedSerde<V>>,
-    serde: SharedSerde<A>,
-    add: Arc<F>,
-    merge: Arc<M>,
-    key_buffer: Vec<u8>,
-    value_buffer: Vec<u8>,
-    changes: Fanout<Windowed<K>, Change<A>>,
-    late: Fanout<K, Late<V>>,
+    windowing: Windowing<K, A, L, SessionStore>,
+    merge: Merge<K, A>,
 }
 
-impl<K, V, A, F, M> Process<K, V> for SessionAggregate<K, V, A, F, M>
-where
-    K: Data,
-    V: Data,
-    A: Data,
-    F: Fn(&K, V, Option<A>) -> A,
-    M: Fn(&K, Option<A>, A) -> A,
-{
-    fn process(&mut self, context: &mut Context<'_>, record: Record<K, V>) -> Result {
-        if self.key.is_null(&record.key) || is_null(self.value.as_ref(), &record.value) {
-            metrics::counter!("dropped-records", "reason" => "null key or value").increment(1);
-            return Ok(());
-        }
-        let moved = self.time.observe(record.timestamp, context);
-        let emitted = self.finals.as_ref().map_or(Timestamp::MIN, Finals::emitted);
-        let open_from = self.windows.open_from(self.time.now()).max(emitted);
-        self.key_buffer.clear();
-        self.key
-            .serialize(&record.key, &mut self.key_buffer)
-            .map_err(|error| self.fault("key", error))?;
+impl<K: Data, A: Data, L: Data> SessionAggregate<K, A, L> {
+    pub(crate) fn take<V: Data>(
+        &mut self,
+        context: &mut Context<'_>,
+        record: Record<K, V>,
+        adder: &Adder<K, V, A, L>,
+    ) -> Result {
+        let timestamp = record.timestamp;
+        let moved = self.windowing.time.observe(timestamp, context);
+        let time = self.windowing.time.now();
+        let open_from = self.windowing.still_open_from(self.windows.open_from(time));
+        self.windowing.encoding.encode_key(&record.key)?;
 
-        let found = self.find(record.timestamp, open_from)?;
-        if found.is_empty() && record.timestamp < open_from {
-            self.too_late(context, record)?;
+        let found = self.find(timestamp, open_from)?;
+        if found.is_empty() && timestamp < open_from {
+            let window = (timestamp, timestamp);
+            let show = |key: &K, value| (adder.show)(key, value);
+            let late = &mut self.windowing.late;
+            late.take(context, record, show, window, time)?;
         } else {
-            self.add_to(context, found, record)?;
+            self.add_to(context, found, record, adder)?;
         }
 
         if moved {
-            self.emit_closed(context, open_from)?;
-            self.store.borrow_mut().expire_before(open_from);
+            let session = |(end, start)| (start, end);
+            self.windowing.close(context, open_from, session)?;
         }
         Ok(())
     }
-}
 
-impl<K, V, A, F, M> SessionAggregate<K, V, A, F, M>
-where
-    K: Data,
-    V: Data,
-    A: Data,
-    F: Fn(&K, V, Option<A>) -> A,
-    M: Fn(&K, Option<A>, A) -> A,
-{
     /// The open sessions, by time, that a record at `timestamp` belongs to; its key is in the buffer.
     fn find(&self, timestamp: Timestamp, open_from: Timestamp) -> Result<Vec<Found<A>>> {
         let earliest_end = timestamp.saturating_sub(self.windows.gap_ms).max(open_from);
         let latest_start = timestamp.saturating_add(self.windows.gap_ms);
+        let encoding = &self.windowing.encoding;
         let (mut found, mut failed) = (Vec::new(), None);
-        self.store.borrow().find(
-            &self.key_buffer,
+        self.windowing.store.borrow().find(
+            &encoding.key_buffer,
             earliest_end,
             latest_start,
-            &mut |start, end, row| match self.serde.deserialize(&row.value) {
+            &mut |start, end, row| match encoding.decode(&row) {
                 Ok(value) => {
                     found.push(Found { start, end, value });
                     ControlFlow::Continue(())
                 }
                 Err(error) => {
-                    failed = Some(self.fault("value", error));
+                    failed = Some(error);
                     ControlFlow::Break(())
                 }
             },
@@ -448,11 +387,12 @@ where
     }
 
     /// Makes one session of the record, whose key is in the buffer, and those it was found to belong to.
-    fn add_to(
+    fn add_to<V>(
         &mut self,
         context: &mut Context<'_>,
         found: Vec<Found<A>>,
         record: Record<K, V>,
+        adder: &Adder<K, V, A, L>,
     ) -> Result {
         let Record {
             key,
@@ -468,154 +408,60 @@ where
 
         let (mut aggregate, mut overwritten) = (None, None);
         for session in found {
-            let Found {
-                start,
-                end,
-                value: old,
-            } = session;
-            aggregate = Some((self.merge)(&key, aggregate, old.clone()));
+            aggregate = Some((self.merge)(&key, aggregate, session.value.clone()));
             if overwrites {
-                overwritten = Some(old);
-                continue;
+                overwritten = Some(session.value);
+            } else {
+                self.retract(context, &key, session, &headers)?;
             }
-            let mut store = self.store.borrow_mut();
-            store.remove(&self.key_buffer, start, end, end)?;
-            drop(store);
-            if let Some(finals) = &mut self.finals {
-                finals.remove(end, start, &self.key_buffer);
-                continue;
-            }
-            let key = key.clone();
-            let deletion = Record {
-                key: Windowed { key, start, end },
-                value: Change {
-                    new: None,
-                    old: Some(old),
-                },
-                timestamp: end,
-                headers: headers.clone(),
-            };
-            self.changes.forward(context, deletion)?;
         }
 
-        let new = (self.add)(&key, value, aggregate);
-        self.value_buffer.clear();
-        self.serde
-            .serialize(&new, &mut self.value_buffer)
-            .map_err(|error| self.fault("value", error))?;
-        let mut store = self.store.borrow_mut();
-        store.put(&self.key_buffer, start, end, &self.value_buffer, end)?;
+        let new = (adder.add)(&key, value, aggregate);
+        let windowing = &mut self.windowing;
+        let (key_bytes, bytes) = windowing.encoding.encode(&new)?;
+        let mut store = windowing.store.borrow_mut();
+        store.put(key_bytes, start, end, bytes, end)?;
         drop(store);
-        if let Some(finals) = &mut self.finals {
-            finals.add(end, start, &self.key_buffer);
+        if let Some(finals) = &mut windowing.finals {
+            finals.add((end, start), &windowing.encoding.key_buffer);
             return Ok(());
         }
-        let session = Record {
+        let session = Update {
             key: Windowed { key, start, end },
-            value: Change {
-                new: Some(new),
-                old: overwritten,
-            },
+            new: Some(new),
+            old: overwritten,
             timestamp: end,
             headers,
         };
-        self.changes.forward(context, session)
+        windowing.forward(context, session)
     }
 
-    /// Emits what is closed, now that sessions are open whose end is not before `open_from`.
-    fn emit_closed(&mut self, context: &mut Context<'_>, open_from: Timestamp) -> Result {
-        let Some(finals) = &mut self.finals else {
-            return Ok(());
-        };
-        for (end, start, bytes) in finals.take_closed(open_from) {
-            let row = self.store.borrow().get(&bytes, start, end)?;
-            let row = row.expect("an open session is in the store");
-            let key = self
-                .key
-                .deserialize(&bytes)
-                .map_err(|error| self.fault("key", error))?;
-            let value = self
-                .serde
-                .deserialize(&row.value)
-                .map_err(|error| self.fault("value", error))?;
-            let change = Change {
-                new: Some(value),
-                old: None,
-            };
-            let key = Windowed { key, start, end };
-            self.changes
-                .forward(context, Record::new(key, change, end))?;
-        }
-        Ok(())
-    }
-}
-
-impl<K: Data, V: Data, A, F, M> SessionAggregate<K, V, A, F, M> {
-    fn fault(&self, part: &str, error: SerdeError) -> Fault {
-        let what = format_args!("a {part} of aggregation {}", self.operator);
-        Fault::serde(what, error)
-    }
-
-    fn too_late(&mut self, context: &mut Context<'_>, record: Record<K, V>) -> Result {
-        let stream_time = self.time.now();
-        if self.late.is_empty() {
-            metrics::counter!("dropped-records", "reason" => "late").increment(1);
-            tracing::debug!(
-                operator = %self.operator, timestamp = record.timestamp, stream_time,
-                "a late record is dropped; take `late()` to keep it"
-            );
+    /// Removes a session of the key in the buffer, which goes into another.
+    fn retract(
+        &mut self,
+        context: &mut Context<'_>,
+        key: &K,
+        session: Found<A>,
+        headers: &Headers,
+    ) -> Result {
+        let Found { start, end, value } = session;
+        let windowing = &mut self.windowing;
+        let key_bytes = &windowing.encoding.key_buffer;
+        let mut store = windowing.store.borrow_mut();
+        store.remove(key_bytes, start, end, end)?;
+        drop(store);
+        if let Some(finals) = &mut windowing.finals {
+            finals.remove((end, start), key_bytes);
             return Ok(());
         }
-        let Record {
-            key,
-            value,
-            timestamp,
-            headers,
-        } = record;
-        let value = Late {
-            value,
-            window_start: timestamp,
-            window_end: timestamp,
-            stream_time,
+        let key = key.clone();
+        let deletion = Update {
+            key: Windowed { key, start, end },
+            new: None,
+            old: Some(value),
+            timestamp: end,
+            headers: headers.clone(),
         };
-        self.late.forward(
-            context,
-            Record {
-                key,
-                value,
-                timestamp,
-                headers,
-            },
-        )
-    }
-}
-
-/// The sessions of an aggregation, as a join with its table looks them up.
-struct SessionRows<K, A> {
-    name: String,
-    store: Rc<RefCell<SessionStore>>,
-    key: SharedSerde<K>,
-    value: SharedSerde<A>,
-    buffer: Vec<u8>,
-}
-
-impl<K, A> Look<Windowed<K>, A> for SessionRows<K, A> {
-    fn get(&mut self, key: &Windowed<K>) -> Result<Option<(A, Timestamp)>> {
-        let fault = |part: &str, error| {
-            Fault::serde(format_args!("a {part} of table {}", self.name), error)
-        };
-        self.buffer.clear();
-        self.key
-            .serialize(&key.key, &mut self.buffer)
-            .map_err(|error| fault("key", error))?;
-        let row = self.store.borrow().get(&self.buffer, key.start, key.end)?;
-        let Some(row) = row else {
-            return Ok(None);
-        };
-        let value = self
-            .value
-            .deserialize(&row.value)
-            .map_err(|error| fault("value", error))?;
-        Ok(Some((value, key.end)))
+        windowing.forward(context, deletion)
     }
 }

@@ -29,9 +29,9 @@ use crate::topology::{NodeKind, StoreId, StoreKind};
 use self::node::{JoinNode, LeftInput, RightInput, Side};
 use self::pending::Pending;
 pub use self::windows::{JoinWindows, JoinWithoutGrace};
+use super::late::Late;
 use super::lineage::{Lineage, Partitioned};
 use super::outlet::Outlet;
-use super::windowed::Late;
 use super::{KStream, Keyless, repartition};
 
 /// The results of a join, and the records that came too late for it.

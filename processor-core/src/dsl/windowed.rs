@@ -10,40 +10,24 @@
 //! ignored, as its documentation says and its code does not. Final results follow from the input alone: they are not
 //! delayed by the wall clock, and none is lost when time leaps.
 
-use std::cell::RefCell;
-use std::ops::ControlFlow;
-use std::rc::Rc;
 use std::sync::Arc;
 
 use state::WindowStore;
 
-use crate::error::{Fault, Result};
+use crate::error::Result;
 use crate::log::Timestamp;
-use crate::processor::{Context, Fanout, OperatorTime, Process};
-use crate::record::{Change, Data, Record, Windowed};
-use crate::serde::{Serde, SerdeError, SharedSerde, int64, windowed};
-use crate::topology::{NodeKind, StoreKind};
+use crate::processor::Context;
+use crate::record::{Data, Record, Windowed};
+use crate::serde::{Serde, SharedSerde, int64, windowed};
+use crate::topology::StoreKind;
 
-use super::finals::{Emit, Finals};
-use super::grouped::{KGroupedStream, Keyed, is_null};
-use super::old_values::OldValues;
-use super::outlet::Outlet;
+use super::aggregation::{Adder, Aggregation, Inputs, Origin, Wired};
+use super::finals::Emit;
+use super::grouped::KGroupedStream;
+use super::late::Late;
 use super::time_windows::TimeWindows;
-use super::view::{Look, View};
+use super::windowing::{Outputs, Update, Windowing, WindowingPlan};
 use super::{KStream, KTable, Partitioned};
-
-/// A record that came after its window had closed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Late<V> {
-    /// The record's value.
-    pub value: V,
-    /// Start of the window it was meant for, in epoch milliseconds.
-    pub window_start: Timestamp,
-    /// End of that window.
-    pub window_end: Timestamp,
-    /// The operator's stream time when it came.
-    pub stream_time: Timestamp,
-}
 
 /// A grouped stream cut into windows.
 pub struct TimeWindowedStream<'a, K, V> {
@@ -60,6 +44,28 @@ pub struct WindowedTable<K, V, A> {
 }
 
 impl<K: Data, V: Data, A: Data> WindowedTable<K, V, A> {
+    pub(crate) fn of(outputs: Outputs<K, A, V>) -> Self {
+        let Outputs {
+            updates,
+            table,
+            late,
+        } = outputs;
+        Self {
+            updates,
+            table,
+            late,
+        }
+    }
+
+    /// Stands in after a problem that `build` reports.
+    pub(crate) fn detached(origin: &Origin) -> Self {
+        Self {
+            updates: origin.silent(),
+            table: KTable::detached(&origin.silent::<K, V, Partitioned>()),
+            late: origin.silent(),
+        }
+    }
+
     /// Every update of every window: emitted after each record, with the largest timestamp in the window. With
     /// [`emit_final`](TimeWindowedStream::emit_final) the last one of every window.
     #[must_use]
@@ -143,7 +149,7 @@ impl<'a, K: Data, V: Data> TimeWindowedStream<'a, K, V> {
     ) -> WindowedTable<K, V, V> {
         let Some(value) = self.grouped.upstream().value.clone() else {
             self.grouped.missing(name, "value");
-            return self.detached();
+            return WindowedTable::detached(&self.grouped.origin());
         };
         self.aggregate_optional(name, value, move |_, value, before| match before {
             Some(before) => combine(before, value),
@@ -193,161 +199,65 @@ impl<'a, K: Data, V: Data> TimeWindowedStream<'a, K, V> {
         serde: SharedSerde<A>,
         add: impl Fn(&K, V, Option<A>) -> A + Send + Sync + 'static,
     ) -> WindowedTable<K, V, A> {
-        if let Some(problem) = self.windows.problem() {
-            let plan = &self.grouped.upstream().plan;
-            plan.borrow_mut()
-                .problems
-                .push(format!("'{name}': {problem}"));
-            return self.detached();
-        }
-        let Some(Keyed { stream, key, value }) = self.grouped.keyed(name) else {
-            return self.detached();
-        };
-        let (windows, emit) = (self.windows, self.emit);
-        let updates = Outlet::<Windowed<K>, A>::new();
-        let changes = Outlet::<Windowed<K>, Change<A>>::new();
-        let late = Outlet::<K, Late<V>>::new();
-        let (node, store) = {
-            let mut plan = stream.plan.borrow_mut();
-            let retention_ms = windows.size_ms.saturating_add(windows.grace_ms);
-            let store = plan.add_store(name, StoreKind::Window { retention_ms });
-            let kind = NodeKind::Operator("windowed aggregate");
-            let node = plan.add_node(name.to_owned(), kind, vec![stream.node], vec![store]);
-            (node, store)
-        };
-        let below = (
-            Arc::clone(&updates),
-            Arc::clone(&changes),
-            Arc::clone(&late),
-        );
-        let (operator, add) = (name.to_owned(), Arc::new(add));
-        let (key_serde, aggregate_serde) = (Arc::clone(&key), Arc::clone(&serde));
-        stream.outlet.attach(move |instantiation| {
-            let time = OperatorTime::new(instantiation.times, &operator);
-            let store = instantiation.window(store)?;
-            let mut open_from = windows.open_from(time.now());
-            let mut finals = None;
-            if emit == Emit::Finals {
-                let restored = Finals::restore(instantiation, &operator, open_from);
-                open_from = restored.emitted();
-                finals = Some(restored);
-            }
-            // What had expired before a restart stays so.
-            store.borrow_mut().restore_horizon(open_from);
-            if let Some(finals) = &mut finals {
-                let (store, all) = (store.borrow(), (Timestamp::MIN, Timestamp::MAX));
-                store.fetch_all(all.0, all.1, &mut |key, start, _| {
-                    finals.add(start, 0, key);
-                    ControlFlow::Continue(())
-                })?;
-            }
-            Ok(Box::new(WindowAggregate {
-                time,
-                operator: operator.clone(),
-                windows,
-                store,
-                finals,
-                key: Arc::clone(&key_serde),
-                value: value.clone(),
-                serde: Arc::clone(&aggregate_serde),
-                add: Arc::clone(&add),
-                key_buffer: Vec::new(),
-                value_buffer: Vec::new(),
-                updates: below.0.instantiate(instantiation)?,
-                changes: below.1.instantiate(instantiation)?,
-                late: below.2.instantiate(instantiation)?,
-            }))
-        });
-        let windowed_key: SharedSerde<Windowed<K>> =
-            Arc::new(windowed(Arc::clone(&key), windows.size_ms));
-        let (rows_key, rows_value, rows_name) =
-            (Arc::clone(&key), Arc::clone(&serde), name.to_owned());
-        let view = View::new(vec![store], move |instantiation| {
-            Ok(WindowRows {
-                name: rows_name.clone(),
-                store: instantiation.window(store)?,
-                key: Arc::clone(&rows_key),
-                value: Arc::clone(&rows_value),
-                buffer: Vec::new(),
-            })
-        });
-        let plan = &stream.plan;
-        WindowedTable {
-            updates: KStream::new(
-                Rc::clone(plan),
-                node,
-                updates,
-                Some(Arc::clone(&windowed_key)),
-                Some(Arc::clone(&serde)),
-            ),
-            table: KTable {
-                plan: Rc::clone(plan),
-                node,
-                outlet: changes,
-                view: Some(view),
-                key: Some(windowed_key),
-                value: Some(serde),
-                old_values: OldValues::default(),
-                closes_after_ms: Some(windows.grace_ms),
-            },
-            late: KStream::new(Rc::clone(plan), node, late, Some(key), None),
-        }
+        let inputs = self.grouped.input(Adder::new(add));
+        aggregate(&inputs, name, serde, self.windows, self.emit)
     }
+}
 
-    /// Stands in after a problem that `build` reports.
-    fn detached<A: Data>(&self) -> WindowedTable<K, V, A> {
-        let upstream = self.grouped.upstream();
-        let (plan, node) = (&upstream.plan, upstream.node);
-        WindowedTable {
-            updates: KStream::new(Rc::clone(plan), node, Outlet::new(), None, None),
-            table: KTable::detached(upstream),
-            late: KStream::new(Rc::clone(plan), node, Outlet::new(), None, None),
-        }
+/// An aggregation of `inputs` over windows, called `name`.
+pub(crate) fn aggregate<K: Data, A: Data, L: Data>(
+    inputs: &Inputs<K, A, L>,
+    name: &str,
+    serde: SharedSerde<A>,
+    windows: TimeWindows,
+    emit: Emit,
+) -> WindowedTable<K, L, A> {
+    let origin = inputs.origin();
+    if let Some(problem) = windows.problem() {
+        origin.problem(name, &problem);
+        return WindowedTable::detached(&origin);
     }
+    let retention_ms = windows.size_ms.saturating_add(windows.grace_ms);
+    let store = StoreKind::Window { retention_ms };
+    let Some(wired) = Wired::new(inputs, name, "windowed aggregate", store) else {
+        return WindowedTable::detached(&origin);
+    };
+    let windowing = WindowingPlan::new(name, emit, Arc::clone(&wired.key), serde);
+    let windowed_key = windowed(Arc::clone(&wired.key), windows.size_ms);
+    let outputs =
+        windowing.outputs::<WindowStore>(&wired, Arc::new(windowed_key), Some(windows.grace_ms));
+    let store = wired.store;
+    wired.attach(move |instantiation| {
+        let open_from = |time| windows.open_from(time);
+        Ok(Aggregation::Windows(WindowAggregate {
+            windows,
+            windowing: windowing.open(instantiation, store, open_from)?,
+        }))
+    });
+    WindowedTable::of(outputs)
 }
 
 /// A windowed aggregation in a task.
-struct WindowAggregate<K, V, A, F> {
-    operator: String,
+pub(crate) struct WindowAggregate<K, A, L> {
     windows: TimeWindows,
-    store: Rc<RefCell<WindowStore>>,
-    time: OperatorTime,
-    /// Where windows are emitted as they close.
-    finals: Option<Finals>,
-    key: SharedSerde<K>,
-    value: Option<SharedSerde<V>>,
-    serde: SharedSerde<A>,
-    add: Arc<F>,
-    key_buffer: Vec<u8>,
-    value_buffer: Vec<u8>,
-    updates: Fanout<Windowed<K>, A>,
-    changes: Fanout<Windowed<K>, Change<A>>,
-    late: Fanout<K, Late<V>>,
+    windowing: Windowing<K, A, L, WindowStore>,
 }
 
-impl<K, V, A, F> Process<K, V> for WindowAggregate<K, V, A, F>
-where
-    K: Data,
-    V: Data,
-    A: Data,
-    F: Fn(&K, V, Option<A>) -> A,
-{
-    fn process(&mut self, context: &mut Context<'_>, record: Record<K, V>) -> Result {
-        if self.key.is_null(&record.key) || is_null(self.value.as_ref(), &record.value) {
-            metrics::counter!("dropped-records", "reason" => "null key or value").increment(1);
-            return Ok(());
-        }
-        let moved = self.time.observe(record.timestamp, context);
-        let emitted = self.finals.as_ref().map_or(Timestamp::MIN, Finals::emitted);
-        let open_from = self.windows.open_from(self.time.now()).max(emitted);
-        self.key_buffer.clear();
-        self.key
-            .serialize(&record.key, &mut self.key_buffer)
-            .map_err(|error| self.fault("key", error))?;
+impl<K: Data, A: Data, L: Data> WindowAggregate<K, A, L> {
+    pub(crate) fn take<V: Data>(
+        &mut self,
+        context: &mut Context<'_>,
+        record: Record<K, V>,
+        adder: &Adder<K, V, A, L>,
+    ) -> Result {
+        let moved = self.windowing.time.observe(record.timestamp, context);
+        let time = self.windowing.time.now();
+        let open_from = self.windowing.still_open_from(self.windows.open_from(time));
+        self.windowing.encoding.encode_key(&record.key)?;
 
         // All but the last window of a record need a copy of it.
+        let timestamp = record.timestamp;
         let mut record = Some(record);
-        let timestamp = record.as_ref().map_or(0, |record| record.timestamp);
         let mut starts = self.windows.starts_of(timestamp).peekable();
         while let Some(start) = starts.next() {
             let record = if starts.peek().is_some() {
@@ -357,33 +267,30 @@ where
             };
             let record = record.expect("taken at the last window");
             if start < open_from {
-                self.too_late(context, record, start)?;
+                let window = (start, self.windows.end_of(start));
+                let show = |key: &K, value| (adder.show)(key, value);
+                let late = &mut self.windowing.late;
+                late.take(context, record, show, window, time)?;
             } else {
-                self.update(context, record, start)?;
+                self.update(context, record, start, adder)?;
             }
         }
 
         if moved {
-            self.emit_closed(context, open_from)?;
-            self.store.borrow_mut().expire_before(open_from);
+            let windows = self.windows;
+            let window = |(start, _)| (start, windows.end_of(start));
+            self.windowing.close(context, open_from, window)?;
         }
         Ok(())
     }
-}
 
-impl<K, V, A, F> WindowAggregate<K, V, A, F>
-where
-    K: Data,
-    V: Data,
-    A: Data,
-    F: Fn(&K, V, Option<A>) -> A,
-{
     /// Adds the record, whose key is in the buffer, to a window.
-    fn update(
+    fn update<V>(
         &mut self,
         context: &mut Context<'_>,
         record: Record<K, V>,
         start: Timestamp,
+        adder: &Adder<K, V, A, L>,
     ) -> Result {
         let Record {
             key,
@@ -391,168 +298,35 @@ where
             timestamp,
             headers,
         } = record;
-        let mut store = self.store.borrow_mut();
-        let before = store.get(&self.key_buffer, start)?;
+        let windowing = &mut self.windowing;
+        let mut store = windowing.store.borrow_mut();
+        let before = store.get(&windowing.encoding.key_buffer, start)?;
         let timestamp = before
             .as_ref()
-            .map_or(timestamp, |b| b.timestamp.max(timestamp));
-        let old = before
-            .map(|before| self.serde.deserialize(&before.value))
-            .transpose()
-            .map_err(|error| self.fault("value", error))?;
-        let is_new = old.is_none();
-        let forwarded_old = match &old {
-            Some(old) if !self.changes.is_empty() => Some(old.clone()),
-            _ => None,
-        };
-        let new = (self.add)(&key, value, old);
-        self.value_buffer.clear();
-        self.serde
-            .serialize(&new, &mut self.value_buffer)
-            .map_err(|error| self.fault("value", error))?;
-        store.put(&self.key_buffer, start, &self.value_buffer, timestamp)?;
+            .map_or(timestamp, |before| before.timestamp.max(timestamp));
+        let before = before
+            .map(|before| windowing.encoding.decode(&before))
+            .transpose()?;
+        let is_new = before.is_none();
+        let old = before.as_ref().filter(|_| windowing.has_table()).cloned();
+        let new = (adder.add)(&key, value, before);
+        let (key_bytes, bytes) = windowing.encoding.encode(&new)?;
+        store.put(key_bytes, start, bytes, timestamp)?;
         drop(store);
-        if let Some(finals) = &mut self.finals {
+        if let Some(finals) = &mut windowing.finals {
             if is_new {
-                finals.add(start, 0, &self.key_buffer);
+                finals.add((start, 0), &windowing.encoding.key_buffer);
             }
             return Ok(());
         }
         let end = self.windows.end_of(start);
-        let update = Record {
+        let update = Update {
             key: Windowed { key, start, end },
-            value: new,
+            new: Some(new),
+            old,
             timestamp,
             headers,
         };
-        self.forward(context, update, forwarded_old)
-    }
-
-    /// Emits what is closed, now that windows are open from `open_from`.
-    fn emit_closed(&mut self, context: &mut Context<'_>, open_from: Timestamp) -> Result {
-        let Some(finals) = &mut self.finals else {
-            return Ok(());
-        };
-        for (start, _, bytes) in finals.take_closed(open_from) {
-            let row = self.store.borrow().get(&bytes, start)?;
-            let row = row.expect("an open window is in the store");
-            let key = self
-                .key
-                .deserialize(&bytes)
-                .map_err(|error| self.fault("key", error))?;
-            let value = self
-                .serde
-                .deserialize(&row.value)
-                .map_err(|error| self.fault("value", error))?;
-            let end = self.windows.end_of(start);
-            let key = Windowed { key, start, end };
-            self.forward(context, Record::new(key, value, row.timestamp), None)?;
-        }
-        Ok(())
-    }
-
-    fn forward(
-        &mut self,
-        context: &mut Context<'_>,
-        update: Record<Windowed<K>, A>,
-        old: Option<A>,
-    ) -> Result {
-        if !self.changes.is_empty() {
-            let Record {
-                key,
-                value,
-                timestamp,
-                headers,
-            } = update.clone();
-            let value = Change {
-                new: Some(value),
-                old,
-            };
-            self.changes.forward(
-                context,
-                Record {
-                    key,
-                    value,
-                    timestamp,
-                    headers,
-                },
-            )?;
-        }
-        self.updates.forward(context, update)
-    }
-}
-
-impl<K: Data, V: Data, A, F> WindowAggregate<K, V, A, F> {
-    fn fault(&self, part: &str, error: SerdeError) -> Fault {
-        let what = format_args!("a {part} of aggregation {}", self.operator);
-        Fault::serde(what, error)
-    }
-
-    fn too_late(
-        &mut self,
-        context: &mut Context<'_>,
-        record: Record<K, V>,
-        window_start: Timestamp,
-    ) -> Result {
-        let window_end = self.windows.end_of(window_start);
-        if self.late.is_empty() {
-            metrics::counter!("dropped-records", "reason" => "late").increment(1);
-            tracing::debug!(
-                operator = %self.operator, timestamp = record.timestamp, window_start,
-                stream_time = self.time.now(), "a late record is dropped; take `late()` to keep it"
-            );
-            return Ok(());
-        }
-        let stream_time = self.time.now();
-        let Record {
-            key,
-            value,
-            timestamp,
-            headers,
-        } = record;
-        let value = Late {
-            value,
-            window_start,
-            window_end,
-            stream_time,
-        };
-        self.late.forward(
-            context,
-            Record {
-                key,
-                value,
-                timestamp,
-                headers,
-            },
-        )
-    }
-}
-
-/// The windows of an aggregation, as a join with its table looks them up.
-struct WindowRows<K, A> {
-    name: String,
-    store: Rc<RefCell<WindowStore>>,
-    key: SharedSerde<K>,
-    value: SharedSerde<A>,
-    buffer: Vec<u8>,
-}
-
-impl<K, A> Look<Windowed<K>, A> for WindowRows<K, A> {
-    fn get(&mut self, key: &Windowed<K>) -> Result<Option<(A, Timestamp)>> {
-        let fault = |part: &str, error| {
-            Fault::serde(format_args!("a {part} of table {}", self.name), error)
-        };
-        self.buffer.clear();
-        self.key
-            .serialize(&key.key, &mut self.buffer)
-            .map_err(|error| fault("key", error))?;
-        let Some(row) = self.store.borrow().get(&self.buffer, key.start)? else {
-            return Ok(None);
-        };
-        let value = self
-            .value
-            .deserialize(&row.value)
-            .map_err(|error| fault("value", error))?;
-        Ok(Some((value, row.timestamp)))
+        windowing.forward(context, update)
     }
 }

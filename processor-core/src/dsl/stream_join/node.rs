@@ -14,7 +14,7 @@ use crate::serde::{Serde, SerdeError, SharedSerde};
 
 use super::pending::Pending;
 use super::{Input, Join, JoinWindows, Outer};
-use crate::dsl::windowed::Late;
+use crate::dsl::late::Late;
 
 pub(super) struct Side<V> {
     pub store: Rc<RefCell<JoinStore>>,

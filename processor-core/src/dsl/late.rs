@@ -1,0 +1,75 @@
+//! Records that come too late for their window: a stream of their own where somebody reads it, else counted.
+
+use crate::error::Result;
+use crate::log::Timestamp;
+use crate::processor::{Context, Fanout};
+use crate::record::{Data, Record};
+
+/// A record that came after its window had closed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Late<V> {
+    /// The record's value.
+    pub value: V,
+    /// Start of the window it was meant for, in epoch milliseconds.
+    pub window_start: Timestamp,
+    /// End of that window.
+    pub window_end: Timestamp,
+    /// The operator's stream time when it came.
+    pub stream_time: Timestamp,
+}
+
+/// The late branch of an aggregation in a task.
+pub(crate) struct LateBranch<K, L> {
+    operator: String,
+    children: Fanout<K, Late<L>>,
+}
+
+impl<K: Data, L: Data> LateBranch<K, L> {
+    pub(crate) fn new(operator: &str, children: Fanout<K, Late<L>>) -> Self {
+        Self {
+            operator: operator.to_owned(),
+            children,
+        }
+    }
+
+    /// Forwards a record that was meant for `window`, from its start to its end, as what `show` makes of its value.
+    pub(crate) fn take<V>(
+        &mut self,
+        context: &mut Context<'_>,
+        record: Record<K, V>,
+        show: impl FnOnce(&K, V) -> L,
+        window: (Timestamp, Timestamp),
+        stream_time: Timestamp,
+    ) -> Result {
+        let (window_start, window_end) = window;
+        if self.children.is_empty() {
+            metrics::counter!("dropped-records", "reason" => "late").increment(1);
+            tracing::debug!(
+                operator = %self.operator, timestamp = record.timestamp, window_start, stream_time,
+                "a late record is dropped; take `late()` to keep it"
+            );
+            return Ok(());
+        }
+        let Record {
+            key,
+            value,
+            timestamp,
+            headers,
+        } = record;
+        let value = Late {
+            value: show(&key, value),
+            window_start,
+            window_end,
+            stream_time,
+        };
+        self.children.forward(
+            context,
+            Record {
+                key,
+                value,
+                timestamp,
+                headers,
+            },
+        )
+    }
+}

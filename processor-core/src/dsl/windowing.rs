@@ -1,0 +1,245 @@
+//! What aggregations over windows of event time have in common: their store and time, where results and late records go,
+//! and when results are emitted.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::error::Result;
+use crate::log::{Headers, Timestamp};
+use crate::processor::{Context, Fanout, Instantiation, OperatorTime};
+use crate::record::{Change, Data, Record, Windowed};
+use crate::serde::SharedSerde;
+use crate::topology::StoreId;
+
+use super::aggregation::Wired;
+use super::encoding::Encoding;
+use super::finals::{Emit, Finals};
+use super::late::{Late, LateBranch};
+use super::old_values::OldValues;
+use super::outlet::Outlet;
+use super::view::View;
+use super::window_rows::{Place, Rows, WindowRows};
+use super::{KStream, KTable, Partitioned};
+
+/// A windowed aggregation before there are tasks.
+pub(crate) struct WindowingPlan<K, A, L> {
+    operator: String,
+    emit: Emit,
+    key: SharedSerde<K>,
+    value: SharedSerde<A>,
+    updates: Arc<Outlet<Windowed<K>, A>>,
+    changes: Arc<Outlet<Windowed<K>, Change<A>>>,
+    late: Arc<Outlet<K, Late<L>>>,
+}
+
+/// Where the results of a windowed aggregation can be taken.
+pub(crate) struct Outputs<K, A, L> {
+    pub updates: KStream<Windowed<K>, A, Partitioned>,
+    pub table: KTable<Windowed<K>, A>,
+    pub late: KStream<K, Late<L>, Partitioned>,
+}
+
+impl<K: Data, A: Data, L: Data> WindowingPlan<K, A, L> {
+    pub(crate) fn new(name: &str, emit: Emit, key: SharedSerde<K>, value: SharedSerde<A>) -> Self {
+        Self {
+            operator: name.to_owned(),
+            emit,
+            key,
+            value,
+            updates: Outlet::new(),
+            changes: Outlet::new(),
+            late: Outlet::new(),
+        }
+    }
+
+    /// The streams and the table of the aggregation, whose keys are written by `windowed_key`. `closes_after_ms`: when
+    /// its windows close, as [`KTable`] has it.
+    pub(crate) fn outputs<S: WindowRows>(
+        &self,
+        wired: &Wired<K, A, L>,
+        windowed_key: SharedSerde<Windowed<K>>,
+        closes_after_ms: Option<i64>,
+    ) -> Outputs<K, A, L> {
+        let (plan, node, store) = (&wired.plan, wired.node, wired.store);
+        let (name, key, value) = (
+            self.operator.clone(),
+            Arc::clone(&self.key),
+            Arc::clone(&self.value),
+        );
+        let view = View::new(vec![store], move |instantiation| {
+            Ok(Rows {
+                store: S::of(instantiation, store)?,
+                encoding: Encoding::new(&name, Arc::clone(&key), Arc::clone(&value)),
+            })
+        });
+        let (updates, late) = (Arc::clone(&self.updates), Arc::clone(&self.late));
+        let (key, value) = (Some(Arc::clone(&self.key)), Some(Arc::clone(&self.value)));
+        let windowed_key = Some(windowed_key);
+        Outputs {
+            updates: KStream::new(
+                Rc::clone(plan),
+                node,
+                updates,
+                windowed_key.clone(),
+                value.clone(),
+            ),
+            table: KTable {
+                plan: Rc::clone(plan),
+                node,
+                outlet: Arc::clone(&self.changes),
+                view: Some(view),
+                key: windowed_key,
+                value,
+                old_values: OldValues::default(),
+                closes_after_ms,
+            },
+            late: KStream::new(Rc::clone(plan), node, late, key, None),
+        }
+    }
+
+    /// The aggregation in a task, as it was when the task last committed. `open_from` gives, for a stream time, the least
+    /// place that is open then.
+    pub(crate) fn open<S: WindowRows>(
+        &self,
+        instantiation: &mut Instantiation<'_>,
+        store: StoreId,
+        open_from: impl Fn(Timestamp) -> Timestamp,
+    ) -> Result<Windowing<K, A, L, S>> {
+        let time = OperatorTime::new(instantiation.times, &self.operator);
+        let store = S::of(instantiation, store)?;
+        let mut open_from = open_from(time.now());
+        let mut finals = None;
+        if self.emit == Emit::Finals {
+            let restored = Finals::restore(instantiation, &self.operator, open_from);
+            open_from = restored.emitted();
+            finals = Some(restored);
+        }
+        // What had expired before a restart stays so.
+        store.borrow_mut().restore_horizon(open_from);
+        if let Some(finals) = &mut finals {
+            store
+                .borrow()
+                .each(&mut |place, key| finals.add(place, key))?;
+        }
+        Ok(Windowing {
+            store,
+            time,
+            finals,
+            encoding: Encoding::new(
+                &self.operator,
+                Arc::clone(&self.key),
+                Arc::clone(&self.value),
+            ),
+            updates: self.updates.instantiate(instantiation)?,
+            changes: self.changes.instantiate(instantiation)?,
+            late: LateBranch::new(&self.operator, self.late.instantiate(instantiation)?),
+        })
+    }
+}
+
+/// A windowed aggregation in a task, but for its windows.
+pub(crate) struct Windowing<K, A, L, S> {
+    pub(crate) store: Rc<RefCell<S>>,
+    pub(crate) time: OperatorTime,
+    /// Where windows are emitted as they close.
+    pub(crate) finals: Option<Finals>,
+    pub(crate) encoding: Encoding<K, A>,
+    updates: Fanout<Windowed<K>, A>,
+    changes: Fanout<Windowed<K>, Change<A>>,
+    pub(crate) late: LateBranch<K, L>,
+}
+
+/// A new value of a window.
+pub(crate) struct Update<K, A> {
+    pub key: Windowed<K>,
+    /// Nothing where the window is no more.
+    pub new: Option<A>,
+    pub old: Option<A>,
+    pub timestamp: Timestamp,
+    pub headers: Headers,
+}
+
+impl<K: Data, A: Data, L: Data, S: WindowRows> Windowing<K, A, L, S> {
+    /// The least place that is open: by time, `open_from` on, but nothing that was emitted.
+    pub(crate) fn still_open_from(&self, open_from: Timestamp) -> Timestamp {
+        let emitted = self.finals.as_ref().map_or(Timestamp::MIN, Finals::emitted);
+        open_from.max(emitted)
+    }
+
+    /// Whether somebody reads changes, and so old values.
+    pub(crate) fn has_table(&self) -> bool {
+        !self.changes.is_empty()
+    }
+
+    pub(crate) fn forward(&mut self, context: &mut Context<'_>, update: Update<K, A>) -> Result {
+        let Update {
+            key,
+            new,
+            old,
+            timestamp,
+            headers,
+        } = update;
+        let change = |new, key, headers| Record {
+            key,
+            value: Change { new, old },
+            timestamp,
+            headers,
+        };
+        if self.updates.is_empty() {
+            return self.changes.forward(context, change(new, key, headers));
+        }
+        if self.has_table() {
+            let change = change(new.clone(), key.clone(), headers.clone());
+            self.changes.forward(context, change)?;
+        }
+        let Some(value) = new else {
+            return Ok(());
+        };
+        let update = Record {
+            key,
+            value,
+            timestamp,
+            headers,
+        };
+        self.updates.forward(context, update)
+    }
+
+    /// Closes what lies before `open_from`: emits and expires it. `window` gives start and end at a place.
+    pub(crate) fn close(
+        &mut self,
+        context: &mut Context<'_>,
+        open_from: Timestamp,
+        window: impl Fn(Place) -> (Timestamp, Timestamp),
+    ) -> Result {
+        self.emit_closed(context, open_from, window)?;
+        self.store.borrow_mut().expire_before(open_from);
+        Ok(())
+    }
+
+    fn emit_closed(
+        &mut self,
+        context: &mut Context<'_>,
+        open_from: Timestamp,
+        window: impl Fn(Place) -> (Timestamp, Timestamp),
+    ) -> Result {
+        let Some(finals) = &mut self.finals else {
+            return Ok(());
+        };
+        for (place, key) in finals.take_closed(open_from) {
+            let row = self.store.borrow().row(&key, place)?;
+            let row = row.expect("an open window is in the store");
+            let (start, end) = window(place);
+            let key = self.encoding.decode_key(&key)?;
+            let update = Update {
+                key: Windowed { key, start, end },
+                new: Some(self.encoding.decode(&row)?),
+                old: None,
+                timestamp: row.timestamp,
+                headers: Headers::new(),
+            };
+            self.forward(context, update)?;
+        }
+        Ok(())
+    }
+}
