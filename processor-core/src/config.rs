@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::task::OnBadRecord;
+use crate::task::{OnBadRecord, Retries};
 
 /// What a failure may do to results.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -75,6 +75,10 @@ pub struct StreamsConfig {
     /// Where nobody can say which record it was, the thread stops: for changes of stores, which are sent when they are
     /// committed; for what punctuations send; and when it is the broker that refuses, and not this client.
     pub on_production_error: OnBadRecord,
+    /// How often a record is tried again before [`on_processing_error`](Self::on_processing_error) or
+    /// [`on_production_error`](Self::on_production_error) decides, `Fail` included. Each attempt aborts the transaction and
+    /// reads the input since the last commit again, so nothing is done twice.
+    pub processing_retries: Retries,
     /// Where dead letters go. The topic must exist when the application starts, and must not be one that it reads. Needed
     /// where one of the handlers above is [`OnBadRecord::DeadLetter`].
     pub dead_letter_topic: Option<String>,
@@ -107,6 +111,7 @@ impl StreamsConfig {
             on_bad_record: OnBadRecord::Fail,
             on_processing_error: OnBadRecord::Fail,
             on_production_error: OnBadRecord::Fail,
+            processing_retries: Retries::default(),
             dead_letter_topic: None,
             max_decode_wait: Duration::from_secs(60),
             transaction_timeout: Duration::from_secs(30),

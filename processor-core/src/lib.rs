@@ -49,5 +49,5 @@ pub use config::{Guarantee, StreamsConfig};
 pub use dsl::StreamsBuilder;
 pub use record::{Change, Data, Record, RecordMetadata, TaskId, Windowed};
 pub use runtime::{RunSummary, Streams, StreamsError};
-pub use task::OnBadRecord;
+pub use task::{OnBadRecord, Retries};
 pub use topology::{Topology, TopologyError};

@@ -11,6 +11,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -45,6 +46,35 @@ pub enum OnBadRecord {
     DeadLetter,
 }
 
+/// How often a record is tried again before its handler decides: for failures that pass, such as those of a service that
+/// a function of the user asks.
+///
+/// ```
+/// # use std::time::Duration;
+/// # use processor_core::{OnBadRecord, Retries, StreamsConfig};
+/// let mut config = StreamsConfig::new("enrich");
+/// // Three more attempts, after 100, 200 and 400 ms; then the record goes to the dead letter topic.
+/// config.processing_retries = Retries { times: 3, pause: Duration::from_millis(100) };
+/// config.on_processing_error = OnBadRecord::DeadLetter;
+/// config.dead_letter_topic = Some("dead-letters".to_owned());
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Retries {
+    /// Further attempts after the first; 0 by default.
+    pub times: u32,
+    /// Pause before the first of them; each later one doubles it. The stream thread waits, so all pauses together must
+    /// stay below the group's `max.poll.interval.ms` (5 min).
+    pub pause: Duration,
+}
+
+impl Retries {
+    /// The pause before the next attempt of a record that was tried again `tried` times; `None` when those are used up.
+    fn after(self, tried: u32) -> Option<Duration> {
+        let pause = self.pause.saturating_mul(1 << tried.min(20));
+        (tried < self.times).then_some(pause)
+    }
+}
+
 /// Where dead letters go.
 #[derive(Debug, Clone)]
 pub(crate) struct DeadLetterTopic {
@@ -66,6 +96,7 @@ pub(crate) struct Handlers {
     decoding: Handling,
     processing: Handling,
     sending: Handling,
+    retries: Retries,
 }
 
 impl Handlers {
@@ -81,6 +112,7 @@ impl Handlers {
             decoding: handling(config.on_bad_record),
             processing: handling(config.on_processing_error),
             sending: handling(config.on_production_error),
+            retries: config.processing_retries,
         }
     }
 
@@ -92,17 +124,10 @@ impl Handlers {
     /// What becomes of the record in whose processing `fault` arose; `None` when that stops the thread, or when it says
     /// nothing about a record.
     pub(crate) fn of_failed(&self, fault: &Fault) -> Option<(RecordMetadata, Verdict)> {
-        let FaultKind::At { record, source } = fault.kind() else {
-            return None;
-        };
+        let (record, source) = failed_record(fault)?;
         let verdict = match source.kind() {
-            FaultKind::User { .. } | FaultKind::Serde { .. } => {
-                Verdict::of(&self.processing, "processing error", source)
-            }
-            FaultKind::Log(error) if error.class == ErrorClass::Rejected => {
-                Verdict::of(&self.sending, "rejected result", source)
-            }
-            _ => None,
+            FaultKind::Log(_) => Verdict::of(&self.sending, "rejected result", source),
+            _ => Verdict::of(&self.processing, "processing error", source),
         };
         Some((record.clone(), verdict?))
     }
@@ -110,6 +135,18 @@ impl Handlers {
     /// Whether a rejected result may be passed over.
     pub(crate) fn tolerate_rejection(&self) -> bool {
         !matches!(self.sending, Handling::Fail)
+    }
+}
+
+/// The record in whose processing `fault` arose, and what failed; `None` when the fault says nothing about a record.
+fn failed_record(fault: &Fault) -> Option<(&RecordMetadata, &Fault)> {
+    let FaultKind::At { record, source } = fault.kind() else {
+        return None;
+    };
+    match source.kind() {
+        FaultKind::User { .. } | FaultKind::Serde { .. } => Some((record, source)),
+        FaultKind::Log(error) if error.class == ErrorClass::Rejected => Some((record, source)),
+        _ => None,
     }
 }
 
@@ -197,24 +234,50 @@ fn exception(fault: &Fault) -> &'static str {
     }
 }
 
-/// The records of a thread that failed in the middle of processing, to be passed over when they are read again.
+/// The records of a thread that failed in the middle of processing, to be tried again or passed over when they are read
+/// again.
 #[derive(Debug, Default)]
-pub(crate) struct FailedRecords(BTreeMap<TopicPartition, BTreeMap<Offset, Verdict>>);
+pub(crate) struct FailedRecords(BTreeMap<TopicPartition, BTreeMap<Offset, Failed>>);
+
+#[derive(Debug, Default)]
+struct Failed {
+    /// How often it was tried again.
+    tried: u32,
+    /// Why it is passed over, once it is.
+    verdict: Option<Verdict>,
+}
 
 impl FailedRecords {
-    /// Writes a record down; false when it is there for the same reason, so that passing over it did not help. A dead
-    /// letter that is too large gives it another one.
-    pub(crate) fn add(&mut self, record: RecordMetadata, verdict: Verdict) -> bool {
-        let partition = TopicPartition::new(record.topic, record.partition);
-        let known = self.0.entry(partition).or_default();
+    /// Whether the record at which `fault` arose is to be tried again, and after what pause; counts the attempt.
+    pub(crate) fn try_again(&mut self, fault: &Fault, handlers: &Handlers) -> Option<Duration> {
+        let (record, _) = failed_record(fault)?;
+        let known = self.of_record(record);
+        let pause = handlers.retries.after(known.tried)?;
+        known.tried += 1;
+        Some(pause)
+    }
+
+    /// Writes down that a record is to be passed over; false when it is there for the same reason, so that passing over
+    /// it did not help. A dead letter that is too large gives it another one.
+    pub(crate) fn add(&mut self, record: &RecordMetadata, verdict: Verdict) -> bool {
+        let known = self.of_record(record);
         let reason = verdict.reason;
-        let before = known.insert(record.offset, verdict);
+        let before = known.verdict.replace(verdict);
         before.is_none_or(|before| before.reason != reason)
     }
 
-    /// Those of one partition.
+    fn of_record(&mut self, record: &RecordMetadata) -> &mut Failed {
+        let partition = TopicPartition::new(Arc::clone(&record.topic), record.partition);
+        let known = self.0.entry(partition).or_default();
+        known.entry(record.offset).or_default()
+    }
+
+    /// Those of one partition that are to be passed over.
     pub(crate) fn of(&self, partition: &TopicPartition) -> BTreeMap<Offset, Verdict> {
-        self.0.get(partition).cloned().unwrap_or_default()
+        let known = self.0.get(partition).into_iter().flatten();
+        known
+            .filter_map(|(offset, failed)| Some((*offset, failed.verdict.clone()?)))
+            .collect()
     }
 
     /// Forgets those that a commit has left behind.
@@ -290,13 +353,33 @@ mod tests {
     }
 
     #[test]
+    fn a_record_is_tried_again_as_often_as_asked_with_pauses_that_double() {
+        let config = StreamsConfig {
+            processing_retries: Retries {
+                times: 2,
+                pause: Duration::from_millis(10),
+            },
+            ..StreamsConfig::new("app")
+        };
+        let handlers = Handlers::new(&config, None);
+        let mut failed = FailedRecords::default();
+        let fault = || Fault::user("op", "no");
+        let mut pauses =
+            |fault: &Fault| [(); 3].map(|()| Some(failed.try_again(fault, &handlers)?.as_millis()));
+        assert_eq!(pauses(&fault().at(at(7))), [Some(10), Some(20), None]);
+        assert_eq!(pauses(&fault().at(at(8))), [Some(10), Some(20), None]);
+        assert_eq!(pauses(&fault()), [None, None, None], "of no record");
+        assert!(failed.of(&TopicPartition::new("in", 0)).is_empty());
+    }
+
+    #[test]
     fn a_failed_record_is_known_until_a_commit_is_behind_it() {
         let fault = Fault::user("op", "no");
         let verdict = || Verdict::of(&Handling::Skip, "processing error", &fault).unwrap();
         let mut failed = FailedRecords::default();
-        assert!(failed.add(at(3), verdict()));
-        assert!(failed.add(at(5), verdict()));
-        assert!(!failed.add(at(5), verdict()), "it failed twice");
+        assert!(failed.add(&at(3), verdict()));
+        assert!(failed.add(&at(5), verdict()));
+        assert!(!failed.add(&at(5), verdict()), "it failed twice");
         let partition = TopicPartition::new("in", 0);
         let committed = |offset| CommittedOffset {
             offset,

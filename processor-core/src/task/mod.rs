@@ -9,8 +9,8 @@ mod restore;
 mod stream_task;
 mod time_header;
 
-pub use failed::OnBadRecord;
 pub(crate) use failed::{DeadLetterTopic, FailedRecords, Handlers};
+pub use failed::{OnBadRecord, Retries};
 pub(crate) use queue::{Head, SourceQueue, TopicQueue};
 pub(crate) use restore::Restorer;
 pub(crate) use stream_task::{StoreSlot, StreamTask, TaskParts};

@@ -1,6 +1,8 @@
 //! Records that fail: skipped, or kept as dead letters, exactly once and without a trace in the results.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use processor_core::clock::ManualClock;
@@ -12,7 +14,7 @@ use processor_core::processor::{KeyValue, Processor, ProcessorContext};
 use processor_core::serde::{bytes, int64, nullable, utf8};
 use processor_core::testing::TopologyTestDriver;
 use processor_core::{
-    Guarantee, OnBadRecord, Record, Streams, StreamsConfig, StreamsError, Topology,
+    Guarantee, OnBadRecord, Record, Retries, Streams, StreamsConfig, StreamsError, Topology,
 };
 
 use crate::support::driver::{numbers, pairs, text, topology};
@@ -732,4 +734,72 @@ fn dead_letters_of_one_partition_go_to_one_partition() {
         seen += dead.len();
     }
     assert_eq!(seen, 12);
+}
+
+/// Fails at values that begin with "flaky" for as long as there are failures left.
+struct Flaky {
+    tally: Tally,
+    failures: Arc<AtomicU32>,
+}
+
+impl Processor<String, String> for Flaky {
+    type KOut = String;
+    type VOut = String;
+
+    fn process(
+        &mut self,
+        record: Record<String, String>,
+        context: &mut ProcessorContext<'_, '_, String, String>,
+    ) -> Result {
+        let flaky = record.value.starts_with("flaky");
+        self.tally.process(record, context)?;
+        let left = |failures: u32| failures.checked_sub(1);
+        let fails = flaky && self.failures.fetch_update(SeqCst, SeqCst, left).is_ok();
+        match fails {
+            true => Err(Fault::user("tally", "not now")),
+            false => Ok(()),
+        }
+    }
+}
+
+#[test]
+fn a_record_is_tried_again_before_its_handler_decides_and_counts_once() {
+    let failures = Arc::new(AtomicU32::new(0));
+    let shared = Arc::clone(&failures);
+    let topology = topology(move |builder| {
+        let counts = builder.key_value_store("counts", utf8(), int64());
+        let failures = Arc::clone(&shared);
+        texts(builder)
+            .process("tally", counts, move |counts| Flaky {
+                tally: Tally(counts),
+                failures: Arc::clone(&failures),
+            })
+            .to_with("out", Produced::new(utf8(), utf8()));
+    });
+    let config = StreamsConfig {
+        processing_retries: Retries {
+            times: 3,
+            pause: Duration::from_millis(10),
+        },
+        ..all(OnBadRecord::DeadLetter)
+    };
+    let mut driver = TopologyTestDriver::with(topology, config, 1).unwrap();
+    let input = driver.input("in", utf8(), utf8());
+    let out = driver.output("out", utf8(), utf8());
+    let dead = driver.output(DEAD, utf8(), utf8());
+    let mut after = |fails: u32, value: &str| {
+        failures.store(fails, SeqCst);
+        input.pipe(&mut driver, "k".to_owned(), value.to_owned(), 0);
+        let values = |records: Vec<(String, String)>| -> Vec<String> {
+            records.into_iter().map(|(_, value)| value).collect()
+        };
+        (
+            values(out.read_key_values(&mut driver)),
+            values(dead.read_key_values(&mut driver)),
+        )
+    };
+    let one = |value: &str| vec![value.to_owned()];
+    assert_eq!(after(3, "flaky a"), (one("flaky a#1"), vec![]));
+    assert_eq!(after(4, "flaky b"), (vec![], one("flaky b")));
+    assert_eq!(after(0, "flaky c"), (one("flaky c#2"), vec![]));
 }

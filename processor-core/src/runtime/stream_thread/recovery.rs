@@ -39,10 +39,16 @@ impl StreamThread {
             SystemClock.pass(NOT_READY_PAUSE);
             return Ok(());
         }
+        if let Some(pause) = self.failed.try_again(&fault, &self.handlers) {
+            tracing::warn!(thread = self.index, %fault, ?pause, "the transaction is aborted and its input read again");
+            self.shared.clock.pass(pause);
+            return self.undo_failed();
+        }
         if let Some((record, verdict)) = self.handlers.of_failed(&fault)
-            && self.failed.add(record, verdict)
+            && self.failed.add(&record, verdict)
         {
-            return self.undo_failed(&fault);
+            tracing::warn!(thread = self.index, %fault, "the transaction is aborted and its input read again without this record");
+            return self.undo_failed();
         }
         self.committing = None;
         match fault.log_error().map(|error| error.class) {
@@ -72,9 +78,8 @@ impl StreamThread {
         }
     }
 
-    /// Takes back what is not committed, because of a record that will be passed over when it is read again.
-    pub(super) fn undo_failed(&mut self, fault: &Fault) -> Result {
-        tracing::warn!(thread = self.index, %fault, "the transaction is aborted and its input read again without this record");
+    /// Takes back what is not committed, because of a record that will be tried again or passed over.
+    pub(super) fn undo_failed(&mut self) -> Result {
         // What is in flight is older than the record, and would be lost for nothing: with a record that fails in each
         // interval, there would be no progress.
         if let Err(fault) = self.await_commit() {
