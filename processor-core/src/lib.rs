@@ -5,6 +5,7 @@
 //! - [`Streams`]: runs a topology on a log.
 //! - [`log`]: what a log is; the embedded one needs no broker, `log::kafka` is a real one.
 //! - [`processor`]: user code with stores and timers in the middle of a topology.
+//! - [`plan`]: a topology as data: text, JSON, a chart, its hash, its cost, and what changes between two.
 //! - [`testing`]: drives the real task code with virtual time.
 //!
 //! **What it is not**: a cluster, a SQL engine or a scheduler. It is a library; instances of the same program share the
@@ -37,6 +38,7 @@ pub mod dsl;
 pub mod error;
 pub mod log;
 pub mod partitioner;
+pub mod plan;
 pub mod processor;
 mod record;
 mod runtime;

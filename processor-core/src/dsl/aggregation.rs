@@ -207,6 +207,13 @@ impl<K: Data, A: Data, L: Data> Wired<K, A, L> {
         })
     }
 
+    /// Notes for plans what the store holds, and the numbers that shape its rows.
+    pub(crate) fn describe(&self, value: &SharedSerde<A>, parameters: &[(&'static str, i64)]) {
+        let mut plan = self.plan.borrow_mut();
+        plan.describe_store(self.store, &*self.key, &**value);
+        plan.describe_node(self.node, parameters);
+    }
+
     /// Attaches the inputs to what `make` makes of the aggregation in each task.
     pub(crate) fn attach(
         self,

@@ -129,7 +129,9 @@ impl StreamsBuilder {
         key: impl Serde<K> + 'static,
         value: impl Serde<V> + 'static,
     ) -> StoreHandle<K, V> {
-        let id = self.plan.borrow_mut().add_store(name, StoreKind::KeyValue);
+        let mut plan = self.plan.borrow_mut();
+        let id = plan.add_store(name, StoreKind::KeyValue);
+        plan.describe_store(id, &key, &value);
         StoreHandle::new(id, name, Arc::new(key), Arc::new(value))
     }
 
@@ -143,10 +145,9 @@ impl StreamsBuilder {
         retention: Duration,
     ) -> EventBufferHandle<K, V> {
         let retention_ms = millis(retention);
-        let id = self
-            .plan
-            .borrow_mut()
-            .add_store(name, StoreKind::Join { retention_ms });
+        let mut plan = self.plan.borrow_mut();
+        let id = plan.add_store(name, StoreKind::Join { retention_ms });
+        plan.describe_store(id, &key, &value);
         EventBufferHandle::new(id, name, Arc::new(key), Arc::new(value))
     }
 

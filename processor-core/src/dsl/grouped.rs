@@ -206,6 +206,7 @@ pub(crate) fn aggregate<K: Data, A: Data, L: Data>(
     let Some(wired) = Wired::new(inputs, name, "aggregate", StoreKind::KeyValue) else {
         return KTable::detached(&inputs.origin().silent::<K, A, Partitioned>());
     };
+    wired.describe(&serde, &[]);
     let outlet = Outlet::<K, Change<A>>::new();
     let (below, operator) = (Arc::clone(&outlet), name.to_owned());
     let (plan, node, store) = (Rc::clone(&wired.plan), wired.node, wired.store);

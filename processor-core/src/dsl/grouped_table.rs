@@ -173,6 +173,7 @@ impl<K: Data, V: Data> KGroupedTable<K, V> {
             let store = plan.add_store(name, StoreKind::KeyValue);
             let kind = NodeKind::Operator("table aggregate");
             let node = plan.add_node(name.to_owned(), kind, vec![stream.node], vec![store]);
+            plan.describe_store(store, &*self.key, &*serde);
             (node, store)
         };
         let (below, add, subtract) = (Arc::clone(&outlet), Arc::new(add), Arc::new(subtract));
@@ -377,6 +378,10 @@ const NEW: u8 = 1;
 const BOTH: u8 = 2;
 
 impl<V: Data> Serde<Change<V>> for Changed<V> {
+    fn format(&self) -> Option<String> {
+        Some(format!("change of {}", self.0.format()?))
+    }
+
     fn serialize(&self, change: &Change<V>, into: &mut Vec<u8>) -> Result<(), SerdeError> {
         let kind = match (&change.new, &change.old) {
             (None, None) => return Err(SerdeError::new("a change has an old or a new value")),

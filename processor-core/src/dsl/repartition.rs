@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::error::Result;
 use crate::log::Timestamp;
+use crate::plan::RowFormat;
 use crate::processor::{Context, OperatorTime, Process, SharedNode, Wake};
 use crate::record::{Data, Record};
 use crate::serde::SharedSerde;
@@ -31,6 +32,8 @@ pub(crate) fn repartition<K: Data, V: Data, L: Lineage>(
         if let Some(partitions) = partitions {
             plan.enforced_partitions.push((topic.clone(), partitions));
         }
+        let format = RowFormat::of(&*key, &*value);
+        plan.topic_formats.insert(topic.clone(), format);
         let sink_name = format!("{name}-repartition-sink");
         plan.add_node(
             sink_name,

@@ -300,6 +300,7 @@ pub(crate) fn aggregate<K: Data, A: Data, L: Data>(
     let Some(wired) = Wired::new(inputs, name, "session aggregate", store) else {
         return SessionTable::detached(&inputs.origin());
     };
+    wired.describe(&serde, &[("gap_ms", windows.gap_ms)]);
     let windowing = WindowingPlan::new(name, emit, Arc::clone(&wired.key), serde);
     let windowed_key = session_windowed(Arc::clone(&wired.key));
     // A session's end is part of it.

@@ -171,6 +171,10 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
             let kind = NodeKind::Operator("stream-stream join");
             let node = plan.add_node(name.to_owned(), kind, parents.clone(), ids);
             plan.copartitioned.push((name.to_owned(), parents));
+            if let (Some(key), Some(left), Some(right)) = (&left.key, &left.value, &right.value) {
+                plan.describe_store(stores.left, &**key, &**left);
+                plan.describe_store(stores.right, &**key, &**right);
+            }
             (node, stores)
         };
         let plan = &self.plan;

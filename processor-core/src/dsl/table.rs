@@ -190,6 +190,7 @@ impl<K: Data, V: Data> TableSource<'_, K, V> {
             let kind = NodeKind::Operator("table");
             let parents = vec![stream.node];
             let node = plan.add_node(name.to_owned(), kind, parents, vec![store]);
+            plan.describe_store(store, &*key, &*value);
             (node, store)
         };
         let (below, table, read) = (Arc::clone(&outlet), name.to_owned(), Arc::new(read));

@@ -96,6 +96,10 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, Option<V>, L> {
 struct Present<T>(SharedSerde<Option<T>>);
 
 impl<T: Data> Serde<T> for Present<T> {
+    fn format(&self) -> Option<String> {
+        self.0.format()
+    }
+
     fn serialize(&self, value: &T, into: &mut Vec<u8>) -> Result<(), SerdeError> {
         self.0.serialize(&Some(value.clone()), into)
     }

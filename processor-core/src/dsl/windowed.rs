@@ -222,6 +222,8 @@ pub(crate) fn aggregate<K: Data, A: Data, L: Data>(
     let Some(wired) = Wired::new(inputs, name, "windowed aggregate", store) else {
         return WindowedTable::detached(&origin);
     };
+    let (advance_ms, size_ms) = (windows.advance_ms, windows.size_ms);
+    wired.describe(&serde, &[("advance_ms", advance_ms), ("size_ms", size_ms)]);
     let windowing = WindowingPlan::new(name, emit, Arc::clone(&wired.key), serde);
     let windowed_key = windowed(Arc::clone(&wired.key), windows.size_ms);
     let outputs =

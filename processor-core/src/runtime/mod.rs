@@ -11,4 +11,4 @@ mod waiting_tests;
 
 pub(crate) use collector::Collector;
 pub use streams::{RunSummary, Streams, StreamsError};
-pub(crate) use topics::TopicPartitions;
+pub(crate) use topics::{TopicPartitions, changelog, changelog_settings};

@@ -127,7 +127,7 @@ fn internal_topics(
             let spec = &topology.plan.stores[store];
             let name = changelog(application_id, &spec.name);
             let retention = config.windowed_changelog_additional_retention;
-            let (cleanup, retention_ms) = changelog_cleanup(spec.kind, retention);
+            let (cleanup, retention_ms) = changelog_settings(spec.kind, retention);
             topics.push(NewTopic {
                 replication: config.replication,
                 retention_ms,
@@ -139,7 +139,10 @@ fn internal_topics(
 }
 
 /// Cleanup policy and retention of a changelog, as Kafka Streams sets them.
-fn changelog_cleanup(kind: StoreKind, additional: Option<Duration>) -> (Cleanup, Option<i64>) {
+pub(crate) fn changelog_settings(
+    kind: StoreKind,
+    additional: Option<Duration>,
+) -> (Cleanup, Option<i64>) {
     let retention = || {
         let additional = millis(additional?);
         Some(kind.retention_ms()?.saturating_add(additional))

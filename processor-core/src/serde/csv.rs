@@ -17,6 +17,10 @@ pub fn csv<T>() -> Csv<T> {
 }
 
 impl<T: Serialize + DeserializeOwned> Serde<T> for Csv<T> {
+    fn format(&self) -> Option<String> {
+        Some("csv".to_owned())
+    }
+
     fn serialize(&self, value: &T, into: &mut Vec<u8>) -> Result<(), SerdeError> {
         let mut writer = ::csv::WriterBuilder::new()
             .has_headers(false)

@@ -25,6 +25,10 @@ pub fn json<T>() -> Json<T> {
 }
 
 impl<T: Serialize + DeserializeOwned> Serde<T> for Json<T> {
+    fn format(&self) -> Option<String> {
+        Some("json".to_owned())
+    }
+
     fn serialize(&self, value: &T, into: &mut Vec<u8>) -> Result<(), SerdeError> {
         serde_json::to_writer(into, value)
             .map_err(|error| SerdeError::new(format_args!("cannot write as JSON: {error}")))

@@ -84,6 +84,12 @@ pub trait Serde<T>: Send + Sync {
         None
     }
 
+    /// A name of the format of the bytes, where the serde knows one: two serdes of one name read each other's bytes. It
+    /// stands in [plans](crate::plan), so that a store or a topic whose format changes is noticed before a start.
+    fn format(&self) -> Option<String> {
+        None
+    }
+
     /// The part of a key's bytes that chooses its partition: all of it, but for windowed keys, which follow their
     /// inner key.
     fn partition_bytes<'a>(&self, key: &'a [u8]) -> &'a [u8] {
@@ -158,6 +164,10 @@ impl<T, S: Serde<T>> Serde<Option<T>> for Nullable<S> {
         Some(None)
     }
 
+    fn format(&self) -> Option<String> {
+        self.inner.format()
+    }
+
     fn partition_bytes<'a>(&self, key: &'a [u8]) -> &'a [u8] {
         self.inner.partition_bytes(key)
     }
@@ -178,6 +188,10 @@ impl<T> Serde<T> for SharedSerde<T> {
 
     fn null(&self) -> Option<T> {
         (**self).null()
+    }
+
+    fn format(&self) -> Option<String> {
+        (**self).format()
     }
 
     fn partition_bytes<'a>(&self, key: &'a [u8]) -> &'a [u8] {

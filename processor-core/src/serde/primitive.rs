@@ -13,6 +13,10 @@ pub fn utf8() -> Utf8 {
 }
 
 impl Serde<String> for Utf8 {
+    fn format(&self) -> Option<String> {
+        Some("utf8".to_owned())
+    }
+
     fn serialize(&self, value: &String, into: &mut Vec<u8>) -> Result<(), SerdeError> {
         into.extend_from_slice(value.as_bytes());
         Ok(())
@@ -36,6 +40,10 @@ pub fn int64() -> Int64 {
 }
 
 impl Serde<i64> for Int64 {
+    fn format(&self) -> Option<String> {
+        Some("int64".to_owned())
+    }
+
     fn serialize(&self, value: &i64, into: &mut Vec<u8>) -> Result<(), SerdeError> {
         into.extend_from_slice(&value.to_be_bytes());
         Ok(())
@@ -63,6 +71,10 @@ pub fn bytes() -> Bytes {
 }
 
 impl Serde<Vec<u8>> for Bytes {
+    fn format(&self) -> Option<String> {
+        Some("bytes".to_owned())
+    }
+
     fn serialize(&self, value: &Vec<u8>, into: &mut Vec<u8>) -> Result<(), SerdeError> {
         into.extend_from_slice(value);
         Ok(())

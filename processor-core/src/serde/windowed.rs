@@ -17,6 +17,10 @@ pub fn windowed<K, S: Serde<K>>(inner: S, size_ms: i64) -> WindowedSerde<S> {
 }
 
 impl<K, S: Serde<K>> Serde<Windowed<K>> for WindowedSerde<S> {
+    fn format(&self) -> Option<String> {
+        Some(format!("windowed {}", self.inner.format()?))
+    }
+
     fn serialize(&self, value: &Windowed<K>, into: &mut Vec<u8>) -> Result<(), SerdeError> {
         self.inner.serialize(&value.key, into)?;
         into.extend_from_slice(&value.start.to_be_bytes());
@@ -54,6 +58,10 @@ pub fn session_windowed<K, S: Serde<K>>(inner: S) -> SessionWindowedSerde<S> {
 }
 
 impl<K, S: Serde<K>> Serde<Windowed<K>> for SessionWindowedSerde<S> {
+    fn format(&self) -> Option<String> {
+        Some(format!("session windowed {}", self.inner.format()?))
+    }
+
     fn serialize(&self, value: &Windowed<K>, into: &mut Vec<u8>) -> Result<(), SerdeError> {
         self.inner.serialize(&value.key, into)?;
         into.extend_from_slice(&value.end.to_be_bytes());

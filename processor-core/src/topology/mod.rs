@@ -5,13 +5,13 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-mod describe;
 mod partitions;
 mod plan;
 
 pub(crate) use partitions::{PartitionPlan, plan_partitions};
 pub(crate) use plan::{
-    GlobalTableSpec, MakeSource, Node, NodeId, NodeKind, Plan, Source, StoreId, StoreKind, Topic,
+    GlobalTableSpec, MakeSource, NodeId, NodeKind, Plan, Source, StoreId, StoreKind, StoreSpec,
+    Topic,
 };
 
 /// Why a topology cannot be built or started.

@@ -1,11 +1,14 @@
 //! What the builder writes down: nodes, edges, stores and topics, before partitions and tasks are known.
 
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
 use crate::error::Result;
 use crate::log::OffsetReset;
+use crate::plan::RowFormat;
 use crate::processor::Instantiation;
+use crate::serde::Serde;
 use crate::task::SourceQueue;
 
 /// A node of the plan.
@@ -62,6 +65,8 @@ pub(crate) struct Node {
     pub kind: NodeKind,
     pub parents: Vec<NodeId>,
     pub stores: Vec<StoreId>,
+    /// Numbers that it was given and that say what its rows are, such as `size_ms`.
+    pub parameters: Vec<(&'static str, i64)>,
 }
 
 /// Makes the queue of a source, with everything below it.
@@ -87,6 +92,16 @@ pub(crate) enum StoreKind {
 }
 
 impl StoreKind {
+    /// Its name in plans.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::KeyValue => "key-value",
+            Self::Window { .. } => "window",
+            Self::Session { .. } => "session",
+            Self::Join { .. } => "join",
+        }
+    }
+
     /// How long entries are needed in event time; `None` for ever.
     pub(crate) fn retention_ms(self) -> Option<i64> {
         match self {
@@ -105,6 +120,10 @@ pub(crate) struct StoreSpec {
     pub kind: StoreKind,
     /// Filled from a topic by every thread in full, and not part of any task.
     pub global: Option<String>,
+    /// A topic of the user that has all of its rows, and is read back instead of a changelog.
+    pub restored_from: Option<String>,
+    /// What its keys and values are, as far as their serdes say.
+    pub format: RowFormat,
 }
 
 /// Decides what a record of a global topic does to the table: checks that key and value decode.
@@ -131,6 +150,12 @@ pub(crate) struct Plan {
     /// Partition counts that the user asked for, by repartition topic.
     pub enforced_partitions: Vec<(Topic, i32)>,
     pub problems: Vec<String>,
+    /// Whether topics and stores may be saved: see [`StreamsBuilder::optimize`](crate::StreamsBuilder::optimize).
+    pub optimized: bool,
+    /// Names that no user gave.
+    pub made_up: HashSet<String>,
+    /// What goes through internal topics, as far as the serdes say.
+    pub topic_formats: BTreeMap<Topic, RowFormat>,
 }
 
 impl Plan {
@@ -146,13 +171,31 @@ impl Plan {
             kind,
             parents,
             stores,
+            parameters: Vec::new(),
         });
         NodeId(self.nodes.len() - 1)
     }
 
     /// A name for a node that the user did not name, in Kafka Streams' form.
-    pub(crate) fn generated_name(&self, operator: &str) -> String {
-        format!("{operator}-{:010}", self.nodes.len())
+    pub(crate) fn generated_name(&mut self, operator: &str) -> String {
+        let name = format!("{operator}-{:010}", self.nodes.len());
+        self.made_up.insert(name.clone());
+        name
+    }
+
+    /// Notes numbers that say what the rows of `node` are, for plans.
+    pub(crate) fn describe_node(&mut self, node: NodeId, parameters: &[(&'static str, i64)]) {
+        self.nodes[node.0].parameters.extend_from_slice(parameters);
+    }
+
+    /// Notes what `store` holds, for plans.
+    pub(crate) fn describe_store<K, V>(
+        &mut self,
+        store: StoreId,
+        key: &dyn Serde<K>,
+        value: &dyn Serde<V>,
+    ) {
+        self.stores[store.0].format = RowFormat::of(key, value);
     }
 
     pub(crate) fn add_store(&mut self, name: &str, kind: StoreKind) -> StoreId {
@@ -160,6 +203,8 @@ impl Plan {
             name: name.to_owned(),
             kind,
             global: None,
+            restored_from: None,
+            format: RowFormat::default(),
         });
         StoreId(self.stores.len() - 1)
     }

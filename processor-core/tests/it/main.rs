@@ -3,6 +3,7 @@
 mod dead_letter;
 mod grouped;
 mod grouped_table;
+mod plan;
 mod process;
 mod repartition_time;
 mod runtime;

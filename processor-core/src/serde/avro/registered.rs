@@ -140,6 +140,10 @@ impl<T> RegisteredAvro<T> {
 }
 
 impl<T: Serialize + DeserializeOwned> Serde<T> for RegisteredAvro<T> {
+    fn format(&self) -> Option<String> {
+        Some("registered avro".to_owned())
+    }
+
     fn serialize(&self, value: &T, into: &mut Vec<u8>) -> Result<(), SerdeError> {
         frame::begin(self.register()?, into);
         self.codec.write(value, into)

@@ -1,0 +1,169 @@
+//! The plan of a built topology.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::log::Cleanup;
+use crate::runtime::{changelog, changelog_settings};
+use crate::topology::{NodeKind, Plan, StoreSpec, Topic, Topology};
+
+use super::{
+    APPLICATION, ChangelogPlan, FORMAT, GlobalTablePlan, NodePlan, Role, RowFormat, StorePlan,
+    SubTopologyPlan, TopicPlan, TopologyPlan, hash,
+};
+
+/// What changelogs of windows keep beyond their store where no configuration says otherwise.
+const ADDITIONAL_RETENTION: Duration = Duration::from_secs(24 * 60 * 60);
+
+impl Topology {
+    /// The topology as data, with the default settings of changelogs.
+    #[must_use]
+    pub fn plan(&self) -> TopologyPlan {
+        self.plan_with(Some(ADDITIONAL_RETENTION))
+    }
+
+    /// The topology as data; `additional` is how long changelogs of windows keep records beyond what their store needs.
+    pub(crate) fn plan_with(&self, additional: Option<Duration>) -> TopologyPlan {
+        let plan = &self.plan;
+        let sub_topologies = self.subtopologies.iter().map(|part| SubTopologyPlan {
+            nodes: part.nodes.iter().map(|id| node(plan, id.0)).collect(),
+        });
+        let mut stores: Vec<StorePlan> = plan
+            .stores
+            .iter()
+            .filter(|spec| spec.global.is_none())
+            .map(|spec| store(spec, additional))
+            .collect();
+        stores.sort_by(|a, b| a.name.cmp(&b.name));
+        let mut global_tables: Vec<GlobalTablePlan> = plan
+            .globals
+            .iter()
+            .map(|global| GlobalTablePlan {
+                name: plan.stores[global.store.0].name.clone(),
+                topic: global.topic.clone(),
+            })
+            .collect();
+        global_tables.sort_by(|a, b| a.name.cmp(&b.name));
+        let mut described = TopologyPlan {
+            format: FORMAT,
+            name: plan.name.clone(),
+            hash: String::new(),
+            optimized: plan.optimized,
+            sub_topologies: sub_topologies.collect(),
+            topics: topics(self),
+            stores,
+            global_tables,
+        };
+        described.hash = hash::of(&described);
+        described
+    }
+}
+
+fn named(topic: &Topic) -> String {
+    topic.resolve(APPLICATION)
+}
+
+fn node(plan: &Plan, index: usize) -> NodePlan {
+    let node = &plan.nodes[index];
+    let parents = node.parents.iter().map(|id| plan.nodes[id.0].name.clone());
+    let mut stores: Vec<String> = Vec::new();
+    for store in &node.stores {
+        let name = &plan.stores[store.0].name;
+        if !stores.contains(name) {
+            stores.push(name.clone());
+        }
+    }
+    NodePlan {
+        name: node.name.clone(),
+        named: !plan.made_up.contains(&node.name),
+        role: match &node.kind {
+            NodeKind::Source(topic) => Role::Source(named(topic)),
+            NodeKind::Sink(topic) => Role::Sink(named(topic)),
+            NodeKind::Operator(operator) => Role::Operator((*operator).to_owned()),
+        },
+        parents: parents.collect(),
+        stores,
+        parameters: node
+            .parameters
+            .iter()
+            .map(|(name, number)| ((*name).to_owned(), *number))
+            .collect(),
+    }
+}
+
+fn topics(topology: &Topology) -> Vec<TopicPlan> {
+    let plan = &topology.plan;
+    let mut topics: BTreeMap<String, TopicPlan> = BTreeMap::new();
+    for node in &plan.nodes {
+        let (topic, is_source) = match &node.kind {
+            NodeKind::Source(topic) => (topic, true),
+            NodeKind::Sink(topic) => (topic, false),
+            NodeKind::Operator(_) => continue,
+        };
+        let described = topics
+            .entry(named(topic))
+            .or_insert_with_key(|name| TopicPlan {
+                name: name.clone(),
+                internal: !matches!(topic, Topic::External(_)),
+                read: false,
+                written: false,
+                partitioned_by: String::new(),
+                pinned_partitions: pinned(plan, topic),
+                partitions: None,
+                format: RowFormat::default(),
+            });
+        described.read |= is_source;
+        described.written |= !is_source;
+        described.partitioned_by = if described.written {
+            "murmur2 of the key".to_owned()
+        } else {
+            "its producers".to_owned()
+        };
+        if let Some(format) = plan.topic_formats.get(topic) {
+            described.format = format.clone();
+        }
+    }
+    topics.into_values().collect()
+}
+
+fn pinned(plan: &Plan, topic: &Topic) -> Option<i32> {
+    let enforced = plan.enforced_partitions.iter();
+    enforced
+        .filter(|(enforced, _)| enforced == topic)
+        .map(|(_, partitions)| *partitions)
+        .next_back()
+}
+
+fn store(spec: &StoreSpec, additional: Option<Duration>) -> StorePlan {
+    let changelog = match &spec.restored_from {
+        Some(topic) => ChangelogPlan {
+            topic: topic.clone(),
+            cleanup: None,
+            retention_ms: None,
+        },
+        None => {
+            let (cleanup, retention_ms) = changelog_settings(spec.kind, additional);
+            ChangelogPlan {
+                topic: changelog(APPLICATION, &spec.name),
+                cleanup: Some(policy(cleanup).to_owned()),
+                retention_ms,
+            }
+        }
+    };
+    StorePlan {
+        name: spec.name.clone(),
+        kind: spec.kind.name().to_owned(),
+        retention_ms: spec.kind.retention_ms(),
+        changelog: Some(changelog),
+        format: spec.format.clone(),
+    }
+}
+
+/// A cleanup policy in the words of Kafka's settings.
+fn policy(cleanup: Cleanup) -> &'static str {
+    match cleanup {
+        Cleanup::Delete => "delete",
+        Cleanup::Compact => "compact",
+        Cleanup::CompactAndDelete => "compact,delete",
+    }
+}
