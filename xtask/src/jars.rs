@@ -31,6 +31,7 @@ impl Jars {
         let pom = repo::root().join("deploy/local/kafka/pom.xml");
         let home = repo::deps().join("kafka").join(version);
         let lib = home.join("lib");
+        let _making = repo::making();
         // The pom is kept beside the jars: another pom means other jars.
         if same_content(&pom, &lib.join("pom.xml")) {
             return Ok(Self { lib });

@@ -31,6 +31,7 @@ impl Program<'_> {
     /// When the jars cannot be fetched, `javac` is missing, or the program does not compile.
     pub fn compile(&self) -> Result<PathBuf> {
         let jars = Jars::fetch(KAFKA_VERSION)?;
+        let _making = repo::making();
         let sources = self.source_files()?;
         let home = repo::deps().join(self.classes);
         let classes = home.join(format!("{KAFKA_VERSION}-{:016x}", fingerprint(&sources)?));
