@@ -7,6 +7,7 @@ mod aggregation;
 mod builder;
 mod encoding;
 mod finals;
+mod foreign_key_join;
 mod grouped;
 mod grouped_table;
 mod late;

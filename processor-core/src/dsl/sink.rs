@@ -42,6 +42,28 @@ impl<K, V> Sink<K, V> {
         record: &Record<K, V>,
         headers: &Headers,
     ) -> Result<i32> {
+        self.encode_and_send(None, context, record, headers)
+    }
+
+    /// Sends `record` with `headers` to `partition`.
+    pub(crate) fn send_to(
+        &mut self,
+        partition: i32,
+        context: &mut Context<'_>,
+        record: &Record<K, V>,
+        headers: &Headers,
+    ) -> Result {
+        self.encode_and_send(Some(partition), context, record, headers)
+            .map(|_| ())
+    }
+
+    fn encode_and_send(
+        &mut self,
+        partition: Option<i32>,
+        context: &mut Context<'_>,
+        record: &Record<K, V>,
+        headers: &Headers,
+    ) -> Result<i32> {
         let key =
             serialize_nullable(&*self.key, &record.key, &mut self.key_buffer).map_err(|error| {
                 Fault::serde(format!("the key of a record for {}", self.topic), error)
@@ -50,9 +72,10 @@ impl<K, V> Sink<K, V> {
             .map_err(|error| {
                 Fault::serde(format!("the value of a record for {}", self.topic), error)
             })?;
-        let partition = match key {
-            Some(key) => partition_for(self.key.partition_bytes(key), self.partitions),
-            None => context.task.partition % self.partitions,
+        let partition = match (partition, key) {
+            (Some(partition), _) => partition,
+            (None, Some(key)) => partition_for(self.key.partition_bytes(key), self.partitions),
+            (None, None) => context.task.partition % self.partitions,
         };
         context.out.send(
             &self.topic,

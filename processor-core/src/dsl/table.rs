@@ -77,9 +77,14 @@ impl<K: Data, V: Data> KTable<K, V> {
 
     /// Stands in after a problem that `build` reports.
     pub(crate) fn detached<K2, V2, L>(stream: &KStream<K2, V2, L>) -> Self {
+        Self::detached_at(&stream.plan, stream.node)
+    }
+
+    /// Stands in for a table below `node`, after a problem that `build` reports.
+    pub(crate) fn detached_at(plan: &Rc<RefCell<Plan>>, node: NodeId) -> Self {
         Self {
-            plan: Rc::clone(&stream.plan),
-            node: stream.node,
+            plan: Rc::clone(plan),
+            node,
             outlet: Outlet::new(),
             view: None,
             key: None,

@@ -114,11 +114,13 @@ fn topics(topology: &Topology) -> Vec<TopicPlan> {
             });
         described.read |= is_source;
         described.written |= !is_source;
-        described.partitioned_by = if described.written {
-            "murmur2 of the key".to_owned()
-        } else {
-            "its producers".to_owned()
+        let partitioned_by = match topic {
+            // Its answers go to where their left rows are.
+            Topic::Response(_) => "the partition of the left row",
+            _ if described.written => "murmur2 of the key",
+            _ => "its producers",
         };
+        described.partitioned_by = partitioned_by.to_owned();
         if let Some(format) = plan.topic_formats.get(topic) {
             described.format = format.clone();
         }

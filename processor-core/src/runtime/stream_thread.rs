@@ -351,7 +351,7 @@ fn task_of(shared: &Shared, partition: &TopicPartition) -> Option<TaskId> {
         let topic: &Topic = &topology.plan.sources[*source].topic;
         match topic {
             Topic::External(name) => **name == *partition.topic,
-            Topic::Repartition(_) => topic.resolve(application_id) == *partition.topic,
+            _ => topic.resolve(application_id) == *partition.topic,
         }
     };
     let subtopology = topology

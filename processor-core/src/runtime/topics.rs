@@ -8,7 +8,7 @@ use crate::config::StreamsConfig;
 use crate::error::{Fault, Result};
 use crate::log::{Cleanup, Log, NewTopic};
 use crate::task::DeadLetterTopic;
-use crate::topology::{PartitionPlan, StoreId, StoreKind, Topic, Topology, plan_partitions};
+use crate::topology::{PartitionPlan, StoreId, StoreKind, Topology, plan_partitions};
 
 use super::StreamsError;
 
@@ -113,7 +113,7 @@ fn internal_topics(
     let application_id = &config.application_id;
     let mut topics = Vec::new();
     for source in &topology.plan.sources {
-        if let Topic::Repartition(_) = &source.topic {
+        if source.topic.is_internal() {
             let name = source.topic.resolve(application_id);
             let partitions = plan.topics[&name];
             topics.push(NewTopic {

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 mod partitions;
 mod plan;
+mod rank;
 
 pub(crate) use partitions::{PartitionPlan, plan_partitions};
 pub(crate) use plan::{
@@ -76,7 +77,7 @@ impl Topology {
     pub(crate) fn sources_of_tasks(&self) -> Vec<String> {
         let external = |topic: &Topic| match topic {
             Topic::External(name) => Some(name.clone()),
-            Topic::Repartition(_) => None,
+            _ => None,
         };
         let sources = self.plan.sources.iter();
         sources
@@ -219,39 +220,6 @@ fn divide(plan: &Plan) -> Vec<SubTopology> {
     }
     // Global sources stand alone: a group without a source has no task.
     subtopologies.retain(|subtopology| !subtopology.sources.is_empty());
-    rank(plan, &mut subtopologies);
+    rank::assign(plan, &mut subtopologies);
     subtopologies
-}
-
-/// Gives each sub-topology its distance from the first input, over repartition and user topics alike.
-fn rank(plan: &Plan, subtopologies: &mut [SubTopology]) {
-    let writes = |subtopology: &SubTopology| -> HashSet<Topic> {
-        subtopology
-            .nodes
-            .iter()
-            .filter_map(|node| match &plan.nodes[node.0].kind {
-                NodeKind::Sink(topic) => Some(topic.clone()),
-                _ => None,
-            })
-            .collect()
-    };
-    let written: Vec<HashSet<Topic>> = subtopologies.iter().map(writes).collect();
-    // At most one round per sub-topology; a loop over a user topic stops there.
-    for _ in 0..subtopologies.len() {
-        for reader in 0..subtopologies.len() {
-            let above = (0..subtopologies.len())
-                .filter(|&writer| writer != reader)
-                .filter(|&writer| {
-                    let sources = &subtopologies[reader].sources;
-                    sources
-                        .iter()
-                        .any(|&s| written[writer].contains(&plan.sources[s].topic))
-                })
-                .map(|writer| subtopologies[writer].rank + 1)
-                .max();
-            let limit = subtopologies.len();
-            let rank = &mut subtopologies[reader].rank;
-            *rank = (*rank).max(above.unwrap_or(0)).min(limit);
-        }
-    }
 }

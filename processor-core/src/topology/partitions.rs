@@ -1,7 +1,8 @@
 //! How many partitions everything has, decided from what the log says.
 //!
 //! A sub-topology has as many tasks as its widest source has partitions. A repartition topic takes the number the user
-//! asked for, else what its co-partitioned partners have, else the number of tasks that write it.
+//! asked for, else what its co-partitioned partners have, else the number of tasks that write it. The two topics of a
+//! foreign-key join have as many as the table that reads them.
 
 use std::collections::BTreeMap;
 
@@ -92,9 +93,10 @@ pub(crate) fn plan_partitions(
             let writers_known = |topic: &Topic| -> Option<i32> {
                 let writer = topology.writer_of(topic)?;
                 let sources = &topology.subtopologies[writer].sources;
-                let counts: Option<Vec<i32>> = sources
-                    .iter()
-                    .map(|&s| counts.get(&plan.sources[s].topic).copied())
+                let topics = sources.iter().map(|&s| &plan.sources[s].topic);
+                let counts: Option<Vec<i32>> = topics
+                    .filter(|topic| !topic.follows())
+                    .map(|topic| counts.get(topic).copied())
                     .collect();
                 counts?.into_iter().max()
             };
@@ -103,6 +105,7 @@ pub(crate) fn plan_partitions(
                 topics.push(&source.topic);
                 let known: Option<Vec<i32>> = topics
                     .into_iter()
+                    .filter(|topic| !topic.follows())
                     .map(|topic| counts.get(topic).copied().or_else(|| writers_known(topic)))
                     .collect();
                 known?.into_iter().max()
@@ -152,7 +155,7 @@ pub(crate) fn plan_partitions(
         .collect();
     let upstream_tasks = counts
         .keys()
-        .filter(|topic| matches!(topic, Topic::Repartition(_)))
+        .filter(|topic| topic.is_internal())
         .filter_map(|topic| {
             Some((
                 topic.resolve(application_id),

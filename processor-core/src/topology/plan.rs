@@ -26,6 +26,11 @@ pub(crate) enum Topic {
     External(String),
     /// `<application id>-<name>-repartition`, made and owned by the application.
     Repartition(String),
+    /// `<application id>-<name>-subscription-registration-topic`: from the left table of a foreign-key join to the right
+    /// one. Made and owned by the application, like the next.
+    Registration(String),
+    /// `<application id>-<name>-subscription-response-topic`: the way back.
+    Response(String),
 }
 
 impl Topic {
@@ -34,7 +39,21 @@ impl Topic {
         match self {
             Self::External(name) => name.clone(),
             Self::Repartition(name) => format!("{application_id}-{name}-repartition"),
+            Self::Registration(name) => {
+                format!("{application_id}-{name}-subscription-registration-topic")
+            }
+            Self::Response(name) => format!("{application_id}-{name}-subscription-response-topic"),
         }
+    }
+
+    /// Whether the application makes it and alone writes it.
+    pub(crate) fn is_internal(&self) -> bool {
+        !matches!(self, Self::External(_))
+    }
+
+    /// Whether it has as many partitions as the topics that it is co-partitioned with, whoever writes it.
+    pub(crate) fn follows(&self) -> bool {
+        matches!(self, Self::Registration(_) | Self::Response(_))
     }
 }
 
@@ -42,7 +61,7 @@ impl fmt::Display for Topic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::External(name) => f.write_str(name),
-            Self::Repartition(name) => write!(f, "<application>-{name}-repartition"),
+            _ => f.write_str(&self.resolve("<application>")),
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::case::{Case, CaseResult, Outcome, Output, Store};
 use crate::run::{lacks, run};
 
 /// The families of generated cases of which the DSL has all or most.
-pub const FAMILIES: [&str; 15] = [
+pub const FAMILIES: [&str; 16] = [
     "stateless",
     "aggregate",
     "tumbling",
@@ -21,6 +21,7 @@ pub const FAMILIES: [&str; 15] = [
     "ss_join",
     "st_join",
     "tt_join",
+    "fk_join",
     "table_agg",
     "suppress",
     "global",

@@ -219,6 +219,9 @@ impl Interpreter {
             [Made::Stream(first), rest @ ..] if op.op == "merge" => merged(first, rest)?,
             [Made::Stream(left), Made::Stream(right)] => join_streams(op, left, right)?,
             [Made::Stream(left), Made::Table(right)] => join_table(op, left, right)?,
+            [Made::Table(left), Made::Table(right)] if op.op.starts_with("fk_") => {
+                join_by_foreign_key(op, left, right)?.into()
+            }
             [Made::Table(left), Made::Table(right)] => join_tables(op, left, right)?.into(),
             [Made::Stream(left), Made::GlobalTable(right)] => join_global(op, left, right)?,
             _ => return Err(unknown("operator for its inputs", &op.op)),
@@ -526,6 +529,32 @@ fn join_tables(op: &Op, left: &Table<Key>, right: &Table<Key>) -> Result<Table<K
         other => return Err(unknown("join of tables", other)),
     };
     Ok(Table::kept(joined.map_values(|_, v| nz(v))))
+}
+
+fn join_by_foreign_key(
+    op: &Op,
+    left: &Table<Key>,
+    right: &Table<Key>,
+) -> Result<Table<Key>, Refusal> {
+    let (modulus, none) = (op.number("mod", 2), op.number("null_rem", -1));
+    let foreign_key =
+        move |_: &Key, v: &i64| (v.rem_euclid(modulus) != none).then(|| group(Some(*v), modulus));
+    let (store, left, right) = (store(op), &left.rows, &right.rows);
+    let rows = match op.op.as_str() {
+        "fk_join" => left.join_foreign_key(&store, right, int64(), foreign_key, |_, l, r| {
+            nz(join(Some(l), Some(r)))
+        }),
+        "fk_left_join" => {
+            left.left_join_foreign_key(&store, right, int64(), foreign_key, |_, l, r| {
+                nz(join(Some(l), r))
+            })
+        }
+        other => return Err(unknown("join by a foreign key", other)),
+    };
+    Ok(Table {
+        rows,
+        kept: op.flag("materialized"),
+    })
 }
 
 /// An operator over one table that makes another.

@@ -43,10 +43,6 @@ const MISSING: &[Missing] = &[
         is: |op, _| op.op == "cogroup",
     },
     Missing {
-        what: "foreign-key joins",
-        is: |op, _| is_one_of(op, &["fk_join", "fk_left_join"]),
-    },
-    Missing {
         what: "stream-table joins with grace",
         is: |op, of| is_join(op) && of.get(1) == Some(&Kind::Table) && op.has("grace"),
     },

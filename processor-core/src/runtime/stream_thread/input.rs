@@ -9,7 +9,6 @@ use crate::log::{Consumer, Isolation, Offset, RecordBatch, TopicPartition};
 use crate::processor::Work;
 use crate::record::TaskId;
 use crate::task::StreamTask;
-use crate::topology::Topic;
 
 use super::{LOG_TIMEOUT, Round, StreamThread, inputs_of, task_of};
 
@@ -82,7 +81,7 @@ impl StreamThread {
     pub(super) fn awaited_topics(&mut self, wall_ms: i64) -> BTreeSet<String> {
         let topology = &self.shared.topology;
         let topic_of = |source: &usize| &topology.plan.sources[*source].topic;
-        let is_internal = |source: &usize| matches!(topic_of(source), Topic::Repartition(_));
+        let is_internal = |source: &usize| topic_of(source).is_internal();
         let mixed = |sources: &[usize]| sources.len() > 1 && sources.iter().any(is_internal);
         let chooses = |(id, task): (&TaskId, &StreamTask)| {
             task.buffered() > 0 && mixed(&topology.subtopologies[id.subtopology].sources)
@@ -109,7 +108,11 @@ impl StreamThread {
             for source in &topology.subtopologies[number].sources {
                 let topic = topic_of(source);
                 let writer = topology.writer_of(topic).filter(|_| is_internal(source));
-                if writer.is_some_and(|writer| busy.contains(&writer)) {
+                // Not on the way back of a circle: each would wait for the other.
+                let awaits = |writer: usize| {
+                    topology.subtopologies[writer].rank < topology.subtopologies[number].rank
+                };
+                if writer.is_some_and(|writer| busy.contains(&writer) && awaits(writer)) {
                     awaited.insert(topic.resolve(&self.shared.config.application_id));
                     busy.insert(number);
                 }
