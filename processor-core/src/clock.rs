@@ -22,6 +22,16 @@ pub fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
+/// Milliseconds from `since_ms` to `now_ms`. A clock that was set back meanwhile tells nothing about it, so everything
+/// that waits for an interval is due then, instead of after as long as the clock was set back.
+pub(crate) fn elapsed_ms(since_ms: i64, now_ms: i64) -> i64 {
+    if now_ms < since_ms {
+        i64::MAX
+    } else {
+        now_ms.saturating_sub(since_ms)
+    }
+}
+
 /// The operating system's clock.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct SystemClock;

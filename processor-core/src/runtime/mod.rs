@@ -10,5 +10,6 @@ mod topics;
 mod waiting_tests;
 
 pub(crate) use collector::Collector;
+pub(crate) use stream_thread::{Pace, Round};
 pub use streams::{RunSummary, Streams, StreamsError};
 pub(crate) use topics::{TopicPartitions, changelog, changelog_settings};

@@ -128,7 +128,6 @@ impl Streams {
         log: Arc<dyn Log>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, StreamsError> {
-        let partitions = topics::prepare(&topology, &config, &*log)?;
         let (directory, database): (_, Arc<dyn Database>) = match &config.state_dir {
             None => (None, Arc::new(MemoryDatabase::default())),
             Some(path) => {
@@ -140,6 +139,20 @@ impl Streams {
                 (Some(directory), Arc::new(database))
             }
         };
+        let mut streams = Self::on(topology, config, log, clock, database)?;
+        streams._directory = directory;
+        Ok(streams)
+    }
+
+    /// Like [`with_clock`](Self::with_clock), with stores in `database`, whatever the state directory of `config` says.
+    pub(crate) fn on(
+        topology: Topology,
+        config: StreamsConfig,
+        log: Arc<dyn Log>,
+        clock: Arc<dyn Clock>,
+        database: Arc<dyn Database>,
+    ) -> Result<Self, StreamsError> {
+        let partitions = topics::prepare(&topology, &config, &*log)?;
         let instance = match (&config.instance, &config.state_dir) {
             (Some(instance), _) => instance.clone(),
             (None, Some(path)) => kept_instance(path, &*clock)?,
@@ -157,7 +170,7 @@ impl Streams {
         };
         Ok(Self {
             shared: Arc::new(shared),
-            _directory: directory,
+            _directory: None,
             stop: Arc::default(),
             taken: Arc::default(),
             threads: Vec::new(),

@@ -9,6 +9,7 @@ mod process;
 mod repartition_time;
 mod runtime;
 mod session;
+mod simulation;
 mod stateless;
 mod stream_join;
 mod support;

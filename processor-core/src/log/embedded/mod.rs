@@ -41,7 +41,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
 use crate::clock::{Clock, Deadline, SystemClock, millis};
-use crate::log::{Consumer, ConsumerConfig, Log, LogError, NewTopic, Producer, ProducerConfig};
+use crate::log::{
+    Consumer, ConsumerConfig, Log, LogError, NewTopic, Producer, ProducerConfig, TopicPartition,
+};
 use state::State;
 
 /// Options of an embedded log.
@@ -155,6 +157,52 @@ impl EmbeddedLog {
     /// When a file is damaged or cannot be replaced.
     pub fn clean(&self) -> Result<(), LogError> {
         self.0.clean_all()
+    }
+}
+
+/// For the simulator: what a network and slow brokers do to a log.
+impl EmbeddedLog {
+    /// A request to end the transaction of `id`, as its producer of this moment would send it; `None` if there is none.
+    pub(crate) fn end_request(&self, id: &str, commit: bool) -> Option<EndRequest> {
+        let claim = self.0.lock().ok()?.transactions.claim_of(id)?;
+        Some(EndRequest { claim, commit })
+    }
+
+    /// The request arrives: whatever transaction its producer has open now is ended, unless it is fenced.
+    pub(crate) fn deliver(&self, request: &EndRequest) {
+        let EndRequest { claim, commit } = request;
+        let done = self.0.change(|state, _| match commit {
+            true => state.commit(claim).map(|_| ()),
+            false => state.abort(claim),
+        });
+        if let Err(error) = done {
+            tracing::debug!(%error, "a late request came to nothing");
+        }
+    }
+
+    /// Markers of decided transactions reach no partition that `held` holds for, until the next call.
+    pub(crate) fn hold_markers(&self, held: &mut dyn FnMut(&TopicPartition) -> bool) {
+        if let Ok(mut state) = self.0.lock() {
+            state.hold_markers(held);
+        }
+    }
+}
+
+/// A request to end a transaction that is still on its way.
+#[derive(Debug, Clone)]
+pub(crate) struct EndRequest {
+    claim: transactions::Claim,
+    commit: bool,
+}
+
+impl fmt::Display for EndRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = if self.commit { "commit" } else { "abort" };
+        write!(
+            f,
+            "{what} of {} in epoch {}",
+            self.claim.id, self.claim.epoch
+        )
     }
 }
 

@@ -79,6 +79,8 @@ pub(super) struct Transactions {
     pub(super) next: TransactionNumber,
     /// Markers that are decided but not written.
     pub(super) due: Vec<DueMarker>,
+    /// Partitions that no marker reaches at the moment.
+    held: BTreeSet<PartitionId>,
 }
 
 impl Default for Transactions {
@@ -87,6 +89,7 @@ impl Default for Transactions {
             owners: BTreeMap::new(),
             next: 1,
             due: Vec::new(),
+            held: BTreeSet::new(),
         }
     }
 }
@@ -100,6 +103,16 @@ impl Transactions {
             }
         }
         self.due.retain(|marker| marker.partition != id);
+    }
+
+    /// The right that the producer of `id` has now.
+    pub(super) fn claim_of(&self, id: &str) -> Option<Claim> {
+        let (id, owner) = self.owners.get_key_value(id)?;
+        Some(Claim {
+            id: Arc::clone(id),
+            epoch: owner.current.load(Ordering::Acquire),
+            current: Arc::clone(&owner.current),
+        })
     }
 
     /// An id that the last process used.
@@ -353,12 +366,25 @@ impl State {
         self.transactions.due.extend(due);
     }
 
+    /// See [`EmbeddedLog::hold_markers`](super::EmbeddedLog::hold_markers).
+    pub(super) fn hold_markers(&mut self, held: &mut dyn FnMut(&TopicPartition) -> bool) {
+        let all = self.partitions.iter().enumerate();
+        self.transactions.held = all
+            .filter_map(|(id, partition)| held(partition.as_ref()?.name()).then_some(id))
+            .collect();
+        self.write_due_markers();
+    }
+
     /// Appends the markers of decided transactions. One that fails stays due.
     pub(super) fn write_due_markers(&mut self) {
         if self.transactions.due.is_empty() {
             return;
         }
         for marker in std::mem::take(&mut self.transactions.due) {
+            if self.transactions.held.contains(&marker.partition) {
+                self.transactions.due.push(marker);
+                continue;
+            }
             let Some(partition) = self.partition_mut(marker.partition) else {
                 continue;
             };

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::clock::Deadline;
+use crate::clock::{Deadline, elapsed_ms, millis};
 use crate::config::Guarantee;
 use crate::error::Result;
 use crate::log::{CommittedOffset, ErrorClass, LogError, TopicPartition};
@@ -19,15 +19,15 @@ impl StreamThread {
         if self.out.committing() {
             return false;
         }
-        let interval = self.shared.config.commit_interval.as_millis();
-        let since = self.shared.clock.now_ms() - self.last_commit_ms;
+        let interval_ms = millis(self.shared.config.commit_interval);
+        let since_ms = elapsed_ms(self.last_commit_ms, self.shared.clock.now_ms());
         let bytes = self.out.bytes()
             + self
                 .tasks
                 .values()
                 .map(StreamTask::dirty_bytes)
                 .sum::<usize>();
-        u128::try_from(since).is_ok_and(|since| since >= interval)
+        since_ms >= interval_ms
             || bytes > self.shared.config.commit_bytes
             || (pace == Pace::Eager && round == Round::Idle)
             || self.tasks.values().any(StreamTask::wants_commit)
@@ -135,15 +135,15 @@ impl StreamThread {
         let now = self.shared.clock.now_ms();
         let config = &self.shared.config;
         let bytes: usize = self.tasks.values().map(StreamTask::settled_bytes).sum();
-        let age = u128::try_from(now - self.last_apply_ms).unwrap_or(0);
-        if bytes < config.apply_bytes && age < config.apply_interval.as_millis() {
+        let age_ms = elapsed_ms(self.last_apply_ms, now);
+        if bytes < config.apply_bytes && age_ms < millis(config.apply_interval) {
             return Ok(());
         }
         self.last_apply_ms = now;
         for task in self.tasks.values_mut() {
             task.apply(&*self.shared.database)?;
         }
-        if now - self.last_sync_ms >= SYNC_INTERVAL_MS {
+        if elapsed_ms(self.last_sync_ms, now) >= SYNC_INTERVAL_MS {
             self.last_sync_ms = now;
             self.shared.database.sync()?;
         }

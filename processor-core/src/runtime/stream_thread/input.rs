@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::clock::{elapsed_ms, millis};
 use crate::error::Result;
 use crate::log::{Consumer, Isolation, Offset, RecordBatch, TopicPartition};
 use crate::processor::Work;
@@ -154,7 +155,7 @@ fn caught_up(
     };
     let position = position.unwrap_or(0);
     if let Some((end, asked_ms)) = ends.get(partition)
-        && (position < *end || now_ms - asked_ms < END_OFFSET_FRESH_MS)
+        && (position < *end || elapsed_ms(*asked_ms, now_ms) < END_OFFSET_FRESH_MS)
     {
         return position >= *end;
     }
@@ -177,6 +178,8 @@ fn waited_enough(
     now_ms: i64,
     limit: Duration,
 ) -> bool {
-    let began = *since.entry(partition.clone()).or_insert(now_ms);
-    u128::try_from(now_ms - began).is_ok_and(|waited| waited > limit.as_millis())
+    let began = since.entry(partition.clone()).or_insert(now_ms);
+    // A clock that was set back makes it begin again.
+    *began = now_ms.min(*began);
+    now_ms - *began > millis(limit)
 }

@@ -1,0 +1,306 @@
+//! Clients of the embedded log that can be interrupted, refused and killed at every call.
+
+use std::time::Duration;
+
+use crate::clock::Clock as _;
+use crate::log::{
+    Committed, CommittedOffset, Consumer, ConsumerConfig, GroupMetadata, Isolation, Log, LogError,
+    NewTopic, Offset, Polled, Producer, ProducerConfig, ProducerRecord, TopicPartition,
+};
+
+use super::fault::{Call, Fate, Fault, Side};
+use super::world::{Place, no_answer};
+
+/// Time between two questions for a commit that is slow.
+const SLOW_POLL: Duration = Duration::from_millis(20);
+
+/// The log, as one instance reaches it.
+pub(super) struct SimulatedLog {
+    pub(super) place: Place,
+}
+
+impl SimulatedLog {
+    fn topics_call<T>(&self, work: impl FnOnce() -> Result<T, LogError>) -> Result<T, LogError> {
+        self.place.arrive(Call::Topics, Side::Before)?;
+        let result = work()?;
+        self.place.arrive(Call::Topics, Side::After)?;
+        Ok(result)
+    }
+}
+
+impl Log for SimulatedLog {
+    fn consumer(&self, config: ConsumerConfig) -> Result<Box<dyn Consumer>, LogError> {
+        let inner = self.place.world.log.consumer(config)?;
+        Ok(Box::new(SimulatedConsumer {
+            inner: Some(inner),
+            place: self.place.clone(),
+        }))
+    }
+
+    fn producer(&self, config: ProducerConfig) -> Result<Box<dyn Producer>, LogError> {
+        let id = config.transactional_id.clone();
+        let inner = self.place.world.log.producer(config)?;
+        Ok(Box::new(SimulatedProducer {
+            inner,
+            id,
+            place: self.place.clone(),
+        }))
+    }
+
+    fn create_topics(&self, topics: &[NewTopic]) -> Result<(), LogError> {
+        self.topics_call(|| self.place.world.log.create_topics(topics))
+    }
+
+    fn delete_topics(&self, topics: &[&str]) -> Result<(), LogError> {
+        self.topics_call(|| self.place.world.log.delete_topics(topics))
+    }
+
+    fn partitions(&self, topic: &str) -> Result<Option<i32>, LogError> {
+        self.topics_call(|| self.place.world.log.partitions(topic))
+    }
+
+    fn topics(&self) -> Result<Vec<String>, LogError> {
+        self.topics_call(|| self.place.world.log.topics())
+    }
+}
+
+struct SimulatedConsumer {
+    /// There until it is buried.
+    inner: Option<Box<dyn Consumer>>,
+    place: Place,
+}
+
+impl SimulatedConsumer {
+    fn inner(&self) -> &dyn Consumer {
+        self.inner.as_deref().expect("there until the drop")
+    }
+
+    fn asked<T>(
+        &self,
+        call: Call,
+        work: impl FnOnce(&dyn Consumer) -> Result<T, LogError>,
+    ) -> Result<T, LogError> {
+        self.place.arrive(call, Side::Before)?;
+        let result = work(self.inner())?;
+        self.place.arrive(call, Side::After)?;
+        Ok(result)
+    }
+
+    fn told<T>(
+        &mut self,
+        call: Call,
+        work: impl FnOnce(&mut dyn Consumer) -> Result<T, LogError>,
+    ) -> Result<T, LogError> {
+        self.place.arrive(call, Side::Before)?;
+        let inner = self.inner.as_deref_mut().expect("there until the drop");
+        let result = work(inner)?;
+        self.place.arrive(call, Side::After)?;
+        Ok(result)
+    }
+}
+
+impl Consumer for SimulatedConsumer {
+    fn subscribe(&mut self, topics: &[&str]) -> Result<(), LogError> {
+        self.told(Call::Subscribe, |inner| inner.subscribe(topics))
+    }
+
+    fn poll(&mut self, _: Duration) -> Result<Polled, LogError> {
+        self.told(Call::Poll, |inner| inner.poll(Duration::ZERO))
+    }
+
+    fn assign(&mut self, partitions: &[(TopicPartition, Option<Offset>)]) -> Result<(), LogError> {
+        self.told(Call::Assign, |inner| inner.assign(partitions))
+    }
+
+    fn release(&mut self, partitions: &[TopicPartition]) -> Result<(), LogError> {
+        self.told(Call::Release, |inner| inner.release(partitions))
+    }
+
+    fn pause(&mut self, partitions: &[TopicPartition]) -> Result<(), LogError> {
+        self.told(Call::Assign, |inner| inner.pause(partitions))
+    }
+
+    fn resume(&mut self, partitions: &[TopicPartition]) -> Result<(), LogError> {
+        self.told(Call::Assign, |inner| inner.resume(partitions))
+    }
+
+    fn seek(&mut self, partition: &TopicPartition, offset: Offset) -> Result<(), LogError> {
+        self.told(Call::Assign, |inner| inner.seek(partition, offset))
+    }
+
+    fn position(&self, partition: &TopicPartition) -> Result<Option<Offset>, LogError> {
+        self.inner().position(partition)
+    }
+
+    fn committed(
+        &self,
+        partitions: &[TopicPartition],
+        _: Duration,
+    ) -> Result<Vec<Option<CommittedOffset>>, LogError> {
+        self.asked(Call::Committed, |inner| {
+            inner.committed(partitions, Duration::ZERO)
+        })
+    }
+
+    fn commit(&mut self, offsets: &[(TopicPartition, CommittedOffset)]) -> Result<(), LogError> {
+        self.told(Call::CommitOffsets, |inner| inner.commit(offsets))
+    }
+
+    fn beginning_offset(
+        &self,
+        partition: &TopicPartition,
+        timeout: Duration,
+    ) -> Result<Offset, LogError> {
+        self.asked(Call::Ends, |inner| {
+            inner.beginning_offset(partition, timeout)
+        })
+    }
+
+    fn end_offset(
+        &self,
+        partition: &TopicPartition,
+        isolation: Isolation,
+        timeout: Duration,
+    ) -> Result<Offset, LogError> {
+        self.asked(Call::Ends, |inner| {
+            inner.end_offset(partition, isolation, timeout)
+        })
+    }
+
+    fn group_metadata(&self) -> Result<GroupMetadata, LogError> {
+        self.asked(Call::GroupMetadata, |inner| inner.group_metadata())
+    }
+
+    fn close(mut self: Box<Self>) {
+        if !self.place.is_dead()
+            && let Some(inner) = self.inner.take()
+        {
+            inner.close();
+        }
+    }
+}
+
+impl Drop for SimulatedConsumer {
+    /// The dead do not say goodbye to their group.
+    fn drop(&mut self) {
+        if self.place.is_dead()
+            && let Some(inner) = self.inner.take()
+        {
+            self.place.world.state().graveyard.push(inner);
+        }
+    }
+}
+
+struct SimulatedProducer {
+    inner: Box<dyn Producer>,
+    id: Option<String>,
+    place: Place,
+}
+
+impl SimulatedProducer {
+    fn told<T>(
+        &mut self,
+        call: Call,
+        work: impl FnOnce(&mut dyn Producer) -> Result<T, LogError>,
+    ) -> Result<T, LogError> {
+        self.place.arrive(call, Side::Before)?;
+        let result = work(&mut *self.inner)?;
+        self.place.arrive(call, Side::After)?;
+        Ok(result)
+    }
+
+    /// Ends the open transaction by `request`, of which no answer comes: what becomes of it is its fate.
+    fn end_unanswered(
+        &mut self,
+        fate: Fate,
+        commit: bool,
+        request: impl FnOnce(&mut dyn Producer) -> Result<(), LogError>,
+    ) -> LogError {
+        let on_its_way = self
+            .id
+            .as_deref()
+            .and_then(|id| self.place.world.log.end_request(id, commit));
+        if matches!(fate, Fate::Done | Fate::Twice)
+            && let Err(error) = request(&mut *self.inner)
+        {
+            return error;
+        }
+        if matches!(fate, Fate::Late | Fate::Twice) {
+            self.place.world.state().on_their_way.extend(on_its_way);
+        }
+        no_answer()
+    }
+}
+
+impl Producer for SimulatedProducer {
+    fn init_transactions(&mut self, timeout: Duration) -> Result<(), LogError> {
+        self.told(Call::Init, |inner| inner.init_transactions(timeout))
+    }
+
+    fn begin_transaction(&mut self) -> Result<(), LogError> {
+        self.told(Call::Begin, |inner| inner.begin_transaction())
+    }
+
+    fn send(&mut self, record: ProducerRecord<'_>) -> Result<(), LogError> {
+        self.told(Call::Send, |inner| inner.send(record))
+    }
+
+    fn flush(&mut self, timeout: Duration) -> Result<(), LogError> {
+        self.told(Call::Flush, |inner| inner.flush(timeout))
+    }
+
+    fn begin_commit(
+        &mut self,
+        offsets: Vec<(TopicPartition, CommittedOffset)>,
+        group: Option<GroupMetadata>,
+    ) -> Result<(), LogError> {
+        self.told(Call::BeginCommit, |inner| {
+            inner.begin_commit(offsets, group)
+        })
+    }
+
+    fn poll_commit(&mut self, timeout: Duration) -> Result<Option<Committed>, LogError> {
+        self.place.arrive(Call::PollCommit, Side::Before)?;
+        if let Some(Fault::SlowCommit(polls)) =
+            self.place.take_armed(|f| matches!(f, Fault::SlowCommit(_)))
+        {
+            self.place.world.state().lives[self.place.player].slow_polls = polls;
+        }
+        let slow = {
+            let mut state = self.place.world.state();
+            let polls = &mut state.lives[self.place.player].slow_polls;
+            let slow = *polls > 0;
+            *polls = polls.saturating_sub(1);
+            slow
+        };
+        if slow {
+            if !timeout.is_zero() {
+                self.place.pass(SLOW_POLL.min(timeout));
+            }
+            return Ok(None);
+        }
+        if let Some(Fault::CommitUncertain(fate)) = self
+            .place
+            .take_armed(|f| matches!(f, Fault::CommitUncertain(_)))
+        {
+            return Err(self.end_unanswered(fate, true, |inner| {
+                inner.poll_commit(Duration::ZERO).map(|_| ())
+            }));
+        }
+        let committed = self.inner.poll_commit(Duration::ZERO)?;
+        self.place.arrive(Call::PollCommit, Side::After)?;
+        Ok(committed)
+    }
+
+    fn abort_transaction(&mut self, timeout: Duration) -> Result<(), LogError> {
+        self.place.arrive(Call::Abort, Side::Before)?;
+        if let Some(Fault::AbortUncertain(fate)) = self
+            .place
+            .take_armed(|f| matches!(f, Fault::AbortUncertain(_)))
+        {
+            return Err(self.end_unanswered(fate, false, |inner| inner.abort_transaction(timeout)));
+        }
+        self.inner.abort_transaction(timeout)?;
+        self.place.arrive(Call::Abort, Side::After)
+    }
+}

@@ -1,0 +1,235 @@
+//! The disk of an instance: it outlives processes, and may lose what was not synced.
+
+use std::collections::BTreeMap;
+use std::ops::{Bound, ControlFlow};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use state::{Database, Direction, MemoryDatabase, StateError, Tree, VisitBytes};
+
+use crate::log::LogError;
+
+use super::draw::Draw;
+use super::fault::{Call, Side};
+use super::world::Place;
+
+/// Tree of the markers.
+const MARKERS: &str = "__markers";
+
+type Rows = BTreeMap<Bytes, Bytes>;
+
+/// A write to a tree. One is there as a whole or not at all.
+#[derive(Debug, Clone)]
+enum Write {
+    Apply(Vec<(Bytes, Option<Bytes>)>),
+    RemoveRange(Bytes, Bytes, usize),
+    Clear,
+    Drop,
+}
+
+/// What a disk holds.
+#[derive(Debug, Default)]
+struct Contents {
+    database: MemoryDatabase,
+    synced: BTreeMap<String, Rows>,
+    /// Writes since the last sync, in their order.
+    unsynced: Vec<(String, Write)>,
+}
+
+/// A disk. Clones are the same one.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Disk(Arc<Mutex<Contents>>);
+
+impl Disk {
+    fn lock(&self) -> MutexGuard<'_, Contents> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The machine died: from some write since the last sync on, all are lost.
+    pub(super) fn lose_power(&self, draw: &mut Draw) {
+        let mut contents = self.lock();
+        let kept = draw.index(contents.unsynced.len() + 1);
+        let database = MemoryDatabase::default();
+        for (name, rows) in &contents.synced {
+            let batch: Vec<_> = rows
+                .iter()
+                .map(|(key, value)| (key.clone(), Some(value.clone())))
+                .collect();
+            carry_out(&database, name, &Write::Apply(batch));
+        }
+        for (name, write) in &contents.unsynced[..kept] {
+            carry_out(&database, name, write);
+        }
+        contents.synced = rows_of(&database);
+        contents.unsynced.clear();
+        contents.database = database;
+    }
+
+    /// Everything is gone.
+    pub(super) fn wipe(&self) {
+        *self.lock() = Contents::default();
+    }
+
+    /// One bit of a marker is wrong, if there is a marker.
+    pub(super) fn tear_marker(&self, draw: &mut Draw) {
+        let contents = self.lock();
+        let rows = rows_of(&contents.database)
+            .remove(MARKERS)
+            .unwrap_or_default();
+        if rows.is_empty() {
+            return;
+        }
+        let chosen = draw.index(rows.len());
+        let (key, value) = rows.into_iter().nth(chosen).expect("an index of a row");
+        let mut torn = value.to_vec();
+        let at = draw.index(torn.len());
+        torn[at] ^= 1 << draw.below(8);
+        let write = Write::Apply(vec![(key, Some(torn.into()))]);
+        carry_out(&contents.database, MARKERS, &write);
+    }
+}
+
+fn rows_of(database: &MemoryDatabase) -> BTreeMap<String, Rows> {
+    let names = database.tree_names().expect("memory does not fail");
+    names
+        .into_iter()
+        .map(|name| {
+            let mut rows = Rows::new();
+            database
+                .tree(&name)
+                .and_then(|tree| {
+                    let mut visit = |key: &[u8], value: &[u8]| {
+                        rows.insert(Bytes::copy_from_slice(key), Bytes::copy_from_slice(value));
+                        ControlFlow::Continue(())
+                    };
+                    tree.scan(
+                        Bound::Unbounded,
+                        Bound::Unbounded,
+                        Direction::Forward,
+                        &mut visit,
+                    )
+                })
+                .expect("memory does not fail");
+            (name, rows)
+        })
+        .collect()
+}
+
+fn carry_out(database: &MemoryDatabase, tree: &str, write: &Write) -> usize {
+    let open = || database.tree(tree);
+    let done = match write {
+        Write::Apply(batch) => open().and_then(|mut tree| tree.apply(batch)).map(|()| 0),
+        Write::RemoveRange(from, to, limit) => {
+            open().and_then(|mut tree| tree.remove_range(from, to, *limit))
+        }
+        Write::Clear => open().and_then(|mut tree| tree.clear()).map(|()| 0),
+        Write::Drop => database.drop_tree(tree).map(|()| 0),
+    };
+    done.expect("memory does not fail")
+}
+
+/// A disk, as the process of one instance reaches it.
+pub(super) struct MountedDisk {
+    pub(super) disk: Disk,
+    pub(super) place: Place,
+}
+
+impl MountedDisk {
+    fn write(&self, tree: &str, write: Write) -> Result<usize, StateError> {
+        let call = match tree {
+            MARKERS => Call::MarkerWrite,
+            _ => Call::StoreWrite,
+        };
+        let refused = |error: LogError| StateError::Backend {
+            store: tree.to_owned(),
+            action: "write",
+            source: Box::new(error),
+        };
+        self.place.arrive(call, Side::Before).map_err(refused)?;
+        let done = {
+            let mut contents = self.disk.lock();
+            let done = carry_out(&contents.database, tree, &write);
+            contents.unsynced.push((tree.to_owned(), write));
+            done
+        };
+        self.place.arrive(call, Side::After).map_err(refused)?;
+        Ok(done)
+    }
+}
+
+impl Database for MountedDisk {
+    fn tree(&self, name: &str) -> Result<Box<dyn Tree>, StateError> {
+        Ok(Box::new(MountedTree {
+            name: name.to_owned(),
+            read: self.disk.lock().database.tree(name)?,
+            disk: Self {
+                disk: self.disk.clone(),
+                place: self.place.clone(),
+            },
+        }))
+    }
+
+    fn drop_tree(&self, name: &str) -> Result<(), StateError> {
+        self.write(name, Write::Drop).map(|_| ())
+    }
+
+    fn tree_names(&self) -> Result<Vec<String>, StateError> {
+        self.disk.lock().database.tree_names()
+    }
+
+    fn sync(&self) -> Result<(), StateError> {
+        let refused = |error: LogError| StateError::Backend {
+            store: "all stores".to_owned(),
+            action: "sync",
+            source: Box::new(error),
+        };
+        self.place
+            .arrive(Call::StoreSync, Side::Before)
+            .map_err(refused)?;
+        {
+            let mut contents = self.disk.lock();
+            contents.synced = rows_of(&contents.database);
+            contents.unsynced.clear();
+        }
+        self.place
+            .arrive(Call::StoreSync, Side::After)
+            .map_err(refused)
+    }
+}
+
+struct MountedTree {
+    name: String,
+    read: Box<dyn Tree>,
+    disk: MountedDisk,
+}
+
+impl Tree for MountedTree {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StateError> {
+        self.read.get(key)
+    }
+
+    fn scan(
+        &self,
+        from: Bound<&[u8]>,
+        to: Bound<&[u8]>,
+        direction: Direction,
+        visit: VisitBytes<'_>,
+    ) -> Result<(), StateError> {
+        self.read.scan(from, to, direction, visit)
+    }
+
+    fn apply(&mut self, batch: &[(Bytes, Option<Bytes>)]) -> Result<(), StateError> {
+        let write = Write::Apply(batch.to_vec());
+        self.disk.write(&self.name, write).map(|_| ())
+    }
+
+    fn remove_range(&mut self, from: &[u8], to: &[u8], limit: usize) -> Result<usize, StateError> {
+        let bytes = Bytes::copy_from_slice;
+        let write = Write::RemoveRange(bytes(from), bytes(to), limit);
+        self.disk.write(&self.name, write)
+    }
+
+    fn clear(&mut self) -> Result<(), StateError> {
+        self.disk.write(&self.name, Write::Clear).map(|_| ())
+    }
+}

@@ -1,0 +1,113 @@
+//! What a topology has written, and how two such results are compared.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use bytes::Bytes;
+
+use crate::log::Timestamp;
+
+/// A committed record of an output topic.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct OutputRecord {
+    /// Key bytes.
+    pub key: Option<Bytes>,
+    /// Value bytes.
+    pub value: Option<Bytes>,
+    /// Timestamp in epoch milliseconds.
+    pub timestamp: Timestamp,
+}
+
+impl fmt::Display for OutputRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let part = |bytes: &Option<Bytes>| match bytes {
+            None => "null".to_owned(),
+            Some(bytes) => bytes.escape_ascii().to_string(),
+        };
+        write!(
+            f,
+            "{} = {} at {}",
+            part(&self.key),
+            part(&self.value),
+            self.timestamp
+        )
+    }
+}
+
+/// The committed records of all output topics, partition by partition, each in its order.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Outputs {
+    /// By topic.
+    pub topics: BTreeMap<String, Vec<OutputRecord>>,
+}
+
+/// Compares what came of a disturbed run with what an undisturbed one gives: the first difference, if there is one.
+pub type Check = fn(expected: &Outputs, actual: &Outputs) -> Result<(), String>;
+
+/// Each record as often as in the sequential run, in whatever order.
+///
+/// For topologies whose results do not depend on how partitions interleave: one sub-topology, or commutative results
+/// behind a repartition topic.
+#[must_use]
+pub fn same_as_sequential() -> Check {
+    |expected, actual| {
+        same(expected, actual, |records| {
+            let mut records = records.to_vec();
+            records.sort();
+            records
+        })
+    }
+}
+
+/// The same records for each key, in the same order: for topologies that do not repartition.
+#[must_use]
+pub fn same_order_per_key() -> Check {
+    |expected, actual| {
+        same(expected, actual, |records| {
+            let mut records = records.to_vec();
+            records.sort_by(|a, b| a.key.cmp(&b.key));
+            records
+        })
+    }
+}
+
+/// The same last record for each key, whatever came before: for topologies whose results on the way depend on how
+/// partitions interleave.
+#[must_use]
+pub fn same_last_per_key() -> Check {
+    |expected, actual| {
+        same(expected, actual, |records| {
+            let last: BTreeMap<_, _> = records
+                .iter()
+                .map(|record| (record.key.clone(), record.clone()))
+                .collect();
+            last.into_values().collect()
+        })
+    }
+}
+
+fn same(
+    expected: &Outputs,
+    actual: &Outputs,
+    view: impl Fn(&[OutputRecord]) -> Vec<OutputRecord>,
+) -> Result<(), String> {
+    for (topic, expected) in &expected.topics {
+        let actual = actual.topics.get(topic).map_or(&[][..], Vec::as_slice);
+        let (expected, actual) = (view(expected), view(actual));
+        let longest = expected.len().max(actual.len());
+        let differs = (0..longest).find(|&at| expected.get(at) != actual.get(at));
+        if let Some(at) = differs {
+            let shown = |record: Option<&OutputRecord>| {
+                record.map_or("nothing more".to_owned(), ToString::to_string)
+            };
+            return Err(format!(
+                "{topic}: {} records instead of {}; the first difference: {} instead of {}",
+                actual.len(),
+                expected.len(),
+                shown(actual.get(at)),
+                shown(expected.get(at))
+            ));
+        }
+    }
+    Ok(())
+}
