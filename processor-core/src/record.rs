@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::log::{Headers, Offset, Timestamp};
+use crate::log::{Header, Headers, Offset, Timestamp};
 
 /// What a stream may carry: cheap enough to clone where a stream forks, and owned.
 pub trait Data: Clone + 'static {}
@@ -42,6 +42,56 @@ impl<K, V> Record<K, V> {
             timestamp: self.timestamp,
             headers: self.headers,
         }
+    }
+
+    /// The last header of this name: where a name comes twice, it is the one that counts.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&Header> {
+        Header::last(&self.headers, name)
+    }
+
+    /// The record without its value, and the value.
+    pub(crate) fn take_value(self) -> (Record<K, ()>, V) {
+        let Self {
+            key,
+            value,
+            timestamp,
+            headers,
+        } = self;
+        let rest = Record {
+            key,
+            value: (),
+            timestamp,
+            headers,
+        };
+        (rest, value)
+    }
+
+    /// What is left of the record without key and value, and these.
+    pub(crate) fn take_both(self) -> (Record<(), ()>, (K, V)) {
+        let (
+            Record {
+                key,
+                timestamp,
+                headers,
+                ..
+            },
+            value,
+        ) = self.take_value();
+        let rest = Record {
+            key: (),
+            value: (),
+            timestamp,
+            headers,
+        };
+        (rest, (key, value))
+    }
+
+    /// The same record with the value that `map` makes of key and value.
+    pub(crate) fn map_value<V2>(self, map: impl FnOnce(&K, V) -> V2) -> Record<K, V2> {
+        let (rest, value) = self.take_value();
+        let value = map(&rest.key, value);
+        rest.with_value(value)
     }
 
     /// The same record with another value.

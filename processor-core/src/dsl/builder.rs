@@ -16,6 +16,7 @@ use crate::topology::{
     TopologyError,
 };
 
+use super::merge::merge;
 use super::outlet::Outlet;
 use super::table::TableSource;
 use super::{Consumed, GlobalTable, KStream, KTable, Partitioned};
@@ -60,6 +61,52 @@ impl StreamsBuilder {
         consumed: Consumed<K, V>,
     ) -> KStream<K, V, Partitioned> {
         self.source(Topic::External(topic.to_owned()), consumed)
+    }
+
+    /// A stream of the records of several topics, in the order of their timestamps as far as they have been read.
+    ///
+    /// The topics need the same number of partitions; task n reads partition n of each. At equal timestamps the topic
+    /// named first comes first. Null keys and values, serdes, timestamps and headers are as in [`stream`](Self::stream).
+    /// It makes no store and no topic.
+    ///
+    /// Source of the semantics: `StreamsBuilder.stream(Collection)` of Kafka Streams, where the order between topics is
+    /// the same.
+    ///
+    /// # Errors
+    /// [`build`](Self::build) refuses a list without topics, and a topic that is read twice; the start refuses topics
+    /// with unequal partition counts.
+    ///
+    /// ```
+    /// # use processor_core::dsl::{Consumed, StreamsBuilder};
+    /// # use processor_core::serde::{int64, utf8};
+    /// # use processor_core::testing::TopologyTestDriver;
+    /// # let builder = StreamsBuilder::new("clicks");
+    /// let clicks = builder.stream_of(["web", "app"], Consumed::new(utf8(), int64()));
+    /// clicks.to("clicks");
+    /// # let mut driver = TopologyTestDriver::new(builder.build().unwrap()).unwrap();
+    /// # let (web, app) = (driver.input("web", utf8(), int64()), driver.input("app", utf8(), int64()));
+    /// web.pipe(&mut driver, "ann".to_owned(), 1, 0);
+    /// app.pipe(&mut driver, "bob".to_owned(), 2, 1);
+    /// let clicks = driver.output("clicks", utf8(), int64()).read_key_values(&mut driver);
+    /// assert_eq!(clicks, [("ann".to_owned(), 1), ("bob".to_owned(), 2)]);
+    /// ```
+    pub fn stream_of<K: Data, V: Data, T: AsRef<str>>(
+        &self,
+        topics: impl IntoIterator<Item = T>,
+        consumed: Consumed<K, V>,
+    ) -> KStream<K, V, Partitioned> {
+        let sources: Vec<_> = topics
+            .into_iter()
+            .map(|topic| self.stream(topic.as_ref(), consumed.clone()))
+            .map(|stream| (stream.node, stream.outlet))
+            .collect();
+        if sources.is_empty() {
+            let problem = "a stream of several topics has none; name at least one".to_owned();
+            self.plan.borrow_mut().problems.push(problem);
+        }
+        let (node, outlet) = merge(&self.plan, &sources);
+        let (key, value) = (Some(consumed.key), Some(consumed.value));
+        KStream::new(Rc::clone(&self.plan), node, outlet, key, value)
     }
 
     /// The latest value of each key of `topic`, kept in the store `store`; a null value deletes its key and a null

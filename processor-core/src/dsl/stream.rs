@@ -1,23 +1,21 @@
-//! A stream of records, and the operators that need no state.
+//! A stream of records: the handle, and the way to operators that have pages of their own.
 
 use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::error::Result;
-use crate::processor::{Context, Fanout, Process, Processor, ProcessorNode, SharedNode, StoreSet};
-use crate::record::{Data, Record};
+use crate::processor::{Processor, ProcessorNode, SharedNode, StoreSet};
+use crate::record::Data;
 use crate::serde::{Serde, SharedSerde};
-use crate::topology::{NodeId, NodeKind, Plan, Topic};
+use crate::topology::{NodeId, NodeKind, Plan};
 
+use super::Grouped;
 use super::grouped::KGroupedStream;
-use super::lineage::{Lineage, MergeWith, Partitioned, Rekeyed};
+use super::lineage::{Lineage, Partitioned, Rekeyed};
 use super::outlet::Outlet;
 use super::repartition::{Keyless, repartition};
-use super::sink::Sink;
 use super::split::Split;
-use super::{Grouped, Produced};
 
 /// An unbounded stream of records.
 ///
@@ -91,236 +89,74 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
         }
     }
 
-    /// Keeps the records for which `keep` holds.
-    pub fn filter(&self, keep: impl Fn(&K, &V) -> bool + Send + Sync + 'static) -> Self {
-        self.each(
-            "KSTREAM-FILTER",
-            self.key.clone(),
-            self.value.clone(),
-            move |record, next| {
-                if keep(&record.key, &record.value) {
-                    next.forward(record)
-                } else {
-                    Ok(())
-                }
-            },
-        )
-    }
-
-    /// Keeps the records for which `drop` does not hold.
-    pub fn filter_not(&self, drop: impl Fn(&K, &V) -> bool + Send + Sync + 'static) -> Self {
-        self.filter(move |key, value| !drop(key, value))
-    }
-
-    /// Replaces each value; the key and its partition stay.
-    pub fn map_values<V2: Data>(
-        &self,
-        map: impl Fn(&K, V) -> V2 + Send + Sync + 'static,
-    ) -> KStream<K, V2, L> {
-        self.each(
-            "KSTREAM-MAPVALUES",
-            self.key.clone(),
-            None,
-            move |record, next| {
-                let Record {
-                    key,
-                    value,
-                    timestamp,
-                    headers,
-                } = record;
-                let value = map(&key, value);
-                next.forward(Record {
-                    key,
-                    value,
-                    timestamp,
-                    headers,
-                })
-            },
-        )
-    }
-
-    /// Replaces each value by any number of values; the key and its partition stay.
-    pub fn flat_map_values<V2: Data, I: IntoIterator<Item = V2>>(
-        &self,
-        map: impl Fn(&K, V) -> I + Send + Sync + 'static,
-    ) -> KStream<K, V2, L> {
-        self.each(
-            "KSTREAM-FLATMAPVALUES",
-            self.key.clone(),
-            None,
-            move |record, next| {
-                let Record {
-                    key,
-                    value,
-                    timestamp,
-                    headers,
-                } = record;
-                for value in map(&key, value) {
-                    let (key, headers) = (key.clone(), headers.clone());
-                    next.forward(Record {
-                        key,
-                        value,
-                        timestamp,
-                        headers,
-                    })?;
-                }
-                Ok(())
-            },
-        )
-    }
-
-    /// Replaces key and value. The stream has to be repartitioned before its next stateful operator, which then does
-    /// so by itself.
-    pub fn map<K2: Data, V2: Data>(
-        &self,
-        map: impl Fn(K, V) -> (K2, V2) + Send + Sync + 'static,
-    ) -> KStream<K2, V2, Rekeyed> {
-        self.each("KSTREAM-MAP", None, None, move |record, next| {
-            let Record {
-                key,
-                value,
-                timestamp,
-                headers,
-            } = record;
-            let (key, value) = map(key, value);
-            next.forward(Record {
-                key,
-                value,
-                timestamp,
-                headers,
-            })
-        })
-    }
-
-    /// Replaces each record by any number of records with other keys.
-    pub fn flat_map<K2: Data, V2: Data, I: IntoIterator<Item = (K2, V2)>>(
-        &self,
-        map: impl Fn(K, V) -> I + Send + Sync + 'static,
-    ) -> KStream<K2, V2, Rekeyed> {
-        self.each("KSTREAM-FLATMAP", None, None, move |record, next| {
-            let Record {
-                key,
-                value,
-                timestamp,
-                headers,
-            } = record;
-            for (key, value) in map(key, value) {
-                next.forward(Record {
-                    key,
-                    value,
-                    timestamp,
-                    headers: headers.clone(),
-                })?;
-            }
-            Ok(())
-        })
-    }
-
-    /// Replaces each key.
-    pub fn select_key<K2: Data>(
-        &self,
-        select: impl Fn(&K, &V) -> K2 + Send + Sync + 'static,
-    ) -> KStream<K2, V, Rekeyed> {
-        self.each(
-            "KSTREAM-KEY-SELECT",
-            None,
-            self.value.clone(),
-            move |record, next| {
-                let key = select(&record.key, &record.value);
-                next.forward(record.with_key(key))
-            },
-        )
-    }
-
-    /// Shows each record to `look` on its way.
-    pub fn peek(&self, look: impl Fn(&K, &V) + Send + Sync + 'static) -> Self {
-        self.each(
-            "KSTREAM-PEEK",
-            self.key.clone(),
-            self.value.clone(),
-            move |record, next| {
-                look(&record.key, &record.value);
-                next.forward(record)
-            },
-        )
-    }
-
-    /// Records of both streams. Order is kept within each, not between them.
-    pub fn merge<M: Lineage>(
-        &self,
-        other: &KStream<K, V, M>,
-    ) -> KStream<K, V, <L as MergeWith<M>>::Merged>
-    where
-        L: MergeWith<M>,
-    {
-        let outlet = Outlet::<K, V>::new();
-        let node = {
-            let mut plan = self.plan.borrow_mut();
-            let name = plan.generated_name("KSTREAM-MERGE");
-            let parents = vec![self.node, other.node];
-            plan.add_node(name, NodeKind::Operator("merge"), parents, vec![])
-        };
-        for parent in [&self.outlet, &other.outlet] {
-            let outlet = Arc::clone(&outlet);
-            parent.attach(move |instantiation| outlet.shared_child(node, instantiation));
-        }
-        let plan = Rc::clone(&self.plan);
-        KStream::new(plan, node, outlet, self.key.clone(), self.value.clone())
-    }
-
-    /// Splits the stream: each record goes to the first branch whose predicate holds.
+    /// Splits the stream: each record goes to the first branch whose predicate holds, and to that one alone. What no
+    /// branch takes ends here, unless there is a [default branch](Split::default_branch).
+    ///
+    /// Predicates see null keys and values like any others. Each branch keeps the order of its records, their timestamps
+    /// and headers. It stores nothing, and no record is late.
+    ///
+    /// Source of the semantics: Kafka Streams' `KStream.split`.
     ///
     /// ```
     /// # use processor_core::dsl::{Consumed, StreamsBuilder};
     /// # use processor_core::serde::{int64, utf8};
+    /// # use processor_core::testing::TopologyTestDriver;
     /// # let builder = StreamsBuilder::new("split");
     /// # let numbers = builder.stream("numbers", Consumed::new(utf8(), int64()));
     /// let split = numbers.split();
-    /// let small = split.branch(|_, number| *number < 10);
-    /// let even = split.branch(|_, number| number % 2 == 0);
-    /// let rest = split.default_branch();
-    /// # small.to("small"); even.to("even"); rest.to("rest"); builder.build().unwrap();
+    /// split.branch(|_, number| *number < 10).to("small");
+    /// split.branch(|_, number| number % 2 == 0).to("even");
+    /// split.default_branch().to("rest");
+    /// # let mut driver = TopologyTestDriver::new(builder.build().unwrap()).unwrap();
+    /// # let numbers = driver.input("numbers", utf8(), int64());
+    /// for number in [4, 12, 13] {
+    ///     numbers.pipe(&mut driver, "a".to_owned(), number, 0);
+    /// }
+    /// let mut branch = |topic: &str| {
+    ///     let records = driver.output(topic, utf8(), int64()).read(&mut driver);
+    ///     records.into_iter().map(|record| record.value).collect::<Vec<_>>()
+    /// };
+    /// assert_eq!((branch("small"), branch("even"), branch("rest")), (vec![4], vec![12], vec![13]));
     /// ```
     pub fn split(&self) -> Split<K, V, L> {
         Split::of(self)
     }
 
-    /// Writes the stream to `topic` with the serdes it carries. The topic must exist when the application starts.
+    /// Sends the stream through the topic `<application id>-<name>-repartition`, so that equal keys are in one partition.
     ///
-    /// A stream whose type changed since its source carries no serde: use [`to_with`](Self::to_with).
-    pub fn to(&self, topic: &str) {
-        match (self.key.clone(), self.value.clone()) {
-            (Some(key), Some(value)) => self.to_with(topic, Produced { key, value }),
-            (key, _) => {
-                let missing = if key.is_none() { "key" } else { "value" };
-                self.plan.borrow_mut().problems.push(format!(
-                    "the stream written to '{topic}' has no serde for its {missing}, whose type was changed by an \
-                     operator; use `to_with(\"{topic}\", Produced::new(…))`"
-                ));
-            }
-        }
-    }
-
-    /// Writes the stream to `topic` with these serdes. The topic must exist when the application starts.
-    pub fn to_with(&self, topic: &str, produced: Produced<K, V>) {
-        {
-            let mut plan = self.plan.borrow_mut();
-            let name = plan.generated_name("KSTREAM-SINK");
-            let written = Topic::External(topic.to_owned());
-            plan.add_node(name, NodeKind::Sink(written), vec![self.node], vec![]);
-        }
-        let topic = topic.to_owned();
-        self.outlet.attach(move |instantiation| {
-            let partitions = instantiation.partitions.of(&topic)?;
-            let (key, value) = (Arc::clone(&produced.key), Arc::clone(&produced.value));
-            Ok(Box::new(Sink::new(topic.clone(), partitions, key, value)))
-        });
-    }
-
-    /// Sends the stream through `<application id>-<name>-repartition`, so that equal keys are in one partition. Records
-    /// with a null key are dropped.
-    /// `partitions` fixes their number; otherwise the topic takes as many as the streams it is joined with, or as
-    /// the tasks that write it.
+    /// Operators with state do so by themselves where the key may have changed; this is for the moment, the name or the
+    /// number of partitions to be the user's. `partitions` fixes that number; otherwise the topic takes as many as the
+    /// streams it is joined with, or as the tasks that write it. The application makes the topic and owns it.
+    ///
+    /// Records with a null key are dropped and counted; null values pass. Timestamps and headers stay. No record is late
+    /// here, but the tasks that write the topic are mixed in it, so operators below go by the time of the slowest of
+    /// them: a header of the engine's own, `__time`, carries it, and is gone when the record is read.
+    ///
+    /// Source of the semantics: Kafka Streams' `KStream.repartition` (KIP-221); time behind it is our own.
+    ///
+    /// # Errors
+    /// [`build`](crate::dsl::StreamsBuilder::build) refuses a name that is used twice; the start refuses a number of
+    /// partitions that does not fit the streams it is joined with.
+    ///
+    /// ```
+    /// # use processor_core::StreamsConfig;
+    /// # use processor_core::dsl::{Consumed, StreamsBuilder};
+    /// # use processor_core::serde::{int64, utf8};
+    /// # use processor_core::testing::TopologyTestDriver;
+    /// # let builder = StreamsBuilder::new("visits");
+    /// # let visits = builder.stream("visits", Consumed::new(utf8(), int64()));
+    /// visits
+    ///     .select_key(|user, _| user.chars().take(1).collect())
+    ///     .repartition("by-initial", utf8(), int64(), Some(2))
+    ///     .to("by-initial");
+    /// # let config = StreamsConfig::new("app");
+    /// # let mut driver = TopologyTestDriver::with(builder.build().unwrap(), config, 1).unwrap();
+    /// # let visits = driver.input("visits", utf8(), int64());
+    /// visits.pipe(&mut driver, "ann".to_owned(), 1, 0);
+    /// let visits = driver.output("by-initial", utf8(), int64()).read_key_values(&mut driver);
+    /// assert_eq!(visits, [("a".to_owned(), 1)]);
+    /// assert!(driver.topics().contains(&"app-by-initial-repartition".to_owned()));
+    /// ```
     pub fn repartition(
         &self,
         name: &str,
@@ -357,8 +193,62 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
         )
     }
 
-    /// Runs user code with stores. `make` is called once per task with the stores opened, in the order they are
-    /// given; see [`Processor`].
+    /// Runs user code, a [`Processor`], on each record: with stores, [punctuations](crate::processor::Punctuation), and
+    /// whatever it forwards.
+    ///
+    /// `make` is called once for each task, with the stores opened in the order they are given. Null keys and values and
+    /// late records are the processor's to deal with. What it forwards may have other keys, so the next stateful operator
+    /// repartitions; see [`process_values`](Self::process_values). Each store has the changelog
+    /// `<application id>-<store>-changelog`.
+    ///
+    /// Source of the semantics: Kafka Streams' `KStream.process` (KIP-820).
+    ///
+    /// # Errors
+    /// [`build`](crate::dsl::StreamsBuilder::build) refuses a name that is used twice. An error of the processor is a
+    /// matter for [`on_processing_error`](crate::StreamsConfig::on_processing_error).
+    ///
+    /// ```
+    /// # use processor_core::Record;
+    /// # use processor_core::dsl::{Consumed, Produced, StreamsBuilder};
+    /// # use processor_core::error::Result;
+    /// # use processor_core::processor::{KeyValue, Processor, ProcessorContext};
+    /// # use processor_core::serde::{int64, utf8};
+    /// # use processor_core::testing::TopologyTestDriver;
+    /// /// Forwards a price that is higher than all before it, under the bidder's name.
+    /// struct Highest(KeyValue<String, i64>);
+    ///
+    /// impl Processor<String, (String, i64)> for Highest {
+    ///     type KOut = String;
+    ///     type VOut = i64;
+    ///     fn process(
+    ///         &mut self,
+    ///         record: Record<String, (String, i64)>,
+    ///         context: &mut ProcessorContext<'_, '_, String, i64>,
+    ///     ) -> Result {
+    ///         let (bidder, price) = record.value.clone();
+    ///         if self.0.get(&record.key)?.is_some_and(|highest| highest >= price) {
+    ///             return Ok(());
+    ///         }
+    ///         self.0.put(&record.key, &price, record.timestamp)?;
+    ///         context.forward(record.with_key(bidder).with_value(price))
+    ///     }
+    /// }
+    ///
+    /// # let builder = StreamsBuilder::new("auction");
+    /// # let bids = builder.stream("bids", Consumed::new(utf8(), utf8())).map_values(|_, bid| {
+    /// #     let (bidder, price) = bid.split_once(' ').unwrap();
+    /// #     (bidder.to_owned(), price.parse().unwrap())
+    /// # });
+    /// let highest = builder.key_value_store("highest", utf8(), int64());
+    /// bids.process("auction", highest, Highest).to_with("leaders", Produced::new(utf8(), int64()));
+    /// # let mut driver = TopologyTestDriver::new(builder.build().unwrap()).unwrap();
+    /// # let bids = driver.input("bids", utf8(), utf8());
+    /// for bid in ["ann 70", "bob 50", "bob 90"] {
+    ///     bids.pipe(&mut driver, "vase".to_owned(), bid.to_owned(), 0);
+    /// }
+    /// let leaders = driver.output("leaders", utf8(), int64()).read_key_values(&mut driver);
+    /// assert_eq!(leaders, [("ann".to_owned(), 70), ("bob".to_owned(), 90)]);
+    /// ```
     pub fn process<S, P>(
         &self,
         name: &str,
@@ -373,7 +263,46 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
     }
 
     /// Like [`process`](Self::process), for a processor that forwards each key it is given and no other: key and
-    /// partition stay, so no stateful operator below has to repartition.
+    /// partition stay, so no stateful operator below has to repartition. Nobody checks that it does.
+    ///
+    /// Source of the semantics: Kafka Streams' `KStream.processValues`, where the compiler sees to the key.
+    ///
+    /// ```
+    /// # use processor_core::Record;
+    /// # use processor_core::dsl::{Consumed, Produced, StreamsBuilder};
+    /// # use processor_core::error::Result;
+    /// # use processor_core::processor::{KeyValue, Processor, ProcessorContext};
+    /// # use processor_core::serde::{int64, utf8};
+    /// # use processor_core::testing::TopologyTestDriver;
+    /// /// Replaces each value by the sum of its key so far.
+    /// struct RunningSum(KeyValue<String, i64>);
+    ///
+    /// impl Processor<String, i64> for RunningSum {
+    ///     type KOut = String;
+    ///     type VOut = i64;
+    ///     fn process(
+    ///         &mut self,
+    ///         record: Record<String, i64>,
+    ///         context: &mut ProcessorContext<'_, '_, String, i64>,
+    ///     ) -> Result {
+    ///         let sum = self.0.get(&record.key)?.unwrap_or(0) + record.value;
+    ///         self.0.put(&record.key, &sum, record.timestamp)?;
+    ///         context.forward(record.with_value(sum))
+    ///     }
+    /// }
+    ///
+    /// # let builder = StreamsBuilder::new("sums");
+    /// # let payments = builder.stream("payments", Consumed::new(utf8(), int64()));
+    /// let sums = builder.key_value_store("sums", utf8(), int64());
+    /// let sums = payments.process_values("running-sum", sums, RunningSum);
+    /// sums.to_with("sums", Produced::new(utf8(), int64()));
+    /// # let mut driver = TopologyTestDriver::new(builder.build().unwrap()).unwrap();
+    /// # let payments = driver.input("payments", utf8(), int64());
+    /// payments.pipe(&mut driver, "ann".to_owned(), 5, 0);
+    /// payments.pipe(&mut driver, "ann".to_owned(), 7, 1);
+    /// let sums = driver.output("sums", utf8(), int64()).read_key_values(&mut driver);
+    /// assert_eq!(sums, [("ann".to_owned(), 5), ("ann".to_owned(), 12)]);
+    /// ```
     pub fn process_values<S, P>(
         &self,
         name: &str,
@@ -416,63 +345,5 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
             Ok(Box::new(SharedNode(node)))
         });
         KStream::new(Rc::clone(&self.plan), node, outlet, None, None)
-    }
-
-    /// Adds a stateless operator.
-    fn each<K2: Data, V2: Data, L2: Lineage>(
-        &self,
-        operator: &'static str,
-        key: Option<SharedSerde<K2>>,
-        value: Option<SharedSerde<V2>>,
-        step: impl Fn(Record<K, V>, &mut Next<'_, '_, K2, V2>) -> Result + Send + Sync + 'static,
-    ) -> KStream<K2, V2, L2> {
-        let outlet = Outlet::<K2, V2>::new();
-        let node = {
-            let mut plan = self.plan.borrow_mut();
-            let name = plan.generated_name(operator);
-            plan.add_node(name, NodeKind::Operator(operator), vec![self.node], vec![])
-        };
-        let (below, step) = (Arc::clone(&outlet), Arc::new(step));
-        self.outlet.attach(move |instantiation| {
-            let children = below.instantiate(instantiation)?;
-            Ok(Box::new(Each {
-                step: Arc::clone(&step),
-                children,
-            }))
-        });
-        KStream::new(Rc::clone(&self.plan), node, outlet, key, value)
-    }
-}
-
-/// A stateless operator in a task.
-struct Each<F, K2, V2> {
-    step: Arc<F>,
-    children: Fanout<K2, V2>,
-}
-
-/// Where a stateless operator sends its results.
-struct Next<'a, 'c, K, V> {
-    context: &'a mut Context<'c>,
-    children: &'a mut Fanout<K, V>,
-}
-
-impl<K: Data, V: Data> Next<'_, '_, K, V> {
-    fn forward(&mut self, record: Record<K, V>) -> Result {
-        self.children.forward(self.context, record)
-    }
-}
-
-impl<K, V, K2, V2, F> Process<K, V> for Each<F, K2, V2>
-where
-    F: Fn(Record<K, V>, &mut Next<'_, '_, K2, V2>) -> Result,
-{
-    fn process(&mut self, context: &mut Context<'_>, record: Record<K, V>) -> Result {
-        (self.step)(
-            record,
-            &mut Next {
-                context,
-                children: &mut self.children,
-            },
-        )
     }
 }

@@ -75,6 +75,22 @@ pub struct Header {
     pub value: Option<Bytes>,
 }
 
+impl Header {
+    /// A header of this name and value.
+    pub fn new(name: impl Into<Arc<str>>, value: impl Into<Bytes>) -> Self {
+        Self {
+            name: name.into(),
+            value: Some(value.into()),
+        }
+    }
+
+    /// The last of `headers` that is called `name`: where a name comes twice, it is the one that counts.
+    #[must_use]
+    pub fn last<'a>(headers: &'a [Self], name: &str) -> Option<&'a Self> {
+        headers.iter().rev().find(|header| *header.name == *name)
+    }
+}
+
 /// The headers of a record, in order. Empty headers cost no allocation.
 pub type Headers = Vec<Header>;
 

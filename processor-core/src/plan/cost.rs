@@ -125,7 +125,7 @@ impl TopologyPlan {
                     }
                     keeping(node, kind, &own, records_per_s, load)
                 }
-                Role::Source(_) => continue,
+                Role::Source(_) | Role::DynamicSink => continue,
             };
             operators.push(cost);
         }

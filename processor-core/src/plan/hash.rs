@@ -29,6 +29,12 @@ fn canonical(plan: &TopologyPlan) -> String {
                 let feeders = parents.flat_map(|parent| feeders(plan, parent));
                 written.entry(topic).or_default().extend(feeders);
             }
+            Role::DynamicSink => {
+                let parents = node.parents.iter();
+                let feeders = parents.flat_map(|parent| feeders(plan, parent));
+                let feeders = listed(feeders.collect::<BTreeSet<_>>());
+                lines.push(format!("writes topics that records of {feeders} choose"));
+            }
             Role::Operator(kind) if node.named => {
                 let parents = node.parents.iter();
                 let feeders = parents.map(|parent| listed(feeders(plan, parent)));

@@ -53,13 +53,13 @@ impl TopologyPlan {
         for (number, part) in self.sub_topologies.iter().enumerate() {
             writeln!(chart, "  subgraph sub{number}[\"Sub-topology {number}\"]")?;
             for node in &part.nodes {
-                if let Role::Operator(kind) = &node.role {
-                    writeln!(
-                        chart,
-                        "    {}[\"{}\"]",
-                        ids[node.name.as_str()],
-                        label(node, kind)
-                    )?;
+                let id = &ids[node.name.as_str()];
+                match &node.role {
+                    Role::Operator(kind) => {
+                        writeln!(chart, "    {id}[\"{}\"]", label(node, kind))?;
+                    }
+                    Role::DynamicSink => writeln!(chart, "    {id}[/\"chosen by the record\"/]")?,
+                    Role::Source(_) | Role::Sink(_) => {}
                 }
             }
             let nodes = part.nodes.iter();

@@ -96,6 +96,8 @@ pub enum Role {
     Source(String),
     /// Writes this topic.
     Sink(String),
+    /// Writes the topics that its records choose.
+    DynamicSink,
     /// An operator of this kind.
     Operator(String),
 }
@@ -293,7 +295,7 @@ impl NodePlan {
     pub fn topic(&self) -> Option<&str> {
         match &self.role {
             Role::Source(topic) | Role::Sink(topic) => Some(topic),
-            Role::Operator(_) => None,
+            Role::DynamicSink | Role::Operator(_) => None,
         }
     }
 }

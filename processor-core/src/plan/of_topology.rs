@@ -79,6 +79,7 @@ fn node(plan: &Plan, index: usize) -> NodePlan {
         role: match &node.kind {
             NodeKind::Source(topic) => Role::Source(named(topic)),
             NodeKind::Sink(topic) => Role::Sink(named(topic)),
+            NodeKind::DynamicSink => Role::DynamicSink,
             NodeKind::Operator(operator) => Role::Operator((*operator).to_owned()),
         },
         parents: parents.collect(),
@@ -98,7 +99,7 @@ fn topics(topology: &Topology) -> Vec<TopicPlan> {
         let (topic, is_source) = match &node.kind {
             NodeKind::Source(topic) => (topic, true),
             NodeKind::Sink(topic) => (topic, false),
-            NodeKind::Operator(_) => continue,
+            NodeKind::DynamicSink | NodeKind::Operator(_) => continue,
         };
         let described = topics
             .entry(named(topic))

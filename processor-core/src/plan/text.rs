@@ -67,6 +67,7 @@ fn headline(node: &NodePlan) -> String {
     match &node.role {
         Role::Source(topic) => format!("Source: {name} (topic: {topic})"),
         Role::Sink(topic) => format!("Sink: {name} (topic: {topic})"),
+        Role::DynamicSink => format!("Sink: {name} (topic: chosen by the record)"),
         Role::Operator(kind) if node.stores.is_empty() => {
             format!("Processor: {name} ({kind}{parameters})")
         }

@@ -4,13 +4,14 @@ use std::any::Any;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use state::{JoinStore, KeyValueStore, SessionStore, Store, WindowStore};
 
 use crate::error::{Fault, Result};
 use crate::record::TaskId;
-use crate::runtime::TopicPartitions;
+use crate::runtime::{TopicLookup, TopicPartitions};
 use crate::task::{FailedRecords, Handlers};
 use crate::topology::{NodeId, StoreId};
 
@@ -26,6 +27,8 @@ pub struct Instantiation<'a> {
     pub(crate) stores: &'a HashMap<StoreId, StoreCell>,
     /// Partition counts of all topics it may write.
     pub(crate) partitions: &'a TopicPartitions,
+    /// Those of topics that records choose.
+    pub(crate) lookup: &'a Arc<TopicLookup>,
     /// Nodes that want to be called besides records.
     pub(crate) wakes: &'a mut Vec<Rc<RefCell<dyn Wake>>>,
     /// Nodes with several parents, made once.

@@ -5,6 +5,7 @@ mod globals;
 mod stores;
 mod stream_thread;
 mod streams;
+mod topic_lookup;
 mod topics;
 #[cfg(test)]
 mod waiting_tests;
@@ -12,4 +13,5 @@ mod waiting_tests;
 pub(crate) use collector::Collector;
 pub(crate) use stream_thread::{Pace, Round};
 pub use streams::{RunSummary, Streams, StreamsError};
+pub(crate) use topic_lookup::TopicLookup;
 pub(crate) use topics::{TopicPartitions, changelog, changelog_settings};

@@ -40,6 +40,7 @@ use crate::topology::{StoreId, Topic, Topology};
 
 use super::Collector;
 use super::globals::GlobalTables;
+use super::topic_lookup::TopicLookup;
 use super::topics::TopicPartitions;
 
 /// Bytes that may wait for a commit in flight before the thread waits with them.
@@ -58,6 +59,7 @@ pub(crate) struct Shared {
     pub clock: Arc<dyn Clock>,
     pub database: Arc<dyn Database>,
     pub partitions: TopicPartitions,
+    pub lookup: Arc<TopicLookup>,
     /// Name of this instance, for transactional ids.
     pub instance: String,
     /// Changelog records read to bring stores up to date.

@@ -16,6 +16,7 @@ use crate::log::{Log, LogError};
 use crate::topology::{Topology, TopologyError};
 
 use super::stream_thread::{Pace, Round, Shared, StreamThread};
+use super::topic_lookup::TopicLookup;
 use super::topics;
 
 /// Why an application cannot start, or stopped.
@@ -161,6 +162,7 @@ impl Streams {
         let shared = Shared {
             topology,
             config,
+            lookup: Arc::new(TopicLookup::new(Arc::clone(&log))),
             log,
             clock,
             database,

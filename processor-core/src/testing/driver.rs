@@ -112,6 +112,16 @@ impl TopologyTestDriver {
             .expect("the application failed to start again; make a new driver")
     }
 
+    /// Makes a topic that the topology does not name, for records that choose where they go.
+    ///
+    /// # Errors
+    /// When the log refuses.
+    pub fn create_topic(&self, name: &str) -> Result<(), StreamsError> {
+        Ok(self
+            .log
+            .create_topics(&[NewTopic::new(name, self.partitions)])?)
+    }
+
     /// Names of all topics, internal ones included, sorted.
     ///
     /// # Panics
@@ -227,29 +237,43 @@ impl TopologyTestDriver {
     }
 
     fn read(&mut self, topic: &str) -> Vec<crate::log::ConsumerRecord> {
-        let reader = self.readers.entry(topic.to_owned()).or_insert_with(|| {
-            let mut reader = self
-                .log
-                .consumer(ConsumerConfig::default())
-                .expect("the embedded log is there");
+        if !self.readers.contains_key(topic) {
             let partitions = self.log.partitions(topic).ok().flatten().unwrap_or(0);
-            let all: Vec<_> = (0..partitions)
-                .map(|p| (TopicPartition::new(topic, p), Some(0)))
-                .collect();
-            reader
-                .assign(&all)
-                .unwrap_or_else(|error| panic!("{error}"));
-            reader
-        });
-        let mut records = Vec::new();
-        while let Polled::Records(batches) = reader
-            .poll(Duration::ZERO)
-            .unwrap_or_else(|error| panic!("{error}"))
-        {
-            records.extend(batches.into_iter().flat_map(|batch| batch.records));
+            let all: Vec<i32> = (0..partitions).collect();
+            let reader = self.reader(topic, &all);
+            self.readers.insert(topic.to_owned(), reader);
         }
-        records
+        let reader = self.readers.get_mut(topic).expect("made above");
+        read_on(&mut **reader)
     }
+
+    /// A reader of these partitions of `topic`, from their first records.
+    fn reader(&self, topic: &str, partitions: &[i32]) -> Box<dyn Consumer> {
+        let mut reader = self
+            .log
+            .consumer(ConsumerConfig::default())
+            .expect("the embedded log is there");
+        let starts: Vec<_> = partitions
+            .iter()
+            .map(|partition| (TopicPartition::new(topic, *partition), Some(0)))
+            .collect();
+        reader
+            .assign(&starts)
+            .unwrap_or_else(|error| panic!("{error}"));
+        reader
+    }
+}
+
+/// What a reader finds now.
+fn read_on(reader: &mut dyn Consumer) -> Vec<crate::log::ConsumerRecord> {
+    let mut records = Vec::new();
+    while let Polled::Records(batches) = reader
+        .poll(Duration::ZERO)
+        .unwrap_or_else(|error| panic!("{error}"))
+    {
+        records.extend(batches.into_iter().flat_map(|batch| batch.records));
+    }
+    records
 }
 
 /// An input topic of a [`TopologyTestDriver`].
@@ -332,18 +356,34 @@ impl<K, V> TestOutput<K, V> {
     /// # Panics
     /// When bytes do not decode.
     pub fn read(&self, driver: &mut TopologyTestDriver) -> Vec<Record<K, V>> {
-        let decode = |record: crate::log::ConsumerRecord| {
-            let key = deserialize_nullable(&*self.key, record.key.as_deref());
-            let value = deserialize_nullable(&*self.value, record.value.as_deref());
-            let unfit = |error| -> ! { panic!("a record of {}: {error}", self.topic) };
-            Record {
-                key: key.unwrap_or_else(|error| unfit(error)),
-                value: value.unwrap_or_else(|error| unfit(error)),
-                timestamp: record.timestamp,
-                headers: record.headers,
-            }
-        };
-        driver.read(&self.topic).into_iter().map(decode).collect()
+        let records = driver.read(&self.topic).into_iter();
+        records.map(|record| self.decode(record)).collect()
+    }
+
+    /// All committed records of one partition, from the first.
+    ///
+    /// # Panics
+    /// When bytes do not decode.
+    pub fn read_partition(
+        &self,
+        driver: &mut TopologyTestDriver,
+        partition: i32,
+    ) -> Vec<Record<K, V>> {
+        let mut reader = driver.reader(&self.topic, &[partition]);
+        let records = read_on(&mut *reader).into_iter();
+        records.map(|record| self.decode(record)).collect()
+    }
+
+    fn decode(&self, record: crate::log::ConsumerRecord) -> Record<K, V> {
+        let key = deserialize_nullable(&*self.key, record.key.as_deref());
+        let value = deserialize_nullable(&*self.value, record.value.as_deref());
+        let unfit = |error| -> ! { panic!("a record of {}: {error}", self.topic) };
+        Record {
+            key: key.unwrap_or_else(|error| unfit(error)),
+            value: value.unwrap_or_else(|error| unfit(error)),
+            timestamp: record.timestamp,
+            headers: record.headers,
+        }
     }
 
     /// Keys and values of all committed records since the last read.

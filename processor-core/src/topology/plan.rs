@@ -73,6 +73,8 @@ pub(crate) enum NodeKind {
     Source(Topic),
     /// Writes a topic.
     Sink(Topic),
+    /// Writes topics of the user that records choose.
+    DynamicSink,
     /// Anything in between; the operator's name in Kafka Streams' words.
     Operator(&'static str),
 }

@@ -10,6 +10,7 @@ mod repartition_time;
 mod runtime;
 mod session;
 mod simulation;
+mod sinks;
 mod stateless;
 mod stream_join;
 mod support;

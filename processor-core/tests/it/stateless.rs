@@ -9,7 +9,7 @@ use processor_core::log::Header;
 use processor_core::serde::{int64, nullable, utf8};
 use processor_core::testing::TopologyTestDriver;
 
-use crate::support::driver::{driver, nullable_numbers, numbers, pairs, text};
+use crate::support::driver::{driver, nullable_numbers, numbers, pairs, text, topology};
 
 /// What comes out of `describe` for these records, in order.
 fn outcome(
@@ -201,6 +201,50 @@ fn headers_and_timestamps_pass_through_stateless_operators() {
     input.pipe_record(&mut driver, &record);
     let out = driver.output("out", utf8(), int64()).read(&mut driver);
     assert_eq!(out, [record]);
+}
+
+#[test]
+fn headers_are_changed_in_place_and_read_by_values_and_the_key_stays_where_it_was() {
+    let topology = topology(|builder| {
+        builder
+            .stream("in", numbers())
+            .map_headers(|key, value, headers| {
+                headers.retain(|header| &*header.name != "debug");
+                headers.push(Header::new("from", format!("{key}{value}")));
+            })
+            .map_values_with_headers(|_, value, headers| {
+                let from = Header::last(headers, "from").and_then(|header| header.value.clone());
+                value + from.map_or(0, |from| i64::try_from(from.len()).unwrap())
+            })
+            .with_serdes(utf8(), int64())
+            .group_by_key()
+            .reduce("last", |_, value| value)
+            .to_stream()
+            .to("last");
+        let stream = builder.stream("direct", numbers());
+        stream
+            .map_headers(|_, _, headers| headers.clear())
+            .to("out");
+    });
+    assert!(!topology.describe().contains("-repartition"), "{topology}");
+    let mut driver = TopologyTestDriver::new(topology).unwrap();
+    let headers = vec![Header::new("debug", "1"), Header::new("from", "elsewhere")];
+    let record = Record {
+        headers,
+        ..Record::new(text("a"), 100, 0)
+    };
+    assert_eq!(
+        record.header("from"),
+        Some(&Header::new("from", "elsewhere"))
+    );
+    for topic in ["in", "direct"] {
+        let input = driver.input(topic, utf8(), int64());
+        input.pipe_record(&mut driver, &record);
+    }
+    let last = driver.output("last", utf8(), int64());
+    assert_eq!(last.read_key_values(&mut driver), pairs(&[("a", 104)]));
+    let out = driver.output("out", utf8(), int64());
+    assert_eq!(out.read(&mut driver), [Record::new(text("a"), 100, 0)]);
 }
 
 #[test]

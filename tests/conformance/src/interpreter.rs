@@ -1,6 +1,6 @@
 //! Turns the operators of a case into calls of the DSL.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -275,7 +275,7 @@ impl Interpreter {
             "select_key" => on!(stream, s => s.select_key(move |_, v| group(*v, modulus)).into()),
             "peek" => on!(stream, s => s.peek(|_, _| {}).into()),
             "foreach" => {
-                on!(stream, s => drop(s.peek(|_, _| {})));
+                on!(stream, s => s.foreach(|_, _| {}));
                 return Ok(None);
             }
             "repartition" => on!(stream, s => s
@@ -353,8 +353,31 @@ fn write(op: &Op, made: &Made) -> Result<(), Refusal> {
         return Err(Refusal::Invalid("only streams are written".to_owned()));
     };
     let produced = Produced::new(key_serde(), value_serde());
-    on!(stream, s => s.to_with(op.text("topic"), produced));
+    match dynamic_topic(op) {
+        None => on!(stream, s => s.to_with(op.text("topic"), produced)),
+        Some(topic) => on!(stream, s => s.to_dynamic_with(move |r| topic(r.value), produced)),
+    }
     Ok(())
+}
+
+/// The topic of a value, where it depends on that.
+fn dynamic_topic(op: &Op) -> Option<impl Fn(Number) -> String + Send + Sync + use<>> {
+    let topic = op.text("topic").to_owned();
+    let modulus = op.has("dynamic").then(|| op.number("dynamic", 2))?;
+    Some(move |value: Number| match value {
+        Some(value) => format!("{topic}-{}", value.rem_euclid(modulus)),
+        None => format!("{topic}-null"),
+    })
+}
+
+/// All topics that the records of `ops` may choose.
+pub(crate) fn dynamic_topics(ops: &[Op]) -> BTreeSet<String> {
+    let of = |op: &Op| {
+        let topic = dynamic_topic(op)?;
+        let values = (0..op.number("dynamic", 2)).map(Some).chain([None]);
+        Some(values.map(topic).collect::<Vec<_>>())
+    };
+    ops.iter().filter_map(of).flatten().collect()
 }
 
 fn to_stream<K: TableKey>(op: &Op, table: &Table<K>) -> Made {

@@ -27,10 +27,6 @@ const MISSING: &[Missing] = &[
         is: |op, _| op.op == "table" && op.has("versioned"),
     },
     Missing {
-        what: "topics that depend on the record",
-        is: |op, _| op.op == "to" && op.has("dynamic"),
-    },
-    Missing {
         what: "sliding windows",
         is: |op, _| op.op == "window" && op.text("kind") == "sliding",
     },

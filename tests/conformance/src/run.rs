@@ -1,14 +1,16 @@
 //! Runs a case on the test driver.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use processor_core::StreamsConfig;
+
 use processor_core::testing::{TestOutput, TopologyTestDriver};
+use processor_core::{StreamsConfig, StreamsError, Topology};
 
 use crate::case::{Case, CaseResult, Outcome, Output, Step, Store};
 use crate::functions::{Key, Number};
-use crate::interpreter::{Refusal, build, key_serde, value_serde};
+use crate::interpreter::{Refusal, build, dynamic_topics, key_serde, value_serde};
 
 /// The error of a case that needs something the DSL does not have.
 pub const UNSUPPORTED: &str = "Unsupported";
@@ -53,8 +55,9 @@ pub fn run_interrupted(
             if let Some(directory) = &directory {
                 config = config.state_dir(directory.path());
             }
-            match TopologyTestDriver::with(topology, config, 1) {
-                Ok(driver) => drive(driver, &case.input, after),
+            let chosen = dynamic_topics(&case.topology);
+            match started(topology, config, &chosen) {
+                Ok(driver) => drive(driver, &chosen, &case.input, after),
                 Err(_) => failed(),
             }
         }
@@ -80,13 +83,28 @@ fn failed() -> Outcome {
     Outcome::Error("StreamsException".to_owned())
 }
 
+/// A driver with the topics that records may choose.
+fn started(
+    topology: Topology,
+    config: StreamsConfig,
+    chosen: &BTreeSet<String>,
+) -> Result<TopologyTestDriver, StreamsError> {
+    let driver = TopologyTestDriver::with(topology, config, 1)?;
+    chosen
+        .iter()
+        .try_for_each(|topic| driver.create_topic(topic))?;
+    Ok(driver)
+}
+
 /// Takes the steps one by one and drains all output topics, in the order of their names, after each.
 fn drive(
     mut driver: TopologyTestDriver,
+    chosen: &BTreeSet<String>,
     steps: &[Step],
     interruption: impl Fn(usize) -> Interruption,
 ) -> Outcome {
-    let names = driver.topology().output_topics();
+    let mut names: BTreeSet<String> = driver.topology().output_topics().into_iter().collect();
+    names.extend(chosen.iter().cloned());
     let outputs: Vec<(String, TestOutput<Key, Number>)> = names
         .into_iter()
         .map(|name| {

@@ -210,6 +210,7 @@ impl StreamThread {
             times: &mut times,
             stores: &cells,
             partitions: &self.shared.partitions,
+            lookup: &self.shared.lookup,
             wakes: &mut wakes,
             shared: HashMap::new(),
             application_id: &self.shared.config.application_id,

@@ -30,6 +30,7 @@ pub enum Call {
     PollCommit,
     Abort,
     Flush,
+    Partitions,
 }
 
 /// What fails and how.
@@ -71,6 +72,21 @@ impl Script {
         let script = Self::new(fault, 0);
         script.commit_polls.store(polls, Ordering::SeqCst);
         script
+    }
+
+    /// Nothing fails; `calls` are counted.
+    pub fn counting(calls: &'static [Call]) -> Arc<Self> {
+        let fault = Fault {
+            class: ErrorClass::Fatal,
+            calls,
+            done: false,
+        };
+        Self::new(fault, usize::MAX)
+    }
+
+    /// How many calls there were of those that are counted.
+    pub fn calls(&self) -> usize {
+        self.seen.load(Ordering::SeqCst)
     }
 
     /// Whether there was a call with the chosen number.
@@ -135,7 +151,8 @@ impl<L: Log> Log for FaultyLog<L> {
     }
 
     fn partitions(&self, topic: &str) -> Result<Option<i32>, LogError> {
-        self.inner.partitions(topic)
+        let partitions = || self.inner.partitions(topic);
+        self.script.call(Call::Partitions, partitions)
     }
 
     fn topics(&self) -> Result<Vec<String>, LogError> {
