@@ -4,6 +4,7 @@
 //! changelogs and repartition topics, so a topology keeps its state when operators are added around it.
 
 mod aggregation;
+mod attribution;
 mod builder;
 mod encoding;
 mod finals;
@@ -36,6 +37,10 @@ mod window_rows;
 mod windowed;
 mod windowing;
 
+pub use attribution::{
+    Attributed, Attribution, AttributionRules, AttributionStatus, AttributionWithoutGrace,
+    Conversion, Credit, Model, Revisions, Touch, TouchWindow,
+};
 pub use builder::StreamsBuilder;
 pub use grouped::{Grouped, KGroupedStream};
 pub use grouped_table::KGroupedTable;

@@ -13,8 +13,8 @@
 //! Unmatched results leave when a record with key and value comes at stream time and their window is closed: before that
 //! record is joined, by timestamp, right side first, then key.
 
-mod node;
-mod pending;
+pub(super) mod node;
+pub(super) mod pending;
 mod windows;
 
 use std::cell::RefCell;

@@ -21,7 +21,7 @@ mod windowed;
 pub use self::avro::{Avro, AvroSchema, RegisteredAvro, avro, registered_avro};
 pub use self::csv::{Csv, csv};
 pub use json::{Json, json};
-pub use primitive::{Bytes, Int64, Utf8, bytes, int64, utf8};
+pub use primitive::{Bytes, Int64, Unit, Utf8, bytes, int64, unit, utf8};
 pub use windowed::{SessionWindowedSerde, WindowedSerde, session_windowed, windowed};
 
 /// Why bytes are not a value, or a value has no bytes.

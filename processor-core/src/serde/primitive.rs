@@ -84,3 +84,33 @@ impl Serde<Vec<u8>> for Bytes {
         Ok(bytes.to_vec())
     }
 }
+
+/// Nothing, in no bytes.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Unit;
+
+/// Nothing, in no bytes: for an operator that would keep a value, where there is none to keep.
+#[must_use]
+pub fn unit() -> Unit {
+    Unit
+}
+
+impl Serde<()> for Unit {
+    fn format(&self) -> Option<String> {
+        Some("unit".to_owned())
+    }
+
+    fn serialize(&self, (): &(), _: &mut Vec<u8>) -> Result<(), SerdeError> {
+        Ok(())
+    }
+
+    fn deserialize(&self, bytes: &[u8]) -> Result<(), SerdeError> {
+        if !bytes.is_empty() {
+            let length = bytes.len();
+            return Err(SerdeError::new(format_args!(
+                "nothing has no bytes, these are {length}"
+            )));
+        }
+        Ok(())
+    }
+}

@@ -116,7 +116,7 @@ fn all(
     ingest::ingest(&builder, &config.ingest(), bid_requests);
     let impressions = ingest::impressions(&builder);
     let clicks = ingest::clicks(&builder);
-    attribution::attribute(&builder, &impressions, &clicks, &config.attribution());
+    attribution::attribute(&impressions, &clicks, &config.attribution());
     campaign_metrics::measure(&builder, &impressions, &clicks, &config.metrics());
     builder.build()
 }

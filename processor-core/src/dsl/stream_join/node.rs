@@ -323,7 +323,7 @@ impl Probe<'_> {
     clippy::cast_sign_loss,
     reason = "the low bits are wanted"
 )]
-fn sequence_of(context: &Context<'_>) -> u32 {
+pub(in crate::dsl) fn sequence_of(context: &Context<'_>) -> u32 {
     context.offset as u32
 }
 
@@ -338,7 +338,7 @@ fn broken(operator: &str, error: SerdeError) -> Fault {
     Fault::serde(format_args!("a record of join {operator}"), error)
 }
 
-fn dropped(reason: &'static str) -> Result {
+pub(in crate::dsl) fn dropped(reason: &'static str) -> Result {
     metrics::counter!("dropped-records", "reason" => reason).increment(1);
     Ok(())
 }

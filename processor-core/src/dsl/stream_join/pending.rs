@@ -137,11 +137,11 @@ impl Pending {
 }
 
 /// A timestamp whose bytes sort like the number, negative ones included.
-fn ordered(timestamp: Timestamp) -> [u8; 8] {
+pub(in crate::dsl) fn ordered(timestamp: Timestamp) -> [u8; 8] {
     (timestamp.cast_unsigned() ^ (1 << 63)).to_be_bytes()
 }
 
-fn timestamp_of(pending_key: &[u8]) -> Timestamp {
+pub(in crate::dsl) fn timestamp_of(pending_key: &[u8]) -> Timestamp {
     let bytes = pending_key.first_chunk::<8>().copied().unwrap_or_default();
     (u64::from_be_bytes(bytes) ^ (1 << 63)).cast_signed()
 }
