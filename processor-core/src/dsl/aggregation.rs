@@ -8,7 +8,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::error::Result;
-use crate::processor::{Context, Instantiation, Process};
+use crate::log::Timestamp;
+use crate::processor::{Context, Instantiation, Process, Wake};
 use crate::record::{Data, Record};
 use crate::serde::SharedSerde;
 use crate::topology::{NodeId, NodeKind, Plan, StoreId, StoreKind};
@@ -37,6 +38,16 @@ impl<K: Data, A: Data, L: Data> Aggregation<K, A, L> {
             Self::Plain(all) => all.take(context, record, adder),
             Self::Windows(windows) => windows.take(context, record, adder),
             Self::Sessions(sessions) => sessions.take(context, record, adder),
+        }
+    }
+}
+
+impl<K: Data, A: Data, L: Data> Wake for Aggregation<K, A, L> {
+    fn advance(&mut self, context: &mut Context<'_>, time: Timestamp) -> Result {
+        match self {
+            Self::Plain(_) => Ok(()),
+            Self::Windows(windows) => windows.advance(context, time),
+            Self::Sessions(sessions) => sessions.advance(context, time),
         }
     }
 }
@@ -222,7 +233,9 @@ impl<K: Data, A: Data, L: Data> Wired<K, A, L> {
         let node = self.node;
         let make: Make<K, A, L> = Arc::new(move |instantiation| {
             instantiation.shared(node, |instantiation| {
-                Ok(Rc::new(RefCell::new(make(instantiation)?)))
+                let aggregation = Rc::new(RefCell::new(make(instantiation)?));
+                instantiation.wakes.push(Rc::clone(&aggregation) as _);
+                Ok(aggregation)
             })
         });
         for input in self.inputs {

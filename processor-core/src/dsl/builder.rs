@@ -117,19 +117,9 @@ impl StreamsBuilder {
         store: &str,
         consumed: Consumed<K, V>,
     ) -> KTable<K, V> {
-        let optional = Consumed {
-            key: Arc::clone(&consumed.key),
-            value: Arc::new(crate::serde::nullable(Arc::clone(&consumed.value))),
-            timestamp: None,
-            reset: consumed.reset,
-        };
-        let stream = self.source(Topic::External(topic.to_owned()), optional);
-        TableSource {
-            store,
-            key: consumed.key,
-            value: consumed.value,
-        }
-        .attach(&stream, |value| value)
+        let (key, value) = (Arc::clone(&consumed.key), Arc::clone(&consumed.value));
+        let stream = self.source(Topic::External(topic.to_owned()), consumed.nullable());
+        TableSource { store, key, value }.attach(&stream, |value| value)
     }
 
     /// The latest value of each key of `topic`, held in full by every thread, whatever partitions it has.
@@ -224,8 +214,8 @@ pub(crate) fn add_source<K: Data, V: Data>(
     let Consumed {
         key,
         value,
-        timestamp,
         reset,
+        time,
     } = consumed;
     let outlet = Outlet::<K, V>::new();
     let node = {
@@ -241,7 +231,7 @@ pub(crate) fn add_source<K: Data, V: Data>(
                     &topic,
                     Arc::clone(&key),
                     Arc::clone(&value),
-                    timestamp.clone(),
+                    time.clone(),
                     child,
                     instantiation,
                 )))

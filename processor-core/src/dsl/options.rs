@@ -1,40 +1,71 @@
 //! Options of sources and sinks.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use crate::clock::millis;
 use crate::log::{OffsetReset, Timestamp};
-use crate::record::Record;
+use crate::record::{Data, Record};
 use crate::serde::{Serde, SharedSerde};
+use crate::task::{IdleRule, Meanwhile};
 
-/// Chooses the event time of a record; it is given the record with the timestamp the log has for it.
-pub type TimestampExtractor<K, V> = Arc<dyn Fn(&Record<K, V>) -> Timestamp + Send + Sync>;
+use super::TimestampExtractor;
 
 /// How a topic is read.
 pub struct Consumed<K, V> {
     pub(crate) key: SharedSerde<K>,
     pub(crate) value: SharedSerde<V>,
-    pub(crate) timestamp: Option<TimestampExtractor<K, V>>,
     pub(crate) reset: OffsetReset,
+    pub(crate) time: InputTime<K, V>,
+}
+
+/// What a source makes of time.
+pub(crate) struct InputTime<K, V> {
+    pub extractor: TimestampExtractor<K, V>,
+    pub idle: Option<IdleRule>,
+}
+
+impl<K, V> Clone for InputTime<K, V> {
+    fn clone(&self) -> Self {
+        Self {
+            extractor: self.extractor.clone(),
+            idle: self.idle,
+        }
+    }
 }
 
 impl<K, V> Consumed<K, V> {
     /// Reads with these serdes, takes the record's own timestamp and starts at the earliest offset.
     pub fn new(key: impl Serde<K> + 'static, value: impl Serde<V> + 'static) -> Self {
+        Self::of(Arc::new(key), Arc::new(value))
+    }
+
+    pub(crate) fn of(key: SharedSerde<K>, value: SharedSerde<V>) -> Self {
         Self {
-            key: Arc::new(key),
-            value: Arc::new(value),
-            timestamp: None,
+            key,
+            value,
             reset: OffsetReset::Earliest,
+            time: InputTime {
+                extractor: TimestampExtractor::fail_on_invalid(),
+                idle: None,
+            },
         }
     }
 
-    /// Takes the event time, in epoch milliseconds, from the record. A negative time fails the record.
+    /// Takes the event time, in epoch milliseconds, from the record. A negative time fails the record. Short for the
+    /// extractor of such a function; see [`TimestampExtractor`] for other ways.
     #[must_use]
     pub fn timestamp(
-        mut self,
+        self,
         extract: impl Fn(&Record<K, V>) -> Timestamp + Send + Sync + 'static,
     ) -> Self {
-        self.timestamp = Some(Arc::new(extract));
+        self.timestamp_extractor(TimestampExtractor::by_record(extract))
+    }
+
+    /// Where the event time of a record comes from. Without it: [`TimestampExtractor::fail_on_invalid`].
+    #[must_use]
+    pub fn timestamp_extractor(mut self, extractor: TimestampExtractor<K, V>) -> Self {
+        self.time.extractor = extractor;
         self
     }
 
@@ -44,6 +75,133 @@ impl<K, V> Consumed<K, V> {
         self.reset = reset;
         self
     }
+
+    /// A partition of this topic is *idle* when the log confirms that there is nothing more to read **and** `bound` of wall
+    /// clock has passed since its last record, or since its task was opened. It is so until the next record. Without this
+    /// setting or [`advance_when_idle`](Self::advance_when_idle) no partition ever is; a later call of either replaces the
+    /// earlier one.
+    ///
+    /// **What it does.** Nobody waits for an idle partition:
+    ///
+    /// - Behind a repartition topic time is the minimum over the tasks that write it. A task whose inputs are all idle is
+    ///   left out of that, also if it never had a record; it says so with a marker in the topic. Results that were held
+    ///   back for it come without another record. When all of them are idle, time is the largest that any of them had.
+    /// - Operators that are fed by the topic directly have the largest timestamp for their time, so there is nothing to
+    ///   leave out: their windows close at the next record, and not before. Use `advance_when_idle` if that is too late.
+    ///
+    /// A record that comes later is judged by the time that the operator has come to: it may be late, and then goes where
+    /// late records go.
+    ///
+    /// **What is deterministic.** That a partition is idle follows from the wall clock, so two runs over the same input may
+    /// differ in what they find late. But it is decided once: the marker is a record, and what it does is committed with it,
+    /// so restarts and readers of the topic find the same. After a restart what was idle still is, and the clock starts anew.
+    ///
+    /// Too small a bound makes late what a slow producer still has to write. A bound of zero counts as a millisecond.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use processor_core::StreamsConfig;
+    /// # use processor_core::dsl::{Consumed, Grouped, Produced, StreamsBuilder, TimeWindows};
+    /// # use processor_core::serde::{int64, utf8};
+    /// # use processor_core::testing::TopologyTestDriver;
+    /// # let builder = StreamsBuilder::new("visits-by-page");
+    /// let visits = Consumed::new(utf8(), utf8()).idle_after(Duration::from_secs(30));
+    /// builder
+    ///     .stream("visits", visits)
+    ///     .group_by(|_, page| page.clone(), Grouped::by(utf8()))
+    ///     .windowed_by(TimeWindows::tumbling(Duration::from_millis(10)).grace(Duration::ZERO))
+    ///     .emit_final()
+    ///     .count("visits-by-page")
+    ///     .to_stream()
+    ///     .map(|window, count| (window.key, count))
+    ///     .to_with("counts", Produced::new(utf8(), int64()));
+    /// # let topology = builder.build().unwrap();
+    /// // Two partitions, and all records have one key: the other partition never has any.
+    /// let mut driver = TopologyTestDriver::with(topology, StreamsConfig::new("app"), 2).unwrap();
+    /// let visits = driver.input("visits", utf8(), utf8());
+    /// let counts = driver.output("counts", utf8(), int64());
+    /// for time in [1, 2, 11] {
+    ///     visits.pipe(&mut driver, "ann".to_owned(), "home".to_owned(), time);
+    /// }
+    /// assert_eq!(counts.read_key_values(&mut driver), []);
+    /// driver.advance_wall_clock(Duration::from_secs(30));
+    /// assert_eq!(counts.read_key_values(&mut driver), [("home".to_owned(), 2)]);
+    /// ```
+    #[must_use]
+    pub fn idle_after(self, bound: Duration) -> Self {
+        self.idle(bound, Meanwhile::Stands)
+    }
+
+    /// Like [`idle_after`](Self::idle_after), and while a partition is idle its event time goes on at the pace of the wall
+    /// clock, from its last record on: after 30 s without a record it is 30 s later. So windows close, joins give up, and
+    /// suppressions let go without another record, and stream-time punctuations fire. An operator with several inputs moves
+    /// when all of them are idle, to the latest of their times; an input with `idle_after` alone only stops holding the
+    /// others up. A partition that never had a record has no time that could go on.
+    ///
+    /// Time moves in steps of `bound`, at the first look at the input after each; every step is a commit.
+    ///
+    /// This is for inputs whose event time is close to the wall clock. With an old feed, time only ever moves by what the
+    /// clock does. What was said about determinism holds here too: which records come too late depends on the wall clock;
+    /// what was decided is committed with the results it caused, and so survives a restart.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use processor_core::dsl::{Consumed, Produced, StreamsBuilder, TimeWindows};
+    /// # use processor_core::serde::{int64, utf8};
+    /// # use processor_core::testing::TopologyTestDriver;
+    /// # let builder = StreamsBuilder::new("visits");
+    /// let visits = Consumed::new(utf8(), utf8()).advance_when_idle(Duration::from_millis(50));
+    /// let counts = builder
+    ///     .stream("visits", visits)
+    ///     .group_by_key()
+    ///     .windowed_by(TimeWindows::tumbling(Duration::from_millis(10)).grace(Duration::ZERO))
+    ///     .emit_final()
+    ///     .count("visits-by-user");
+    /// counts
+    ///     .to_stream()
+    ///     .map(|window, count| (window.key, count))
+    ///     .to_with("counts", Produced::new(utf8(), int64()));
+    /// counts.late().map_values(|_, late| late.stream_time).to_with("late", Produced::new(utf8(), int64()));
+    /// # let mut driver = TopologyTestDriver::new(builder.build().unwrap()).unwrap();
+    /// # let visits = driver.input("visits", utf8(), utf8());
+    /// # let (counts, late) = (driver.output("counts", utf8(), int64()), driver.output("late", utf8(), int64()));
+    /// visits.pipe(&mut driver, "ann".to_owned(), "home".to_owned(), 1_003);
+    /// driver.advance_wall_clock(Duration::from_millis(49));
+    /// assert_eq!(counts.read_key_values(&mut driver), []);
+    /// driver.advance_wall_clock(Duration::from_millis(1));
+    /// assert_eq!(counts.read_key_values(&mut driver), [("ann".to_owned(), 1)]);
+    ///
+    /// // Whoever comes after that is too late: it is 1,053.
+    /// visits.pipe(&mut driver, "ann".to_owned(), "home".to_owned(), 1_004);
+    /// assert_eq!(late.read_key_values(&mut driver), [("ann".to_owned(), 1_053)]);
+    /// ```
+    #[must_use]
+    pub fn advance_when_idle(self, bound: Duration) -> Self {
+        self.idle(bound, Meanwhile::GoesOn)
+    }
+
+    fn idle(mut self, bound: Duration, meanwhile: Meanwhile) -> Self {
+        self.time.idle = Some(IdleRule {
+            after_ms: millis(bound).max(1),
+            meanwhile,
+        });
+        self
+    }
+}
+
+impl<K: Data, V: Data> Consumed<K, V> {
+    /// The same for a topic whose null values delete.
+    pub(crate) fn nullable(self) -> Consumed<K, Option<V>> {
+        Consumed {
+            key: self.key,
+            value: Arc::new(crate::serde::nullable(self.value)),
+            reset: self.reset,
+            time: InputTime {
+                extractor: self.time.extractor.of_nullable(),
+                idle: self.time.idle,
+            },
+        }
+    }
 }
 
 impl<K, V> Clone for Consumed<K, V> {
@@ -51,8 +209,8 @@ impl<K, V> Clone for Consumed<K, V> {
         Self {
             key: Arc::clone(&self.key),
             value: Arc::clone(&self.value),
-            timestamp: self.timestamp.clone(),
             reset: self.reset,
+            time: self.time.clone(),
         }
     }
 }

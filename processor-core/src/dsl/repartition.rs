@@ -1,16 +1,16 @@
 //! Sending a stream through a topic of the application's own, so that equal keys meet.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::error::Result;
-use crate::log::Timestamp;
+use crate::log::{Headers, Timestamp};
 use crate::plan::RowFormat;
-use crate::processor::{Context, OperatorTime, Process, SharedNode, Wake};
+use crate::processor::{Context, NO_TIME, OperatorTime, Process, Wake};
 use crate::record::{Data, Record};
 use crate::serde::SharedSerde;
-use crate::task::TimeHeader;
+use crate::task::{TimeHeader, TimeKind};
 use crate::topology::{NodeId, NodeKind, Plan, Topic};
 
 use super::builder::add_source;
@@ -18,7 +18,7 @@ use super::outlet::Outlet;
 use super::sink::Sink;
 use super::{Consumed, KStream, Lineage, Partitioned};
 
-/// Sends `stream` through `<application id>-<name>-repartition`.
+/// Sends `stream` through `<application id>-<name>-repartition`. `keyless`: what becomes of records without a key.
 pub(crate) fn repartition<K: Data, V: Data, L: Lineage>(
     stream: &KStream<K, V, L>,
     name: &str,
@@ -82,30 +82,26 @@ impl<K: Data, V: Data> Hop<K, V> {
             let topic = sink_topic.resolve(instantiation.application_id);
             let partitions = instantiation.partitions.of(&topic)?;
             let time = OperatorTime::new(instantiation.times, &topic);
-            let told = vec![time.now(); usize::try_from(partitions).unwrap_or(0)];
+            let told_idle = instantiation.times.cell(&format!("{topic}~"));
+            let told = Told {
+                time: time.now(),
+                idle: told_idle.get() != NO_TIME,
+            };
+            let told = vec![told; usize::try_from(partitions).unwrap_or(0)];
             let key = Arc::clone(&sink_key);
             let sink = Sink::new(topic, partitions, Arc::clone(&key), Arc::clone(&sink_value));
-            let node = RepartitionSink {
+            Ok(instantiation.woken(RepartitionSink {
                 sink,
                 key,
                 keyless,
                 route,
                 time,
+                idle: false,
+                told_idle,
                 told,
-            };
-            let node = Rc::new(RefCell::new(node));
-            instantiation
-                .wakes
-                .push(Rc::clone(&node) as Rc<RefCell<dyn Wake>>);
-            Ok(Box::new(SharedNode(node)))
+            }))
         });
-        let consumed = Consumed {
-            key,
-            value,
-            timestamp: None,
-            reset: Default::default(),
-        };
-        add_source(plan, topic, consumed)
+        add_source(plan, topic, Consumed::of(key, value))
     }
 }
 
@@ -125,8 +121,18 @@ struct RepartitionSink<K, V> {
     route: Option<fn(&V) -> i32>,
     /// Largest timestamp sent so far, to any partition.
     time: OperatorTime,
-    /// What each partition has been told of that time.
-    told: Vec<Timestamp>,
+    /// Whether all inputs of this task that lie above are idle.
+    idle: bool,
+    /// Whether some partition has been told so: its value is not −1. Survives with the times.
+    told_idle: Rc<Cell<Timestamp>>,
+    told: Vec<Told>,
+}
+
+/// What a partition has been told of this task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Told {
+    time: Timestamp,
+    idle: bool,
 }
 
 impl<K: Data, V: Data> Process<K, V> for RepartitionSink<K, V> {
@@ -136,14 +142,15 @@ impl<K: Data, V: Data> Process<K, V> for RepartitionSink<K, V> {
             return Ok(());
         }
         self.time.observe(record.timestamp, context);
+        self.idle = false;
         let time = self.time.now();
+        let mut headers = std::mem::take(&mut record.headers);
         let header = TimeHeader {
             task: context.task.partition,
             time,
-            marker: false,
+            kind: TimeKind::Record,
         };
-        let mut headers = std::mem::take(&mut record.headers);
-        headers.push(header.encode());
+        header.put(&mut headers);
         let partition = match self.route {
             Some(route) => {
                 let partition = route(&record.value);
@@ -156,30 +163,51 @@ impl<K: Data, V: Data> Process<K, V> for RepartitionSink<K, V> {
             .ok()
             .and_then(|p| self.told.get_mut(p))
         {
-            *told = time;
+            *told = Told { time, idle: false };
         }
         Ok(())
     }
 }
 
 impl<K, V> Wake for RepartitionSink<K, V> {
-    /// Tells the partitions that got no record how far this task has come; else they would wait for it for ever.
+    fn advance(&mut self, context: &mut Context<'_>, time: Timestamp) -> Result {
+        self.time.observe(time, context);
+        Ok(())
+    }
+
+    fn idle(&mut self, context: &mut Context<'_>, idle: Option<Timestamp>) -> Result {
+        self.idle = idle.is_some();
+        idle.map_or(Ok(()), |time| self.advance(context, time))
+    }
+
+    /// Tells the partitions that got no record how far this task has come, and whether there is no use in waiting for it;
+    /// else they would wait for ever.
     fn before_commit(&mut self, context: &mut Context<'_>) -> Result {
-        let time = self.time.now();
+        let news = Told {
+            time: self.time.now(),
+            idle: self.idle,
+        };
         for (partition, told) in (0..).zip(&mut self.told) {
-            if *told < time {
+            if told.time < news.time || told.idle != news.idle {
                 let header = TimeHeader {
                     task: context.task.partition,
-                    time,
-                    marker: true,
+                    time: news.time,
+                    kind: if news.idle {
+                        TimeKind::Idle
+                    } else {
+                        TimeKind::Marker
+                    },
                 };
-                let headers = [header.encode()];
+                let (topic, time) = (&self.sink.topic, news.time.max(0));
+                let mut headers = Headers::new();
+                header.put(&mut headers);
                 context
                     .out
-                    .send(&self.sink.topic, partition, time, None, None, &headers)?;
-                *told = time;
+                    .send(topic, partition, time, None, None, &headers)?;
+                *told = news;
             }
         }
+        self.told_idle.set(if self.idle { 0 } else { NO_TIME });
         Ok(())
     }
 }

@@ -357,10 +357,23 @@ impl<K: Data, A: Data, L: Data> SessionAggregate<K, A, L> {
         }
 
         if moved {
-            let session = |(end, start)| (start, end);
-            self.windowing.close(context, open_from, session)?;
+            self.close_before(context, open_from)?;
         }
         Ok(())
+    }
+
+    /// Time has moved without a record.
+    pub(crate) fn advance(&mut self, context: &mut Context<'_>, time: Timestamp) -> Result {
+        if self.windowing.time.observe(time, context) {
+            let open_from = self.windows.open_from(self.windowing.time.now());
+            self.close_before(context, self.windowing.still_open_from(open_from))?;
+        }
+        Ok(())
+    }
+
+    fn close_before(&mut self, context: &mut Context<'_>, open_from: Timestamp) -> Result {
+        let session = |(end, start)| (start, end);
+        self.windowing.close(context, open_from, session)
     }
 
     /// The open sessions, by time, that a record at `timestamp` belongs to; its key is in the buffer.

@@ -222,7 +222,7 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
                     let (left_from, right_from) = windows.met_from(outer, time.now());
                     left_store.borrow_mut().restore_horizon(left_from);
                     right_store.borrow_mut().restore_horizon(right_from);
-                    Ok(Rc::new(RefCell::new(JoinNode {
+                    let node = Rc::new(RefCell::new(JoinNode {
                         name: name.clone(),
                         windows,
                         outer,
@@ -246,7 +246,9 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
                         results: results.instantiate(instantiation)?,
                         late_left: late_left.instantiate(instantiation)?,
                         late_right: late_right.instantiate(instantiation)?,
-                    })))
+                    }));
+                    instantiation.wakes.push(Rc::clone(&node) as _);
+                    Ok(node)
                 })
             },
         );

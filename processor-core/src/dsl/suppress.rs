@@ -30,7 +30,7 @@ use state::{Direction, KeyValueStore};
 use crate::clock::millis;
 use crate::error::{Fault, Result};
 use crate::log::{Header, Headers, Timestamp};
-use crate::processor::{Context, Fanout, NO_TIME, OperatorTime, Process};
+use crate::processor::{Context, Fanout, NO_TIME, OperatorTime, Process, Wake};
 use crate::record::{Change, Data, Record, Windowed};
 use crate::serde::{SerdeError, SharedSerde};
 use crate::topology::{NodeKind, StoreKind};
@@ -217,7 +217,7 @@ impl<K: Data, V: Data> KTable<K, V> {
             let time = OperatorTime::new(instantiation.times, &operator);
             let store = instantiation.key_value(store)?;
             let waiting = Waiting::read(&store.borrow(), &operator)?;
-            Ok(Box::new(Suppress {
+            let node = Suppress {
                 operator: operator.clone(),
                 buffer,
                 wait,
@@ -229,7 +229,8 @@ impl<K: Data, V: Data> KTable<K, V> {
                 value: Arc::clone(&value_serde),
                 key_buffer: Vec::new(),
                 children: below.instantiate(instantiation)?,
-            }))
+            };
+            Ok(instantiation.woken(node))
         });
         let (rows_key, rows_value, rows_name) =
             (Arc::clone(&key), Arc::clone(&value), name.to_owned());
@@ -291,10 +292,7 @@ impl<K: Data, V: Data> Process<K, Change<V>> for Suppress<K, V> {
     fn process(&mut self, context: &mut Context<'_>, record: Record<K, Change<V>>) -> Result {
         self.time.observe(record.timestamp, context);
         self.hold(record)?;
-        let until = self.time.now().saturating_sub(self.wait.ms);
-        while self.waiting.first().is_some_and(|since| since <= until) {
-            self.let_go(context)?;
-        }
+        self.let_go_due(context)?;
         while self.is_full() {
             if self.buffer.when_full == WhenFull::Stop {
                 return Err(Fault::user(
@@ -307,6 +305,15 @@ impl<K: Data, V: Data> Process<K, Change<V>> for Suppress<K, V> {
                 ));
             }
             self.let_go(context)?;
+        }
+        Ok(())
+    }
+}
+
+impl<K: Data, V: Data> Wake for Suppress<K, V> {
+    fn advance(&mut self, context: &mut Context<'_>, time: Timestamp) -> Result {
+        if self.time.observe(time, context) {
+            self.let_go_due(context)?;
         }
         Ok(())
     }
@@ -367,6 +374,15 @@ impl<K: Data, V: Data> Suppress<K, V> {
             .serialize(value, &mut bytes)
             .map_err(|error| self.fault("value", error))?;
         Ok(Some(bytes.into()))
+    }
+
+    /// Emits what has waited long enough.
+    fn let_go_due(&mut self, context: &mut Context<'_>) -> Result {
+        let until = self.time.now().saturating_sub(self.wait.ms);
+        while self.waiting.first().is_some_and(|since| since <= until) {
+            self.let_go(context)?;
+        }
+        Ok(())
     }
 
     /// Emits the first that waits.

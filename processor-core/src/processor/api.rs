@@ -227,6 +227,17 @@ pub(crate) trait Wake {
         Ok(())
     }
 
+    /// Time has moved without a record: takes notice of `time`, and of what the context's bound allows now.
+    fn advance(&mut self, context: &mut Context<'_>, time: Timestamp) -> Result {
+        let _ = (context, time);
+        Ok(())
+    }
+
+    /// Whether all inputs above are idle has changed, or how far time has come while they are, which is −1 if it stands.
+    fn idle(&mut self, context: &mut Context<'_>, idle: Option<Timestamp>) -> Result {
+        idle.map_or(Ok(()), |time| self.advance(context, time))
+    }
+
     /// Whether [`resume`](Self::resume) would do anything.
     fn has_work(&self) -> bool {
         false

@@ -15,7 +15,7 @@ use crate::runtime::{TopicLookup, TopicPartitions};
 use crate::task::{FailedRecords, Handlers};
 use crate::topology::{NodeId, StoreId};
 
-use super::{TaskTimes, Wake};
+use super::{Child, Process, SharedNode, TaskTimes, Wake, Wakes};
 
 /// What the factories of the nodes find while a task is made.
 pub struct Instantiation<'a> {
@@ -30,7 +30,7 @@ pub struct Instantiation<'a> {
     /// Those of topics that records choose.
     pub(crate) lookup: &'a Arc<TopicLookup>,
     /// Nodes that want to be called besides records.
-    pub(crate) wakes: &'a mut Vec<Rc<RefCell<dyn Wake>>>,
+    pub(crate) wakes: &'a mut Wakes,
     /// Nodes with several parents, made once.
     pub(crate) shared: HashMap<NodeId, Box<dyn Any>>,
     /// Prefix of internal topics: the application id.
@@ -52,11 +52,24 @@ impl Instantiation<'_> {
     ) -> Result<Rc<RefCell<N>>> {
         if let Some(node) = self.shared.get(&id) {
             let node = node.downcast_ref::<Rc<RefCell<N>>>();
+            self.wakes.reach_shared(id);
             return Ok(Rc::clone(node.expect("a node id has one type")));
         }
+        let before = self.wakes.begin_shared();
         let node = make(self)?;
+        self.wakes.end_shared(id, before);
         self.shared.insert(id, Box::new(Rc::clone(&node)));
         Ok(node)
+    }
+
+    /// `node` as its parent takes it; the task calls it besides records as well.
+    pub(crate) fn woken<K, V, N: Process<K, V> + Wake + 'static>(
+        &mut self,
+        node: N,
+    ) -> Child<K, V> {
+        let node = Rc::new(RefCell::new(node));
+        self.wakes.push(Rc::clone(&node) as Rc<RefCell<dyn Wake>>);
+        Box::new(SharedNode(node))
     }
 
     fn store(&self, id: StoreId) -> Result<&StoreCell> {

@@ -13,6 +13,7 @@ mod instantiation;
 mod store;
 pub(crate) mod time_metadata;
 pub(crate) mod times;
+mod wakes;
 
 pub use api::{Processor, ProcessorContext, Punctuated, Punctuation, Setup, Work};
 pub(crate) use api::{ProcessorNode, Wake};
@@ -22,6 +23,7 @@ pub(crate) use instantiation::{Instantiation, StoreCell};
 pub use store::{KeyValue, ReadOnlyKeyValue, StoreHandle, StoreSet};
 pub use times::ObservedTime;
 pub(crate) use times::{NO_TIME, OperatorTime, TaskTimes};
+pub(crate) use wakes::{Wakes, Woken};
 
 use crate::error::Result;
 use crate::record::Record;

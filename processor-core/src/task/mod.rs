@@ -4,17 +4,21 @@
 //! to [`seal`](StreamTask::seal), [`settle`](StreamTask::settle) and [`apply`](StreamTask::apply).
 
 mod failed;
+mod idle;
 mod queue;
 mod restore;
 mod stream_task;
 mod time_header;
+mod upstream_times;
 
 pub(crate) use failed::{DeadLetterTopic, FailedRecords, Handlers};
 pub use failed::{OnBadRecord, Retries};
+pub(crate) use idle::{IdleRule, Idleness, Meanwhile};
 pub(crate) use queue::{Head, SourceQueue, TopicQueue};
 pub(crate) use restore::Restorer;
 pub(crate) use stream_task::{StoreSlot, StreamTask, TaskParts};
-pub(crate) use time_header::TimeHeader;
+pub(crate) use time_header::{TimeHeader, TimeKind};
+pub(crate) use upstream_times::UpstreamTimes;
 
 use crate::error::{Fault, FaultKind};
 

@@ -9,18 +9,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Deadline;
-use crate::dsl::TimestampExtractor;
+use crate::dsl::{Extracted, InputTime};
 use crate::error::{Fault, Result};
 use crate::log::{ConsumerRecord, Offset, Timestamp, TopicPartition};
-use crate::processor::time_metadata::upstream_name;
-use crate::processor::{Context, Fanout, Instantiation};
+use crate::processor::{Context, Fanout, Instantiation, NO_TIME};
 use crate::record::{Record, RecordMetadata};
 use crate::runtime::Collector;
 use crate::serde::{SerdeError, SharedSerde, deserialize_nullable};
 use crate::topology::Topic;
 
 use super::failed::Verdict;
-use super::{Handlers, TimeHeader, is_not_ready};
+use super::{Handlers, Idleness, TimeHeader, UpstreamTimes, is_not_ready};
 
 /// A task's input from one topic.
 pub(crate) trait SourceQueue {
@@ -31,13 +30,19 @@ pub(crate) trait SourceQueue {
     /// Records waiting.
     fn buffered(&self) -> usize;
     /// The next record. Dead letters of those that are passed over on the way go to `out`.
-    fn head(&mut self, out: &mut Collector) -> Result<Head>;
+    fn head(&mut self, wall_ms: i64, out: &mut Collector) -> Result<Head>;
     /// Whether the next record was found to wait for its serde.
     fn waits(&self) -> bool;
     /// Takes the next record through the nodes below.
     fn process_head<'a>(&'a mut self, context: &mut Context<'a>) -> Result;
     /// Offset after the last record taken; `None` before the first.
     fn next_offset(&self) -> Option<Offset>;
+    /// Operators never take a record's timestamp for more than this.
+    fn time_bound(&self) -> Timestamp;
+    /// Looks whether the input has become idle, or ceased to be; `is_at_end` asks the log.
+    fn look_for_idleness(&mut self, wall_ms: i64, is_at_end: &mut dyn FnMut(&Arc<str>) -> bool);
+    /// How far time has come without records, if the input is idle; −1 if it stands still.
+    fn idle(&self) -> Option<Timestamp>;
 }
 
 /// What is next in a queue.
@@ -47,6 +52,9 @@ pub(crate) enum Head {
     Empty,
     /// A record of this time.
     At(Timestamp),
+    /// Not known yet: a marker moved the [bound](SourceQueue::time_bound) or made the input idle, and the nodes are to be
+    /// told before the next record.
+    TimeMoved,
     /// A record that cannot be decoded yet. Nothing behind it may be taken, and its time is not known.
     Waits,
     /// Not known yet: a record was passed over that had failed in processing, and that is to be committed first. The
@@ -60,7 +68,10 @@ pub(crate) struct TopicQueue<K, V> {
     partition: i32,
     key: SharedSerde<K>,
     value: SharedSerde<V>,
-    extractor: Option<TimestampExtractor<K, V>>,
+    time: InputTime<K, V>,
+    /// The largest event time taken, where anything asks for it.
+    partition_time: Option<Rc<Cell<Timestamp>>>,
+    idleness: Option<Idleness>,
     handlers: Handlers,
     /// Records that failed in processing before their input was read again.
     failed: BTreeMap<Offset, Verdict>,
@@ -79,7 +90,7 @@ impl<K, V> TopicQueue<K, V> {
         topic: &Topic,
         key: SharedSerde<K>,
         value: SharedSerde<V>,
-        extractor: Option<TimestampExtractor<K, V>>,
+        time: InputTime<K, V>,
         children: Fanout<K, V>,
         instantiation: &mut Instantiation<'_>,
     ) -> Self {
@@ -88,6 +99,12 @@ impl<K, V> TopicQueue<K, V> {
             .partitions
             .upstream_tasks(&name)
             .map(|tasks| UpstreamTimes::new(&name, tasks, instantiation));
+        let wanted = time.extractor.wants_partition_time() || time.idle.is_some();
+        let partition_time = wanted.then(|| instantiation.times.cell(&format!("input/{name}")));
+        let idleness = time.idle.zip(partition_time.clone()).map(|(rule, time)| {
+            let idle = instantiation.times.cell(&format!("input/{name}~"));
+            Idleness::new(rule, time, idle)
+        });
         let topic: Arc<str> = Arc::from(name);
         let partition = instantiation.task.partition;
         let failed = instantiation
@@ -98,7 +115,9 @@ impl<K, V> TopicQueue<K, V> {
             partition,
             key,
             value,
-            extractor,
+            time,
+            partition_time,
+            idleness,
             handlers: instantiation.handlers.clone(),
             failed,
             max_decode_wait: instantiation.max_decode_wait,
@@ -111,7 +130,8 @@ impl<K, V> TopicQueue<K, V> {
         }
     }
 
-    fn decode(&self, raw: &mut ConsumerRecord) -> Result<Record<K, V>> {
+    /// The record; `None` where its timestamp says that it is to be skipped.
+    fn decode(&self, raw: &mut ConsumerRecord, wall_ms: i64) -> Result<Option<Record<K, V>>> {
         let fault =
             |part: &str, error| Fault::serde(format_args!("the {part} cannot be decoded"), error);
         let key = deserialize_nullable(&*self.key, raw.key.as_deref())
@@ -125,20 +145,36 @@ impl<K, V> TopicQueue<K, V> {
             timestamp: raw.timestamp,
             headers,
         };
-        if let Some(extract) = &self.extractor {
-            record.timestamp = extract(&record);
+        match self
+            .time
+            .extractor
+            .extract(&record, self.partition_time(), wall_ms)
+        {
+            Extracted::At(time) => {
+                record.timestamp = time;
+                Ok(Some(record))
+            }
+            Extracted::Skipped(time) => {
+                metrics::counter!("dropped-records", "reason" => "invalid timestamp").increment(1);
+                tracing::warn!(record = %self.place(raw.offset), time, "a record with an invalid timestamp is skipped");
+                Ok(None)
+            }
+            Extracted::Invalid(time) => {
+                raw.headers = record.headers;
+                Err(Fault::user(
+                    "timestamp extractor",
+                    format!(
+                        "the timestamp {time} is negative; set an extractor that gives a valid one"
+                    ),
+                ))
+            }
         }
-        if record.timestamp < 0 {
-            let time = record.timestamp;
-            raw.headers = record.headers;
-            return Err(Fault::user(
-                "timestamp extractor",
-                format!(
-                    "the timestamp {time} is negative; set an extractor that gives a valid one"
-                ),
-            ));
-        }
-        Ok(record)
+    }
+
+    fn partition_time(&self) -> Timestamp {
+        self.partition_time
+            .as_ref()
+            .map_or(NO_TIME, |time| time.get())
     }
 
     /// Whether the first record, which cannot be decoded yet, may go on waiting.
@@ -150,14 +186,17 @@ impl<K, V> TopicQueue<K, V> {
 
     /// Decodes the next record, past time markers and records that are passed over. Stops at one that has to wait, and
     /// behind one that failed in processing.
-    fn fill_head(&mut self, out: &mut Collector) -> Result<Head> {
+    fn fill_head(&mut self, wall_ms: i64, out: &mut Collector) -> Result<Head> {
         while let Some(mut raw) = self.raw.pop_front() {
             if let Some(upstream) = &mut self.upstream
                 && let Some(header) = TimeHeader::take(&mut raw.headers)
             {
-                upstream.observe(header);
-                if header.marker {
+                let moved = upstream.observe(header);
+                if header.kind.is_marker() {
                     self.next_offset = Some(raw.offset + 1);
+                    if moved {
+                        return Ok(Head::TimeMoved);
+                    }
                     continue;
                 }
             }
@@ -165,7 +204,7 @@ impl<K, V> TopicQueue<K, V> {
                 self.pass_over(&raw, &verdict, out)?;
                 return Ok(Head::PassedOver);
             }
-            let mut decoded = self.decode(&mut raw);
+            let mut decoded = self.decode(&mut raw, wall_ms);
             if let Err(fault) = &decoded
                 && is_not_ready(fault)
             {
@@ -179,11 +218,12 @@ impl<K, V> TopicQueue<K, V> {
             }
             self.patience = None;
             match decoded {
-                Ok(record) => {
+                Ok(Some(record)) => {
                     let time = record.timestamp;
                     self.head = Some((record, raw.offset));
                     return Ok(Head::At(time));
                 }
+                Ok(None) => self.next_offset = Some(raw.offset + 1),
                 Err(fault) => match self.handlers.of_undecodable(&fault) {
                     Some(verdict) => self.pass_over(&raw, &verdict, out)?,
                     None => return Err(fault.undecodable(self.place(raw.offset))),
@@ -226,10 +266,10 @@ impl<K: Clone, V: Clone> SourceQueue for TopicQueue<K, V> {
         self.raw.len() + usize::from(self.head.is_some())
     }
 
-    fn head(&mut self, out: &mut Collector) -> Result<Head> {
+    fn head(&mut self, wall_ms: i64, out: &mut Collector) -> Result<Head> {
         match &self.head {
             Some((record, _)) => Ok(Head::At(record.timestamp)),
-            None => self.fill_head(out),
+            None => self.fill_head(wall_ms, out),
         }
     }
 
@@ -243,11 +283,11 @@ impl<K: Clone, V: Clone> SourceQueue for TopicQueue<K, V> {
         };
         context.topic = Some(&self.topic);
         context.offset = offset;
-        context.time_bound = self
-            .upstream
-            .as_ref()
-            .map_or(Timestamp::MAX, |upstream| upstream.minimum);
+        context.time_bound = self.time_bound();
         self.next_offset = Some(offset + 1);
+        if let Some(time) = &self.partition_time {
+            time.set(time.get().max(record.timestamp));
+        }
         self.children.forward(context, record).map_err(|fault| {
             fault.at(RecordMetadata {
                 topic: Arc::clone(&self.topic),
@@ -260,43 +300,26 @@ impl<K: Clone, V: Clone> SourceQueue for TopicQueue<K, V> {
     fn next_offset(&self) -> Option<Offset> {
         self.next_offset
     }
-}
 
-/// How far the tasks that write a repartition topic have come.
-struct UpstreamTimes {
-    times: Vec<Rc<Cell<Timestamp>>>,
-    minimum: Timestamp,
-}
-
-impl UpstreamTimes {
-    fn new(topic: &str, tasks: i32, instantiation: &mut Instantiation<'_>) -> Self {
-        let times: Vec<_> = (0..tasks)
-            .map(|task| instantiation.times.cell(&upstream_name(topic, task)))
-            .collect();
-        let minimum = minimum(&times);
-        Self { times, minimum }
+    fn time_bound(&self) -> Timestamp {
+        self.upstream
+            .as_ref()
+            .map_or(Timestamp::MAX, UpstreamTimes::bound)
     }
 
-    fn observe(&mut self, header: TimeHeader) {
-        let cell = usize::try_from(header.task)
-            .ok()
-            .and_then(|task| self.times.get(task));
-        if let Some(cell) = cell
-            && header.time > cell.get()
-        {
-            let was_minimum = cell.get() == self.minimum;
-            cell.set(header.time);
-            if was_minimum {
-                self.minimum = minimum(&self.times);
-            }
+    fn look_for_idleness(&mut self, wall_ms: i64, is_at_end: &mut dyn FnMut(&Arc<str>) -> bool) {
+        let drained = self.buffered() == 0;
+        if let Some(idleness) = &mut self.idleness {
+            let topic = &self.topic;
+            idleness.look(wall_ms, self.next_offset, drained, &mut || is_at_end(topic));
         }
     }
-}
 
-fn minimum(times: &[Rc<Cell<Timestamp>>]) -> Timestamp {
-    times
-        .iter()
-        .map(|time| time.get())
-        .min()
-        .unwrap_or(Timestamp::MAX)
+    fn idle(&self) -> Option<Timestamp> {
+        match (&self.idleness, &self.upstream) {
+            (Some(idleness), _) => idleness.idle(),
+            (None, Some(upstream)) => upstream.idle(),
+            (None, None) => None,
+        }
+    }
 }

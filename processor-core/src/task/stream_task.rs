@@ -1,6 +1,6 @@
 //! The task itself.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use state::{Database, MAX_BATCH, Marker, write_marker};
 use crate::error::Result;
 use crate::log::{ConsumerRecord, Offset, Timestamp, TopicPartition};
 use crate::processor::times::TASK_TIME;
-use crate::processor::{Context, StoreCell, TaskTimes, Wake, Work};
+use crate::processor::{Context, NO_TIME, StoreCell, TaskTimes, Wake, Wakes, Woken, Work};
 use crate::record::TaskId;
 use crate::runtime::Collector;
 use crate::topology::StoreId;
@@ -31,7 +31,7 @@ pub(crate) struct StoreSlot {
 pub(crate) struct TaskParts {
     pub id: TaskId,
     pub queues: Vec<Box<dyn SourceQueue>>,
-    pub wakes: Vec<Rc<RefCell<dyn Wake>>>,
+    pub wakes: Wakes,
     pub stores: Vec<StoreSlot>,
     pub times: TaskTimes,
     pub format_hash: u64,
@@ -51,7 +51,7 @@ pub(crate) type Sealed = (Vec<(TopicPartition, Offset)>, BTreeMap<String, Timest
 pub(crate) struct StreamTask {
     id: TaskId,
     queues: Vec<Box<dyn SourceQueue>>,
-    wakes: Vec<Rc<RefCell<dyn Wake>>>,
+    wakes: Vec<Woken>,
     stores: Vec<StoreSlot>,
     times: TaskTimes,
     stream_time: Rc<Cell<Timestamp>>,
@@ -75,12 +75,10 @@ impl StreamTask {
     pub(crate) fn new(mut parts: TaskParts) -> Self {
         let stream_time = parts.times.cell(TASK_TIME);
         let ends_of_input = parts.times.cell("end-of-input");
-        // Nodes are made from the leaves up; they are woken in the order in which records pass them.
-        parts.wakes.reverse();
         Self {
             id: parts.id,
             queues: parts.queues,
-            wakes: parts.wakes,
+            wakes: parts.wakes.parents_first(),
             stores: parts.stores,
             times: parts.times,
             stream_time,
@@ -142,12 +140,17 @@ impl StreamTask {
         let mut taken = 0;
         while taken < limit {
             let mut next: Option<(Timestamp, usize)> = None;
+            let mut moved = None;
             for (i, queue) in self.queues.iter_mut().enumerate() {
-                match queue.head(out)? {
+                match queue.head(wall_ms, out)? {
                     Head::At(time) if next.is_none_or(|(earliest, _)| time < earliest) => {
                         next = Some((time, i));
                     }
                     Head::At(_) => {}
+                    Head::TimeMoved => {
+                        moved = Some(i);
+                        break;
+                    }
                     Head::Waits => return Ok(taken),
                     Head::PassedOver => {
                         self.dirty = true;
@@ -160,6 +163,10 @@ impl StreamTask {
                     }
                     Head::Empty => return Ok(taken),
                 }
+            }
+            if let Some(i) = moved {
+                self.time_moved(i, wall_ms, out)?;
+                continue;
             }
             let Some((time, i)) = next else {
                 return Ok(taken);
@@ -179,6 +186,55 @@ impl StreamTask {
         Ok(taken)
     }
 
+    /// Tells the nodes below input `i` that the bound of their time moved.
+    fn time_moved(&mut self, i: usize, wall_ms: i64, out: &mut Collector) -> Result {
+        self.dirty = true;
+        let mut context = self.context(wall_ms, out);
+        context.time_bound = self.queues[i].time_bound();
+        for woken in self.wakes.iter().filter(|woken| woken.inputs.contains(&i)) {
+            woken.node.borrow_mut().advance(&mut context, NO_TIME)?;
+        }
+        self.tell_idle(wall_ms, out).map(|_| ())
+    }
+
+    /// Looks for inputs that have become idle, or are no longer, and tells the nodes below them; whether there was anything
+    /// to tell. `is_at_end` asks the log.
+    pub(crate) fn look_for_idleness(
+        &mut self,
+        wall_ms: i64,
+        out: &mut Collector,
+        is_at_end: CaughtUp<'_>,
+    ) -> Result<bool> {
+        let partition = self.id.partition;
+        for queue in &mut self.queues {
+            queue.look_for_idleness(wall_ms, &mut |topic| is_at_end(topic, partition));
+        }
+        self.tell_idle(wall_ms, out)
+    }
+
+    fn tell_idle(&mut self, wall_ms: i64, out: &mut Collector) -> Result<bool> {
+        let any_idle = self.queues.iter().any(|queue| queue.idle().is_some());
+        if !any_idle && self.wakes.iter().all(|woken| woken.idle.is_none()) {
+            return Ok(false);
+        }
+        let idle: Vec<Option<Timestamp>> = self.queues.iter().map(|queue| queue.idle()).collect();
+        if let Some(time) = time_of_idle(idle.iter().copied()) {
+            self.stream_time.set(time.max(self.stream_time.get()));
+        }
+        let mut told = false;
+        let mut context = self.context(wall_ms, out);
+        for woken in &mut self.wakes {
+            let now = time_of_idle(woken.inputs.iter().map(|&input| idle[input]));
+            if now != woken.idle {
+                woken.idle = now;
+                told = true;
+                woken.node.borrow_mut().idle(&mut context, now)?;
+            }
+        }
+        self.dirty |= told;
+        Ok(told)
+    }
+
     /// Fires the punctuations that are due.
     pub(crate) fn punctuate(&mut self, wall_ms: i64, out: &mut Collector) -> Result {
         self.wake(wall_ms, out, |wake, context| wake.punctuate(context))
@@ -189,8 +245,8 @@ impl StreamTask {
         let mut left = Work::Done;
         let mut worked = false;
         let mut context = self.context(wall_ms, out);
-        for wake in &self.wakes {
-            let mut wake = wake.borrow_mut();
+        for woken in &self.wakes {
+            let mut wake = woken.node.borrow_mut();
             worked |= wake.has_work();
             if wake.resume(&mut context)? == Work::More {
                 left = Work::More;
@@ -226,8 +282,8 @@ impl StreamTask {
     ) -> Result {
         let sent = out.sent();
         let mut context = self.context(wall_ms, out);
-        for wake in &self.wakes {
-            call(&mut *wake.borrow_mut(), &mut context)?;
+        for woken in &self.wakes {
+            call(&mut *woken.node.borrow_mut(), &mut context)?;
         }
         self.dirty |= out.sent() != sent;
         Ok(())
@@ -283,8 +339,8 @@ impl StreamTask {
         position: &mut dyn FnMut(&TopicPartition) -> Option<Offset>,
     ) -> Result<Sealed> {
         let mut context = self.context(wall_ms, out);
-        for wake in &self.wakes {
-            wake.borrow_mut().before_commit(&mut context)?;
+        for woken in &self.wakes {
+            woken.node.borrow_mut().before_commit(&mut context)?;
         }
         for slot in &self.stores {
             let changelog = &slot.changelog;
@@ -396,4 +452,9 @@ impl StreamTask {
             .find(|slot| slot.id == id)
             .map(|slot| &slot.cell)
     }
+}
+
+/// How far time has come while all of these inputs are idle; nothing where one is not.
+fn time_of_idle(mut inputs: impl Iterator<Item = Option<Timestamp>>) -> Option<Timestamp> {
+    inputs.try_fold(NO_TIME, |latest, input| input.map(|time| latest.max(time)))
 }

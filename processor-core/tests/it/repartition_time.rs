@@ -204,7 +204,7 @@ fn it_does_not_matter_whether_the_fast_or_the_slow_partition_is_heard_of_first()
 
 #[test]
 fn a_partition_that_never_had_a_record_keeps_the_windows_behind_the_repartition_open() {
-    // It may still have old ones. Nothing tells an idle input from a slow one yet.
+    // It may still have old ones: without a rule an input is never idle. `idle.rs` has those with one.
     let world = world();
     let [value, _] = values();
     let mut streams = world.streams(&counts(), config());

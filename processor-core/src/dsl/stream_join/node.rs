@@ -8,7 +8,7 @@ use state::JoinStore;
 
 use crate::error::{Fault, Result};
 use crate::log::Timestamp;
-use crate::processor::{Context, Fanout, OperatorTime, Process};
+use crate::processor::{Context, Fanout, OperatorTime, Process, Wake};
 use crate::record::{Data, Record};
 use crate::serde::{Serde, SerdeError, SharedSerde};
 
@@ -205,6 +205,13 @@ impl<K: Data, V: Data, W: Data, R: Data> Process<K, W> for RightInput<K, V, W, R
             node.wait(Input::Right, timestamp, sequence)?;
         }
         Ok(())
+    }
+}
+
+impl<K: Data, V: Data, W: Data, R: Data> Wake for JoinNode<K, V, W, R> {
+    fn advance(&mut self, context: &mut Context<'_>, time: Timestamp) -> Result {
+        self.move_time(context, time);
+        self.give_up_closed(context, self.time.now())
     }
 }
 

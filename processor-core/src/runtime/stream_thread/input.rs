@@ -65,6 +65,15 @@ impl StreamThread {
             };
             let n = task.process(RECORDS_PER_TURN, wall_ms, out, &mut caught_up)?;
             *taken += n as u64;
+            let mut is_at_end = |topic: &Arc<str>, partition: i32| {
+                is_at_end(
+                    &**consumer,
+                    &TopicPartition::new(Arc::clone(topic), partition),
+                )
+            };
+            if task.look_for_idleness(wall_ms, out, &mut is_at_end)? {
+                round = Round::Worked;
+            }
             task.punctuate(wall_ms, out)?;
             // Asked whether or not there were records, or a steady input would starve the rest of the work.
             let left = task.resume(wall_ms, out)?;
@@ -169,6 +178,17 @@ fn caught_up(
             false
         }
     }
+}
+
+/// Whether nothing at all lies behind the position: no transaction either that is still open, whose records may come.
+fn is_at_end(consumer: &dyn Consumer, partition: &TopicPartition) -> bool {
+    let (Ok(position), Ok(end)) = (
+        consumer.position(partition),
+        consumer.end_offset(partition, Isolation::ReadUncommitted, LOG_TIMEOUT),
+    ) else {
+        return false;
+    };
+    position.unwrap_or(0) >= end
 }
 
 /// Whether a task has waited long enough for an input that has more to read.

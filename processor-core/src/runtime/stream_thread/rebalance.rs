@@ -11,7 +11,7 @@ use crate::log::{
     CommittedOffset, ConsumerConfig, ErrorClass, Isolation, LogError, Offset, OffsetReset,
     TopicPartition,
 };
-use crate::processor::{Instantiation, TaskTimes, time_metadata};
+use crate::processor::{Instantiation, TaskTimes, Wakes, time_metadata};
 use crate::record::TaskId;
 use crate::runtime::stores::{OpenedStores, open_stores};
 use crate::task::{Restorer, StreamTask, TaskParts};
@@ -204,7 +204,7 @@ impl StreamThread {
     ) -> Result<StreamTask> {
         let mut cells = stores.cells();
         cells.extend(self.globals.cells());
-        let mut wakes = Vec::new();
+        let mut wakes = Wakes::default();
         let mut instantiation = Instantiation {
             task: id,
             times: &mut times,
@@ -222,7 +222,11 @@ impl StreamThread {
         let sources = &topology.subtopologies[id.subtopology].sources;
         let queues: Result<Vec<_>> = sources
             .iter()
-            .map(|&source| (topology.plan.sources[source].make)(&mut instantiation))
+            .enumerate()
+            .map(|(input, &source)| {
+                instantiation.wakes.begin_input(input);
+                (topology.plan.sources[source].make)(&mut instantiation)
+            })
             .collect();
         let queues = queues?;
         Ok(StreamTask::new(TaskParts {
