@@ -17,6 +17,7 @@ use crate::topology::{NodeId, NodeKind, Plan, StoreId, StoreKind};
 use super::grouped::{Keyed, PlainAggregate, is_null};
 use super::outlet::Outlet;
 use super::session::SessionAggregate;
+use super::sliding::SlidingAggregate;
 use super::windowed::WindowAggregate;
 use super::{KGroupedStream, KStream, Lineage};
 
@@ -24,6 +25,7 @@ use super::{KGroupedStream, KStream, Lineage};
 pub(crate) enum Aggregation<K, A, L> {
     Plain(PlainAggregate<K, A>),
     Windows(WindowAggregate<K, A, L>),
+    Sliding(SlidingAggregate<K, A, L>),
     Sessions(SessionAggregate<K, A, L>),
 }
 
@@ -37,6 +39,7 @@ impl<K: Data, A: Data, L: Data> Aggregation<K, A, L> {
         match self {
             Self::Plain(all) => all.take(context, record, adder),
             Self::Windows(windows) => windows.take(context, record, adder),
+            Self::Sliding(windows) => windows.take(context, record, adder),
             Self::Sessions(sessions) => sessions.take(context, record, adder),
         }
     }

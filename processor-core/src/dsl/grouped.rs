@@ -21,8 +21,8 @@ use super::lineage::{Lineage, Partitioned};
 use super::outlet::Outlet;
 use super::repartition::{Keyless, repartition};
 use super::table::KTable;
-use super::time_windows::TimeWindows;
 use super::windowed::TimeWindowedStream;
+use super::windows::Windows;
 use super::{KStream, Rekeyed};
 
 /// Serdes of a group with another key.
@@ -126,9 +126,11 @@ impl<K: Data, V: Data> KGroupedStream<K, V> {
         self.aggregate_optional(name, Arc::new(serde), add)
     }
 
-    /// Groups the records of each key by tumbling or hopping windows of event time.
-    pub fn windowed_by(&self, windows: TimeWindows) -> TimeWindowedStream<'_, K, V> {
-        TimeWindowedStream::new(self, windows)
+    /// Groups the records of each key by windows of event time: tumbling and hopping ones
+    /// ([`TimeWindows`](super::TimeWindows)), sliding ones ([`SlidingWindows`](super::SlidingWindows)), or one without an
+    /// end ([`UnlimitedWindows`](super::UnlimitedWindows)).
+    pub fn windowed_by(&self, windows: impl Into<Windows>) -> TimeWindowedStream<'_, K, V> {
+        TimeWindowedStream::new(self, windows.into())
     }
 
     fn aggregate_optional<A: Data>(

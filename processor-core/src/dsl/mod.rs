@@ -22,6 +22,7 @@ mod print;
 mod repartition;
 mod session;
 mod sink;
+mod sliding;
 mod split;
 mod stateless;
 mod stream;
@@ -33,10 +34,12 @@ mod table_values;
 mod time_windows;
 mod timestamp_extractor;
 mod to_table;
+mod unlimited;
 mod view;
 mod window_rows;
 mod windowed;
 mod windowing;
+mod windows;
 
 pub use attribution::{
     Attributed, Attribution, AttributionRules, AttributionStatus, AttributionWithoutGrace,
@@ -51,6 +54,7 @@ pub(crate) use options::InputTime;
 pub use options::{Consumed, Produced, Route};
 pub(crate) use repartition::{Keyless, repartition};
 pub use session::{SessionTable, SessionWindowedStream, SessionWindows, SessionsWithoutGrace};
+pub use sliding::{SlidingWindows, SlidingWithoutGrace};
 pub use split::Split;
 pub use stream::KStream;
 pub use stream_join::{JoinWindows, JoinWithoutGrace, Joined};
@@ -59,4 +63,6 @@ pub use table::{GlobalTable, KTable};
 pub use time_windows::{TimeWindows, WithoutGrace};
 pub(crate) use timestamp_extractor::Extracted;
 pub use timestamp_extractor::TimestampExtractor;
+pub use unlimited::UnlimitedWindows;
 pub use windowed::{TimeWindowedStream, WindowedTable};
+pub use windows::Windows;

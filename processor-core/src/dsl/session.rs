@@ -436,18 +436,15 @@ impl<K: Data, A: Data, L: Data> SessionAggregate<K, A, L> {
         let mut store = windowing.store.borrow_mut();
         store.put(key_bytes, start, end, bytes, end)?;
         drop(store);
-        if let Some(finals) = &mut windowing.finals {
-            finals.add((end, start), &windowing.encoding.key_buffer);
-            return Ok(());
-        }
         let session = Update {
             key: Windowed { key, start, end },
             new: Some(new),
             old: overwritten,
+            is_new: true,
             timestamp: end,
             headers,
         };
-        windowing.forward(context, session)
+        windowing.updated(context, session)
     }
 
     /// Removes a session of the key in the buffer, which goes into another.
@@ -473,6 +470,7 @@ impl<K: Data, A: Data, L: Data> SessionAggregate<K, A, L> {
             key: Windowed { key, start, end },
             new: None,
             old: Some(value),
+            is_new: false,
             timestamp: end,
             headers: headers.clone(),
         };

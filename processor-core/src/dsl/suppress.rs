@@ -14,8 +14,8 @@
 //! is looked up through the buffer shows what has left it.
 //!
 //! Source of the semantics: Kafka Streams' `KTableSuppressProcessorSupplier`, with two deliberate differences. Sessions
-//! leave when they are closed, not a millisecond before. The old value is what left before; there it is the latest
-//! update that nobody saw, which an aggregation below would subtract.
+//! and sliding windows leave when they are closed, not a millisecond before. The old value is what left before; there it
+//! is the latest update that nobody saw, which an aggregation below would subtract.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;

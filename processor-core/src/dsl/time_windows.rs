@@ -4,6 +4,8 @@
 //! advances by its size, so a record is in one; a hopping one advances by less, so a record is in several. A window is
 //! open, and takes records, until stream time reaches `end + grace`.
 
+use std::iter::StepBy;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use crate::clock::millis;
@@ -76,7 +78,7 @@ impl TimeWindows {
     }
 
     /// Starts of the windows that hold `timestamp`, ascending.
-    pub(crate) fn starts_of(self, timestamp: Timestamp) -> impl Iterator<Item = Timestamp> {
+    pub(crate) fn starts_of(self, timestamp: Timestamp) -> StepBy<RangeInclusive<Timestamp>> {
         let timestamp = timestamp.max(0);
         let earliest = timestamp
             .saturating_sub(self.size_ms)
@@ -85,11 +87,6 @@ impl TimeWindows {
         let first = earliest / self.advance_ms * self.advance_ms;
         let step = usize::try_from(self.advance_ms).unwrap_or(usize::MAX);
         (first..=timestamp).step_by(step)
-    }
-
-    /// End of the window that starts at `start`; not part of it.
-    pub(crate) fn end_of(self, start: Timestamp) -> Timestamp {
-        start.saturating_add(self.size_ms)
     }
 
     /// The least start of a window that is still open at `time`.

@@ -1,6 +1,6 @@
 //! The stores of windows, as far as emission, expiry and look-ups go.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ops::ControlFlow;
 use std::rc::Rc;
 
@@ -97,6 +97,8 @@ impl WindowRows for SessionStore {
 
 /// The windows of an aggregation, as a join with its table looks them up.
 pub(crate) struct Rows<K, A, S> {
+    /// Below this, windows are closed although the store has them.
+    pub closed: Option<Rc<Cell<Timestamp>>>,
     pub store: Rc<RefCell<S>>,
     pub encoding: Encoding<K, A>,
 }
@@ -104,6 +106,10 @@ pub(crate) struct Rows<K, A, S> {
 impl<K, A, S: WindowRows> Look<Windowed<K>, A> for Rows<K, A, S> {
     fn get(&mut self, key: &Windowed<K>) -> Result<Option<(A, Timestamp)>> {
         let place = S::place(key.start, key.end);
+        let closed = self.closed.as_ref().map_or(Timestamp::MIN, |c| c.get());
+        if place.0 < closed {
+            return Ok(None);
+        }
         self.encoding.encode_key(&key.key)?;
         let row = self.store.borrow().row(&self.encoding.key_buffer, place)?;
         let Some(row) = row else {

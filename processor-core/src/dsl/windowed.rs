@@ -25,14 +25,14 @@ use super::aggregation::{Adder, Aggregation, Inputs, Origin, Wired};
 use super::finals::Emit;
 use super::grouped::KGroupedStream;
 use super::late::Late;
-use super::time_windows::TimeWindows;
 use super::windowing::{Outputs, Update, Windowing, WindowingPlan};
-use super::{KStream, KTable, Partitioned};
+use super::windows::{FixedWindows, Kind, Windows};
+use super::{KStream, KTable, Partitioned, sliding};
 
 /// A grouped stream cut into windows.
 pub struct TimeWindowedStream<'a, K, V> {
     grouped: &'a KGroupedStream<K, V>,
-    windows: TimeWindows,
+    windows: Windows,
     emit: Emit,
 }
 
@@ -89,7 +89,7 @@ impl<K: Data, V: Data, A: Data> WindowedTable<K, V, A> {
 }
 
 impl<'a, K: Data, V: Data> TimeWindowedStream<'a, K, V> {
-    pub(crate) fn new(grouped: &'a KGroupedStream<K, V>, windows: TimeWindows) -> Self {
+    pub(crate) fn new(grouped: &'a KGroupedStream<K, V>, windows: Windows) -> Self {
         Self {
             grouped,
             windows,
@@ -209,25 +209,44 @@ pub(crate) fn aggregate<K: Data, A: Data, L: Data>(
     inputs: &Inputs<K, A, L>,
     name: &str,
     serde: SharedSerde<A>,
-    windows: TimeWindows,
+    windows: Windows,
+    emit: Emit,
+) -> WindowedTable<K, L, A> {
+    match windows.0 {
+        Kind::Fixed(windows) => aggregate_fixed(inputs, name, serde, windows, emit),
+        Kind::Sliding(windows) => sliding::aggregate(inputs, name, serde, windows, emit),
+    }
+}
+
+fn aggregate_fixed<K: Data, A: Data, L: Data>(
+    inputs: &Inputs<K, A, L>,
+    name: &str,
+    serde: SharedSerde<A>,
+    windows: FixedWindows,
     emit: Emit,
 ) -> WindowedTable<K, L, A> {
     let origin = inputs.origin();
-    if let Some(problem) = windows.problem() {
+    let closes_after_ms = windows.closes_after_ms();
+    let endless = "its window never closes, so it has no final result; emit each update";
+    let problem = match (emit, closes_after_ms) {
+        (Emit::Finals, None) => Some(endless.to_owned()),
+        _ => windows.problem(),
+    };
+    if let Some(problem) = problem {
         origin.problem(name, &problem);
         return WindowedTable::detached(&origin);
     }
-    let retention_ms = windows.size_ms.saturating_add(windows.grace_ms);
+    let retention_ms = windows
+        .size_ms()
+        .saturating_add(closes_after_ms.unwrap_or(0));
     let store = StoreKind::Window { retention_ms };
     let Some(wired) = Wired::new(inputs, name, "windowed aggregate", store) else {
         return WindowedTable::detached(&origin);
     };
-    let (advance_ms, size_ms) = (windows.advance_ms, windows.size_ms);
-    wired.describe(&serde, &[("advance_ms", advance_ms), ("size_ms", size_ms)]);
+    wired.describe(&serde, &windows.parameters());
     let windowing = WindowingPlan::new(name, emit, Arc::clone(&wired.key), serde);
-    let windowed_key = windowed(Arc::clone(&wired.key), windows.size_ms);
-    let outputs =
-        windowing.outputs::<WindowStore>(&wired, Arc::new(windowed_key), Some(windows.grace_ms));
+    let windowed_key = windowed(Arc::clone(&wired.key), windows.size_ms());
+    let outputs = windowing.outputs::<WindowStore>(&wired, Arc::new(windowed_key), closes_after_ms);
     let store = wired.store;
     wired.attach(move |instantiation| {
         let open_from = |time| windows.open_from(time);
@@ -241,7 +260,7 @@ pub(crate) fn aggregate<K: Data, A: Data, L: Data>(
 
 /// A windowed aggregation in a task.
 pub(crate) struct WindowAggregate<K, A, L> {
-    windows: TimeWindows,
+    windows: FixedWindows,
     windowing: Windowing<K, A, L, WindowStore>,
 }
 
@@ -261,6 +280,9 @@ impl<K: Data, A: Data, L: Data> WindowAggregate<K, A, L> {
         let timestamp = record.timestamp;
         let mut record = Some(record);
         let mut starts = self.windows.starts_of(timestamp).peekable();
+        if starts.peek().is_none() {
+            metrics::counter!("dropped-records", "reason" => "before all windows").increment(1);
+        }
         while let Some(start) = starts.next() {
             let record = if starts.peek().is_some() {
                 record.clone()
@@ -328,20 +350,15 @@ impl<K: Data, A: Data, L: Data> WindowAggregate<K, A, L> {
         let (key_bytes, bytes) = windowing.encoding.encode(&new)?;
         store.put(key_bytes, start, bytes, timestamp)?;
         drop(store);
-        if let Some(finals) = &mut windowing.finals {
-            if is_new {
-                finals.add((start, 0), &windowing.encoding.key_buffer);
-            }
-            return Ok(());
-        }
         let end = self.windows.end_of(start);
         let update = Update {
             key: Windowed { key, start, end },
             new: Some(new),
             old,
+            is_new,
             timestamp,
             headers,
         };
-        windowing.forward(context, update)
+        windowing.updated(context, update)
     }
 }

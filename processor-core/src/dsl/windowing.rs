@@ -1,13 +1,13 @@
 //! What aggregations over windows of event time have in common: their store and time, where results and late records go,
 //! and when results are emitted.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::error::Result;
 use crate::log::{Headers, Timestamp};
-use crate::processor::{Context, Fanout, Instantiation, OperatorTime};
+use crate::processor::{Context, Fanout, Instantiation, NO_TIME, OperatorTime};
 use crate::record::{Change, Data, Record, Windowed};
 use crate::serde::SharedSerde;
 use crate::topology::StoreId;
@@ -31,6 +31,8 @@ pub(crate) struct WindowingPlan<K, A, L> {
     updates: Arc<Outlet<Windowed<K>, A>>,
     changes: Arc<Outlet<Windowed<K>, Change<A>>>,
     late: Arc<Outlet<K, Late<L>>>,
+    /// How long rows are kept after their windows closed; they are hidden from look-ups.
+    kept_ms: i64,
 }
 
 /// Where the results of a windowed aggregation can be taken.
@@ -50,7 +52,13 @@ impl<K: Data, A: Data, L: Data> WindowingPlan<K, A, L> {
             updates: Outlet::new(),
             changes: Outlet::new(),
             late: Outlet::new(),
+            kept_ms: 0,
         }
+    }
+
+    /// Keeps the rows of closed windows for `kept_ms` more, for the operator alone.
+    pub(crate) fn keeping(self, kept_ms: i64) -> Self {
+        Self { kept_ms, ..self }
     }
 
     /// The streams and the table of the aggregation, whose keys are written by `windowed_key`. `closes_after_ms`: when
@@ -67,8 +75,10 @@ impl<K: Data, A: Data, L: Data> WindowingPlan<K, A, L> {
             Arc::clone(&self.key),
             Arc::clone(&self.value),
         );
+        let kept_ms = self.kept_ms;
         let view = View::new(vec![store], move |instantiation| {
             Ok(Rows {
+                closed: closed(instantiation, &name, kept_ms),
                 store: S::of(instantiation, store)?,
                 encoding: Encoding::new(&name, Arc::clone(&key), Arc::clone(&value)),
             })
@@ -108,7 +118,12 @@ impl<K: Data, A: Data, L: Data> WindowingPlan<K, A, L> {
     ) -> Result<Windowing<K, A, L, S>> {
         let time = OperatorTime::new(instantiation.times, &self.operator);
         let store = S::of(instantiation, store)?;
+        let closed = closed(instantiation, &self.operator, self.kept_ms);
         let mut open_from = open_from(time.now());
+        if let Some(closed) = &closed {
+            open_from = open_from.max(closed.get());
+            closed.set(open_from.max(NO_TIME));
+        }
         let mut finals = None;
         if self.emit == Emit::Finals {
             let restored = Finals::restore(instantiation, &self.operator, open_from);
@@ -116,15 +131,20 @@ impl<K: Data, A: Data, L: Data> WindowingPlan<K, A, L> {
             finals = Some(restored);
         }
         // What had expired before a restart stays so.
-        store.borrow_mut().restore_horizon(open_from);
+        let kept_from = open_from.saturating_sub(self.kept_ms);
+        store.borrow_mut().restore_horizon(kept_from);
         if let Some(finals) = &mut finals {
-            store
-                .borrow()
-                .each(&mut |place, key| finals.add(place, key))?;
+            store.borrow().each(&mut |place, key| {
+                if place.0 >= open_from {
+                    finals.add(place, key);
+                }
+            })?;
         }
         Ok(Windowing {
             store,
             time,
+            closed,
+            kept_ms: self.kept_ms,
             finals,
             encoding: Encoding::new(
                 &self.operator,
@@ -138,10 +158,22 @@ impl<K: Data, A: Data, L: Data> WindowingPlan<K, A, L> {
     }
 }
 
+/// How far the windows of `operator` have closed, where that is not what its store shows.
+fn closed(
+    instantiation: &Instantiation<'_>,
+    operator: &str,
+    kept_ms: i64,
+) -> Option<Rc<Cell<Timestamp>>> {
+    (kept_ms > 0).then(|| instantiation.times.cell(&format!("{operator}.closed")))
+}
+
 /// A windowed aggregation in a task, but for its windows.
 pub(crate) struct Windowing<K, A, L, S> {
     pub(crate) store: Rc<RefCell<S>>,
     pub(crate) time: OperatorTime,
+    /// How far windows have closed, where their rows are kept for longer: for `kept_ms`.
+    closed: Option<Rc<Cell<Timestamp>>>,
+    kept_ms: i64,
     /// Where windows are emitted as they close.
     pub(crate) finals: Option<Finals>,
     pub(crate) encoding: Encoding<K, A>,
@@ -156,15 +188,18 @@ pub(crate) struct Update<K, A> {
     /// Nothing where the window is no more.
     pub new: Option<A>,
     pub old: Option<A>,
+    /// Whether the window was not there before.
+    pub is_new: bool,
     pub timestamp: Timestamp,
     pub headers: Headers,
 }
 
 impl<K: Data, A: Data, L: Data, S: WindowRows> Windowing<K, A, L, S> {
-    /// The least place that is open: by time, `open_from` on, but nothing that was emitted.
+    /// The least place that is open: by time, `open_from` on, but nothing that was closed before.
     pub(crate) fn still_open_from(&self, open_from: Timestamp) -> Timestamp {
         let emitted = self.finals.as_ref().map_or(Timestamp::MIN, Finals::emitted);
-        open_from.max(emitted)
+        let closed = self.closed.as_ref().map_or(Timestamp::MIN, |c| c.get());
+        open_from.max(emitted).max(closed)
     }
 
     /// Whether somebody reads changes, and so old values.
@@ -179,6 +214,7 @@ impl<K: Data, A: Data, L: Data, S: WindowRows> Windowing<K, A, L, S> {
             old,
             timestamp,
             headers,
+            ..
         } = update;
         let change = |new, key, headers| Record {
             key,
@@ -213,7 +249,24 @@ impl<K: Data, A: Data, L: Data, S: WindowRows> Windowing<K, A, L, S> {
         window: impl Fn(Place) -> (Timestamp, Timestamp),
     ) -> Result {
         self.emit_closed(context, open_from, window)?;
-        self.store.borrow_mut().expire_before(open_from);
+        if let Some(closed) = &self.closed {
+            closed.set(open_from);
+        }
+        let kept_from = open_from.saturating_sub(self.kept_ms);
+        self.store.borrow_mut().expire_before(kept_from);
+        Ok(())
+    }
+
+    /// Emits an update of the window at hand, whose key is in the buffer and whose row is in the store, or has it wait
+    /// until the window closes.
+    pub(crate) fn updated(&mut self, context: &mut Context<'_>, update: Update<K, A>) -> Result {
+        let Some(finals) = &mut self.finals else {
+            return self.forward(context, update);
+        };
+        if update.is_new {
+            let Windowed { start, end, .. } = update.key;
+            finals.add(S::place(start, end), &self.encoding.key_buffer);
+        }
         Ok(())
     }
 
@@ -235,6 +288,7 @@ impl<K: Data, A: Data, L: Data, S: WindowRows> Windowing<K, A, L, S> {
                 key: Windowed { key, start, end },
                 new: Some(self.encoding.decode(&row)?),
                 old: None,
+                is_new: false,
                 timestamp: row.timestamp,
                 headers: Headers::new(),
             };

@@ -4,7 +4,7 @@
 //! writes them all into the metadata of the offsets it commits and reads them back when it starts, so a window closes
 //! at the same record whether or not the task was moved or restarted in between.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
@@ -22,7 +22,7 @@ pub(crate) const TASK_TIME: &str = "task";
 #[derive(Default)]
 pub(crate) struct TaskTimes {
     restored: BTreeMap<String, Timestamp>,
-    cells: BTreeMap<String, Rc<Cell<Timestamp>>>,
+    cells: RefCell<BTreeMap<String, Rc<Cell<Timestamp>>>>,
 }
 
 impl TaskTimes {
@@ -30,15 +30,15 @@ impl TaskTimes {
     pub(crate) fn restored(restored: BTreeMap<String, Timestamp>) -> Self {
         Self {
             restored,
-            cells: BTreeMap::new(),
+            cells: RefCell::default(),
         }
     }
 
     /// The time called `name`, as it was when the task last committed.
-    pub(crate) fn cell(&mut self, name: &str) -> Rc<Cell<Timestamp>> {
+    pub(crate) fn cell(&self, name: &str) -> Rc<Cell<Timestamp>> {
         let restored = self.restored.get(name).copied().unwrap_or(NO_TIME);
-        let cell = self
-            .cells
+        let mut cells = self.cells.borrow_mut();
+        let cell = cells
             .entry(name.to_owned())
             .or_insert_with(|| Rc::new(Cell::new(restored)));
         Rc::clone(cell)
@@ -47,6 +47,7 @@ impl TaskTimes {
     /// All times now.
     pub(crate) fn snapshot(&self) -> BTreeMap<String, Timestamp> {
         self.cells
+            .borrow()
             .iter()
             .filter(|(_, time)| time.get() != NO_TIME)
             .map(|(name, time)| (name.clone(), time.get()))

@@ -11,12 +11,14 @@ use crate::case::{Case, CaseResult, Outcome, Output, Store};
 use crate::run::{lacks, run};
 
 /// The families of generated cases of which the DSL has all or most.
-pub const FAMILIES: [&str; 16] = [
+pub const FAMILIES: [&str; 18] = [
     "stateless",
     "aggregate",
     "tumbling",
     "hopping",
+    "sliding",
     "session",
+    "unlimited",
     "emit_final",
     "ss_join",
     "st_join",

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use processor_core::dsl::{
     Buffer, Consumed, GlobalTable, Grouped, JoinWindows, KGroupedStream, KGroupedTable, KStream,
-    KTable, Lineage, Partitioned, Produced, Rekeyed, SessionWindows, TimeWindows, WhenFull,
+    KTable, Lineage, Partitioned, Produced, Rekeyed, SessionWindows, SlidingWindows, TimeWindows,
+    UnlimitedWindows, WhenFull, Windows as EventWindows,
 };
 use processor_core::error::Result as Processed;
 use processor_core::processor::{
@@ -71,7 +72,7 @@ enum Stream {
 
 #[derive(Clone, Copy)]
 enum Windows {
-    Time(TimeWindows),
+    Time(EventWindows),
     Session(SessionWindows),
 }
 
@@ -398,9 +399,11 @@ fn window(op: &Op, group: &Rc<KGroupedStream<Key, Number>>) -> Made {
         "session" => Windows::Session(SessionWindows::gap(ms(op, "gap")).grace(grace)),
         "hopping" => {
             let windows = TimeWindows::hopping(ms(op, "size"), ms(op, "advance"));
-            Windows::Time(windows.grace(grace))
+            Windows::Time(windows.grace(grace).into())
         }
-        _ => Windows::Time(TimeWindows::tumbling(ms(op, "size")).grace(grace)),
+        "sliding" => Windows::Time(SlidingWindows::of(ms(op, "diff")).grace(grace).into()),
+        "unlimited" => Windows::Time(UnlimitedWindows::from(op.number("start", 0)).into()),
+        _ => Windows::Time(TimeWindows::tumbling(ms(op, "size")).grace(grace).into()),
     };
     let emit = match op.text("emit") {
         "close" => Emit::Finals,

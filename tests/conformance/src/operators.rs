@@ -27,14 +27,6 @@ const MISSING: &[Missing] = &[
         is: |op, _| op.op == "table" && op.has("versioned"),
     },
     Missing {
-        what: "sliding windows",
-        is: |op, _| op.op == "window" && op.text("kind") == "sliding",
-    },
-    Missing {
-        what: "unlimited windows",
-        is: |op, _| op.op == "window" && op.text("kind") == "unlimited",
-    },
-    Missing {
         what: "cogroup",
         is: |op, _| op.op == "cogroup",
     },
