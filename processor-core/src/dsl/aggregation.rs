@@ -50,6 +50,7 @@ impl<K: Data, A: Data, L: Data> Wake for Aggregation<K, A, L> {
         match self {
             Self::Plain(_) => Ok(()),
             Self::Windows(windows) => windows.advance(context, time),
+            Self::Sliding(windows) => windows.advance(context, time),
             Self::Sessions(sessions) => sessions.advance(context, time),
         }
     }

@@ -200,11 +200,24 @@ impl<K: Data, A: Data, L: Data> SlidingAggregate<K, A, L> {
         }
 
         if moved {
-            let windows = self.windows;
-            let window = |(start, _)| (start, windows.end_of(start));
-            self.windowing.close(context, open_from, window)?;
+            self.close_before(context, open_from)?;
         }
         Ok(())
+    }
+
+    /// Time has moved without a record.
+    pub(crate) fn advance(&mut self, context: &mut Context<'_>, time: Timestamp) -> Result {
+        if self.windowing.time.observe(time, context) {
+            let open_from = self.windows.open_from(self.windowing.time.now());
+            self.close_before(context, self.windowing.still_open_from(open_from))?;
+        }
+        Ok(())
+    }
+
+    fn close_before(&mut self, context: &mut Context<'_>, open_from: Timestamp) -> Result {
+        let windows = self.windows;
+        let window = |(start, _)| (start, windows.end_of(start));
+        self.windowing.close(context, open_from, window)
     }
 
     /// Adds the record, whose key is in the buffer, to the windows that hold it, and makes those that are new.

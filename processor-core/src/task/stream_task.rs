@@ -72,7 +72,7 @@ pub(crate) struct StreamTask {
 pub(crate) type CaughtUp<'a> = &'a mut dyn FnMut(&Arc<str>, i32) -> bool;
 
 impl StreamTask {
-    pub(crate) fn new(mut parts: TaskParts) -> Self {
+    pub(crate) fn new(parts: TaskParts) -> Self {
         let stream_time = parts.times.cell(TASK_TIME);
         let ends_of_input = parts.times.cell("end-of-input");
         Self {
