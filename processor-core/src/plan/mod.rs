@@ -1,7 +1,7 @@
 //! A topology as data: what it reads, writes and keeps, whatever application runs it.
 //!
 //! A plan is what [`describe`](crate::Topology::describe) prints, what two versions of a program are
-//! compared by, and what an application keeps beside its state. It has no code in it, so it says nothing
+//! [compared](diff::compare) by, and what an application keeps beside its state. It has no code in it, so it says nothing
 //! about what a filter keeps or a joiner makes; it says where records, rows and keys are. [`hash`](TopologyPlan::hash)
 //! rests on explicit names alone: operators that the user did not name, and the order in which a program makes its
 //! operators, do not enter it.
@@ -21,6 +21,7 @@
 //! ```
 
 mod cost;
+pub mod diff;
 mod hash;
 mod mermaid;
 mod of_topology;

@@ -7,6 +7,7 @@ mod grouped;
 mod grouped_table;
 mod idle;
 mod plan;
+mod plan_diff;
 mod process;
 mod repartition_time;
 mod runtime;

@@ -15,6 +15,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::demo::Demo;
 use crate::duration;
+use crate::plan::Question;
 use crate::progress::grouped;
 
 /// AdvertiseX: ad events from landing files to attributed campaigns
@@ -37,7 +38,7 @@ enum Command {
     /// Write the results that are committed on Kafka into files
     #[cfg(feature = "kafka")]
     Results(kafka::ResultsArgs),
-    /// Print the topology: sub-topologies, operators, topics and stores
+    /// Print the topology: sub-topologies, operators, topics and stores, what they cost, and what changed
     Plan(PlanArgs),
 }
 
@@ -113,15 +114,21 @@ struct PlanArgs {
     /// Which part of the platform
     #[arg(long, value_enum, default_value = "all")]
     part: crate::Part,
+    #[command(flatten)]
+    question: Question,
 }
 
-/// Parses the arguments and does what they say. Exit code 1 when it fails, 2 when the arguments are wrong.
+/// Exit code of a plan that may not follow the older one.
+const UNSAFE: u8 = 3;
+
+/// Parses the arguments and does what they say. Exit code 1 when it fails, 2 when the arguments are wrong, 3 when a plan is
+/// compared and a change is unsafe.
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     log_to_stderr();
     match dispatch(cli.command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("error: {}", sentence(&error));
             ExitCode::FAILURE
@@ -141,16 +148,17 @@ fn sentence(error: &anyhow::Error) -> String {
     text
 }
 
-fn dispatch(command: Command) -> Result<()> {
+fn dispatch(command: Command) -> Result<ExitCode> {
     match command {
-        Command::Demo(args) => demo(args),
-        Command::Generate(args) => generate_landing(&args),
+        Command::Demo(args) => demo(args)?,
+        Command::Generate(args) => generate_landing(&args)?,
         #[cfg(feature = "kafka")]
-        Command::Run(args) => args.into_run()?.run(&stop_on_signals()?),
+        Command::Run(args) => args.into_run()?.run(&stop_on_signals()?)?,
         #[cfg(feature = "kafka")]
-        Command::Results(args) => args.write(),
-        Command::Plan(args) => plan(&args),
+        Command::Results(args) => args.write()?,
+        Command::Plan(args) => return plan(&args),
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 #[expect(
@@ -207,7 +215,7 @@ fn generate_landing(args: &GenerateArgs) -> Result<()> {
     clippy::print_stdout,
     reason = "the answer of a command line goes there"
 )]
-fn plan(args: &PlanArgs) -> Result<()> {
+fn plan(args: &PlanArgs) -> Result<ExitCode> {
     let config = crate::Config {
         landing: PathBuf::new(),
         click_window: Duration::from_secs(30 * 60),
@@ -216,8 +224,12 @@ fn plan(args: &PlanArgs) -> Result<()> {
     };
     // A plan needs no log; the schema registry gets one of its own.
     let topology = crate::topology(args.part, &config, Arc::new(EmbeddedLog::in_memory()))?;
-    println!("{}", topology.describe());
-    Ok(())
+    let answer = args.question.answer(&topology.plan())?;
+    print!("{}", answer.text);
+    Ok(match answer.is_safe {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::from(UNSAFE),
+    })
 }
 
 /// A flag that the first SIGINT or SIGTERM sets; the second ends the process at once.

@@ -8,6 +8,7 @@
 pub mod cli;
 pub mod demo;
 mod duration;
+mod plan;
 mod progress;
 pub mod results;
 #[cfg(feature = "kafka")]
