@@ -85,6 +85,10 @@ pub struct StreamsConfig {
     /// How long a record waits for what its serde needs to decode it, such as a schema that is being fetched. Its
     /// partition waits with it, the others go on. Then it counts as one that cannot be decoded.
     pub max_decode_wait: Duration,
+    /// Stores that may lose their rows because a change of the topology makes them useless: a start that
+    /// [refuses](crate::StreamsError::UnsafeChanges) such a change names them. Their changelogs are deleted then, once;
+    /// stores whose change is safe are left alone, whatever stands here. Stop all instances first.
+    pub accept_reset: Vec<String>,
     /// How long the log may keep a transaction open before it aborts it.
     pub transaction_timeout: Duration,
 }
@@ -114,6 +118,7 @@ impl StreamsConfig {
             processing_retries: Retries::default(),
             dead_letter_topic: None,
             max_decode_wait: Duration::from_secs(60),
+            accept_reset: Vec::new(),
             transaction_timeout: Duration::from_secs(30),
         }
     }
@@ -126,6 +131,13 @@ impl StreamsConfig {
             self.on_production_error,
         ]
         .contains(&OnBadRecord::DeadLetter)
+    }
+
+    /// Lets the rows of `store` go if a change of the topology makes them useless.
+    #[must_use]
+    pub fn accept_reset(mut self, store: impl Into<String>) -> Self {
+        self.accept_reset.push(store.into());
+        self
     }
 
     /// Keeps stores in `directory`.

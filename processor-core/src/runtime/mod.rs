@@ -2,6 +2,7 @@
 
 mod collector;
 mod globals;
+mod kept_plan;
 mod stores;
 mod stream_thread;
 mod streams;

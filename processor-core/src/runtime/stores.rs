@@ -1,28 +1,27 @@
 //! Opening the stores of a task where its marker left them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use state::{
-    Database, JoinStore, JoinStoreOptions, KeyValueStore, Marker, SessionStore,
-    SessionStoreOptions, StateError, WindowStore, WindowStoreOptions, read_marker, remove_marker,
+    Database, JoinStore, JoinStoreOptions, KeyValueStore, SessionStore, SessionStoreOptions,
+    StateError, WindowStore, WindowStoreOptions, read_marker, remove_marker,
 };
-use xxhash_rust::xxh3::xxh3_64;
 
 use crate::error::Result;
-use crate::log::TopicPartition;
+use crate::log::{Timestamp, TopicPartition};
 use crate::processor::StoreCell;
 use crate::record::TaskId;
 use crate::task::StoreSlot;
 use crate::topology::{StoreId, StoreKind, Topology};
 
+use super::kept_plan::layout;
 use super::topics::changelog;
 
 /// The stores of a task, each at the changelog offset its contents reflect.
 pub(crate) struct OpenedStores {
     pub slots: Vec<StoreSlot>,
-    /// What the marker knows, for times that the committed offsets do not carry.
-    pub marker: Option<Marker>,
-    pub format_hash: u64,
+    /// What the markers know, for times that the committed offsets do not carry.
+    pub times: BTreeMap<String, Timestamp>,
 }
 
 impl OpenedStores {
@@ -36,61 +35,59 @@ impl OpenedStores {
 }
 
 /// Opens the stores of `task`. What another layout wrote, or a torn marker vouches for, is wiped: the changelog has it.
+///
+/// On disk a store is called `<store>/<partition>`, and so is its marker: how the topology is divided into tasks does not
+/// matter to rows.
 pub(crate) fn open_stores(
     topology: &Topology,
     application_id: &str,
+    resets: &BTreeMap<String, u32>,
     task: TaskId,
     database: &dyn Database,
 ) -> Result<OpenedStores> {
     let subtopology = &topology.subtopologies[task.subtopology];
-    let specs = subtopology
-        .stores
-        .iter()
-        .map(|id| (*id, &topology.plan.stores[id.0]));
-    let layout: Vec<String> = specs
-        .clone()
-        .map(|(_, spec)| format!("{}:{:?}", spec.name, spec.kind))
-        .collect();
-    let format_hash = xxh3_64(layout.join(",").as_bytes());
-
-    let task_name = task.to_string();
-    let marker = match read_marker(database, &task_name) {
-        Ok(marker) => marker.filter(|marker| marker.format_hash == format_hash),
-        Err(StateError::Corrupt { .. }) => None,
-        Err(error) => return Err(error.into()),
+    let mut opened = OpenedStores {
+        slots: Vec::new(),
+        times: BTreeMap::new(),
     };
-    if marker.is_none() {
-        // IMPORTANT: the marker first, so that a crash in between leaves nothing that it vouches for.
-        remove_marker(database, &task_name)?;
-    }
-    let mut slots = Vec::new();
-    for (id, spec) in specs {
-        let cell = open_store(
-            database,
-            &format!("{task_name}/{}", spec.name),
-            &spec.name,
-            spec.kind,
-        )?;
-        let position = marker
-            .as_ref()
-            .and_then(|m| m.changelog_offsets.get(&spec.name))
-            .copied();
+    for &id in &subtopology.stores {
+        let spec = &topology.plan.stores[id.0];
+        let name = format!("{}/{}", spec.name, task.partition);
+        let changelog = match &spec.restored_from {
+            Some(topic) => topic.clone(),
+            None => changelog(application_id, &spec.name),
+        };
+        let resets = resets.get(&spec.name).copied().unwrap_or(0);
+        let layout = layout(&spec.name, spec.kind, &changelog, resets);
+        let marker = match read_marker(database, &name) {
+            Ok(marker) => marker.filter(|marker| marker.format_hash == layout),
+            Err(StateError::Corrupt { .. }) => None,
+            Err(error) => return Err(error.into()),
+        };
+        if marker.is_none() {
+            // IMPORTANT: the marker first, so that a crash in between leaves nothing that it vouches for.
+            remove_marker(database, &name)?;
+        }
+        let cell = open_store(database, &name, &spec.name, spec.kind)?;
+        let offsets = marker.as_ref().map(|marker| &marker.changelog_offsets);
+        let position = offsets.and_then(|offsets| offsets.get(&spec.name)).copied();
         if position.is_none() {
             cell.with(|store| store.clear())?;
         }
-        let changelog = TopicPartition::new(changelog(application_id, &spec.name), task.partition);
-        slots.push(StoreSlot {
+        for (operator, time) in marker.map(|marker| marker.stream_times).unwrap_or_default() {
+            let known = opened.times.entry(operator).or_insert(time);
+            *known = time.max(*known);
+        }
+        opened.slots.push(StoreSlot {
             id,
             cell,
-            changelog,
+            name,
+            layout,
+            changelog: TopicPartition::new(changelog, task.partition),
             position: position.unwrap_or(0),
         });
     }
-    Ok(OpenedStores {
-        slots,
-        marker,
-        format_hash,
-    })
+    Ok(opened)
 }
 
 /// Opens one store over `tree`.

@@ -60,6 +60,10 @@ pub(crate) struct Shared {
     pub database: Arc<dyn Database>,
     pub partitions: TopicPartitions,
     pub lookup: Arc<TopicLookup>,
+    /// How often stores were reset.
+    pub resets: BTreeMap<String, u32>,
+    /// The plan to keep with the first commit; nothing if it is kept already.
+    pub new_plan: Option<Arc<[u8]>>,
     /// Name of this instance, for transactional ids.
     pub instance: String,
     /// Changelog records read to bring stores up to date.
@@ -102,6 +106,8 @@ pub(crate) struct StreamThread {
     /// Since when a task waits for an input that has more to come.
     waiting_since: HashMap<TopicPartition, i64>,
     paused: BTreeSet<TopicPartition>,
+    /// The plan, until a transaction has taken it.
+    new_plan: Option<Arc<[u8]>>,
     last_commit_ms: i64,
     last_apply_ms: i64,
     last_sync_ms: i64,
@@ -138,6 +144,7 @@ impl StreamThread {
             .collect();
         consumer.subscribe(&topics.iter().map(String::as_str).collect::<Vec<_>>())?;
         let now = shared.clock.now_ms();
+        let new_plan = shared.new_plan.clone();
         let handlers = Handlers::new(config, shared.partitions.dead_letters());
         Ok(Self {
             shared,
@@ -153,6 +160,7 @@ impl StreamThread {
             ends: HashMap::new(),
             waiting_since: HashMap::new(),
             paused: BTreeSet::new(),
+            new_plan,
             last_commit_ms: now,
             last_apply_ms: now,
             last_sync_ms: now,

@@ -15,6 +15,7 @@ use crate::error::Fault;
 use crate::log::{Log, LogError};
 use crate::topology::{Topology, TopologyError};
 
+use super::kept_plan::{Gate, encoded};
 use super::stream_thread::{Pace, Round, Shared, StreamThread};
 use super::topic_lookup::TopicLookup;
 use super::topics;
@@ -51,6 +52,28 @@ pub enum StreamsError {
     DeadLettersToInput {
         /// Its name.
         topic: String,
+    },
+    /// The topology has changed so that it does not fit what the application keeps. Nothing has been touched: the program
+    /// with the old topology can start again.
+    #[error(
+        "the topology does not fit what application '{application_id}' keeps:\n  - {}",
+        changes.join("\n  - ")
+    )]
+    UnsafeChanges {
+        /// The application.
+        application_id: String,
+        /// One sentence for each change: what it is, why it matters and what to do.
+        changes: Vec<String>,
+    },
+    /// The plan of the last run cannot be read.
+    #[error(
+        "{place} holds no plan that this program reads: {source}; a newer program may have written it"
+    )]
+    KeptPlan {
+        /// Topic or file.
+        place: String,
+        /// What is wrong with it.
+        source: serde_json::Error,
     },
     /// The state directory could not be read or written.
     #[error("state directory {path}: {source}")]
@@ -108,7 +131,11 @@ pub struct RunSummary {
 impl Streams {
     /// Prepares `topology` on `log`: opens the state directory, checks the topics and makes the internal ones.
     ///
+    /// The plan of the topology is compared with the one of the last run that committed anything, which is kept on
+    /// `<application id>-plan` and in the state directory; see [`plan::diff`](crate::plan::diff) for what changes are safe.
+    ///
     /// # Errors
+    /// [`StreamsError::UnsafeChanges`] when state or records under way do not fit the topology any more.
     /// When the state directory is in use or belongs to another application, a topic is missing or the one for dead
     /// letters not set, partition counts do not fit, or the log does not answer.
     pub fn new(
@@ -153,7 +180,15 @@ impl Streams {
         clock: Arc<dyn Clock>,
         database: Arc<dyn Database>,
     ) -> Result<Self, StreamsError> {
-        let partitions = topics::prepare(&topology, &config, &*log)?;
+        let prepared = topics::prepare(&topology, &config, &*log)?;
+        let plan = prepared.plan_of(&topology, &config);
+        let gate = Gate {
+            log: &*log,
+            config: &config,
+            clock: &*clock,
+        };
+        let passed = gate.pass(&plan)?;
+        let partitions = prepared.make_topics(&topology, &config, &*log)?;
         let instance = match (&config.instance, &config.state_dir) {
             (Some(instance), _) => instance.clone(),
             (None, Some(path)) => kept_instance(path, &*clock)?,
@@ -167,6 +202,8 @@ impl Streams {
             clock,
             database,
             partitions,
+            resets: passed.kept.resets.clone(),
+            new_plan: passed.changed.then(|| encoded(&passed.kept).into()),
             instance,
             restored: AtomicU64::new(0),
         };

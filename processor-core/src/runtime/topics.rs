@@ -7,10 +7,12 @@ use crate::clock::millis;
 use crate::config::StreamsConfig;
 use crate::error::{Fault, Result};
 use crate::log::{Cleanup, Log, NewTopic};
+use crate::plan::{APPLICATION, TopologyPlan};
 use crate::task::DeadLetterTopic;
 use crate::topology::{PartitionPlan, StoreId, StoreKind, Topology, plan_partitions};
 
 use super::StreamsError;
+use super::kept_plan::plan_topic;
 
 /// Partition counts of every topic a task may read or write.
 #[derive(Debug, Clone, Default)]
@@ -47,12 +49,21 @@ pub(crate) fn changelog(application_id: &str, name: &str) -> String {
     format!("{application_id}-{name}-changelog")
 }
 
-/// Asks the log for the user's topics and makes the internal ones.
+/// What the log has, and what is to be made on it.
+pub(crate) struct Prepared {
+    dead_letters: Option<DeadLetterTopic>,
+    /// Of topics that are there.
+    counts: BTreeMap<String, i32>,
+    plan: PartitionPlan,
+}
+
+/// Asks the log for topics, and decides how many partitions the internal ones have. One that is there keeps its number,
+/// unless the user asks for another.
 pub(crate) fn prepare(
     topology: &Topology,
     config: &StreamsConfig,
     log: &dyn Log,
-) -> std::result::Result<TopicPartitions, StreamsError> {
+) -> std::result::Result<Prepared, StreamsError> {
     let dead_letters = dead_letter_topic(topology, config, log)?;
     let mut counts = BTreeMap::new();
     for topic in topology
@@ -66,19 +77,54 @@ pub(crate) fn prepare(
             return Err(StreamsError::MissingTopic { topic });
         }
     }
+    for source in &topology.plan.sources {
+        if source.topic.is_internal() {
+            let name = source.topic.resolve(&config.application_id);
+            if let Some(partitions) = log.partitions(&name)? {
+                counts.insert(name, partitions);
+            }
+        }
+    }
     let plan = plan_partitions(topology, &config.application_id, &counts)?;
-    log.create_topics(&internal_topics(topology, config, &plan))?;
-    let PartitionPlan {
-        topics,
-        upstream_tasks,
-        ..
-    } = plan;
-    let counts = counts.into_iter().chain(topics).collect();
-    Ok(TopicPartitions {
-        counts,
-        upstream_tasks,
+    Ok(Prepared {
         dead_letters,
+        counts,
+        plan,
     })
+}
+
+impl Prepared {
+    /// The topology's plan, with the partitions that topics have or will have.
+    pub(crate) fn plan_of(&self, topology: &Topology, config: &StreamsConfig) -> TopologyPlan {
+        let mut plan = topology.plan_with(config.windowed_changelog_additional_retention);
+        for topic in &mut plan.topics {
+            let name = topic.name.replace(APPLICATION, &config.application_id);
+            let planned = self.plan.topics.get(&name);
+            topic.partitions = planned.or_else(|| self.counts.get(&name)).copied();
+        }
+        plan
+    }
+
+    /// Makes the internal topics that are not there.
+    pub(crate) fn make_topics(
+        self,
+        topology: &Topology,
+        config: &StreamsConfig,
+        log: &dyn Log,
+    ) -> std::result::Result<TopicPartitions, StreamsError> {
+        log.create_topics(&internal_topics(topology, config, &self.plan))?;
+        let PartitionPlan {
+            topics,
+            upstream_tasks,
+            ..
+        } = self.plan;
+        let counts = self.counts.into_iter().chain(topics).collect();
+        Ok(TopicPartitions {
+            counts,
+            upstream_tasks,
+            dead_letters: self.dead_letters,
+        })
+    }
 }
 
 /// The topic for dead letters, where a handler wants one.
@@ -111,7 +157,10 @@ fn internal_topics(
     plan: &PartitionPlan,
 ) -> Vec<NewTopic> {
     let application_id = &config.application_id;
-    let mut topics = Vec::new();
+    let mut topics = vec![NewTopic {
+        replication: config.replication,
+        ..NewTopic::new(plan_topic(application_id), 1).cleanup(Cleanup::Compact)
+    }];
     for source in &topology.plan.sources {
         if source.topic.is_internal() {
             let name = source.topic.resolve(application_id);

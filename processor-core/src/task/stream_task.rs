@@ -21,6 +21,10 @@ use super::{Head, SourceQueue};
 pub(crate) struct StoreSlot {
     pub id: StoreId,
     pub cell: StoreCell,
+    /// What it is called on disk, and its marker.
+    pub name: String,
+    /// What its rows on disk are written as.
+    pub layout: u64,
     /// Topic and partition of the changelog.
     pub changelog: TopicPartition,
     /// Where a restore of what is settled would go on.
@@ -34,7 +38,6 @@ pub(crate) struct TaskParts {
     pub wakes: Wakes,
     pub stores: Vec<StoreSlot>,
     pub times: TaskTimes,
-    pub format_hash: u64,
 }
 
 /// Progress as of a commit: what the marker says once everything up to it is in the store.
@@ -57,7 +60,6 @@ pub(crate) struct StreamTask {
     stream_time: Rc<Cell<Timestamp>>,
     /// How often a bounded run ended here, less one; travels like a time.
     ends_of_input: Rc<Cell<Timestamp>>,
-    format_hash: u64,
     /// Records were taken or timers fired since the last seal.
     dirty: bool,
     /// A record was passed over since then, and the commit should not wait.
@@ -83,7 +85,6 @@ impl StreamTask {
             times: parts.times,
             stream_time,
             ends_of_input,
-            format_hash: parts.format_hash,
             dirty: false,
             wants_commit: false,
             sealed: None,
@@ -416,7 +417,7 @@ impl StreamTask {
             .sum()
     }
 
-    /// Writes what is settled to the backend, then the marker that says so.
+    /// Writes what is settled to the backend, then the markers that say so.
     pub(crate) fn apply(&mut self, database: &dyn Database) -> Result {
         if !self.unapplied || self.stores.is_empty() {
             return Ok(());
@@ -424,16 +425,18 @@ impl StreamTask {
         for slot in &self.stores {
             while !slot.cell.with(|store| store.apply(MAX_BATCH))? {}
         }
-        // IMPORTANT: after the entries it vouches for.
-        write_marker(database, &self.id.to_string(), &self.marker())?;
+        // IMPORTANT: after the entries they vouch for.
+        for slot in &self.stores {
+            write_marker(database, &slot.name, &self.marker(slot))?;
+        }
         self.unapplied = false;
         Ok(())
     }
 
-    fn marker(&self) -> Marker {
-        let name = |slot: &StoreSlot| slot.cell.with(|store| store.name().to_owned());
+    fn marker(&self, slot: &StoreSlot) -> Marker {
+        let store = slot.cell.with(|store| store.name().to_owned());
         Marker {
-            changelog_offsets: self.stores.iter().map(|s| (name(s), s.position)).collect(),
+            changelog_offsets: BTreeMap::from([(store, slot.position)]),
             input_offsets: self
                 .settled
                 .input_offsets
@@ -441,7 +444,7 @@ impl StreamTask {
                 .map(|(partition, offset)| (partition.to_string(), *offset))
                 .collect(),
             stream_times: self.settled.stream_times.clone(),
-            format_hash: self.format_hash,
+            format_hash: slot.layout,
         }
     }
 

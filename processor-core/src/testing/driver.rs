@@ -56,14 +56,6 @@ impl TopologyTestDriver {
         config.instance.get_or_insert_with(|| "driver".to_owned());
         let clock = ManualClock::default();
         let log = EmbeddedLog::in_memory_with(Arc::new(clock.clone()));
-        let topics: Vec<NewTopic> = topology
-            .input_topics()
-            .into_iter()
-            .chain(topology.output_topics())
-            .chain(config.dead_letter_topic.clone())
-            .map(|topic| NewTopic::new(topic, partitions))
-            .collect();
-        log.create_topics(&topics)?;
         let producer = log.producer(ProducerConfig::default())?;
         let mut driver = Self {
             log,
@@ -75,6 +67,7 @@ impl TopologyTestDriver {
             readers: HashMap::new(),
             partitions,
         };
+        driver.make_topics()?;
         driver.start()?;
         Ok(driver)
     }
@@ -97,6 +90,38 @@ impl TopologyTestDriver {
     pub fn crash(&mut self) -> Result<(), StreamsError> {
         self.streams = None;
         self.start()
+    }
+
+    /// Stops the application in good order, unless it is stopped already, and starts `topology` over its state: what an
+    /// upgrade does. Topics of the user that are not there yet are made. After an error the driver can be restarted with
+    /// another topology.
+    ///
+    /// # Errors
+    /// When it cannot be stopped or started; [`StreamsError::UnsafeChanges`] when the topology does not fit the state.
+    pub fn restart_with(&mut self, topology: Topology) -> Result<(), StreamsError> {
+        if let Some(streams) = self.streams.take() {
+            streams.close()?;
+        }
+        self.topology = topology;
+        self.make_topics()?;
+        self.start()
+    }
+
+    /// The configuration, for the next start.
+    pub fn config(&mut self) -> &mut StreamsConfig {
+        &mut self.config
+    }
+
+    fn make_topics(&self) -> Result<(), StreamsError> {
+        let topology = &self.topology;
+        let topics: Vec<NewTopic> = topology
+            .input_topics()
+            .into_iter()
+            .chain(topology.output_topics())
+            .chain(self.config.dead_letter_topic.clone())
+            .map(|topic| NewTopic::new(topic, self.partitions))
+            .collect();
+        Ok(self.log.create_topics(&topics)?)
     }
 
     fn start(&mut self) -> Result<(), StreamsError> {

@@ -19,18 +19,19 @@ pub(crate) struct PartitionPlan {
     pub upstream_tasks: BTreeMap<String, i32>,
 }
 
-/// Decides partition counts. `external` gives the partitions of the user's topics.
+/// Decides partition counts. `existing` gives the partitions of topics that are there: those of the user, and internal
+/// ones, which keep theirs.
 pub(crate) fn plan_partitions(
     topology: &Topology,
     application_id: &str,
-    external: &BTreeMap<String, i32>,
+    existing: &BTreeMap<String, i32>,
 ) -> Result<PartitionPlan, TopologyError> {
     let plan = &topology.plan;
     let mut counts: BTreeMap<Topic, i32> = BTreeMap::new();
     let mut problems = Vec::new();
     for source in &plan.sources {
         if let Topic::External(name) = &source.topic {
-            match external.get(name) {
+            match existing.get(name) {
                 Some(count) => {
                     counts.insert(source.topic.clone(), *count);
                 }
@@ -40,6 +41,12 @@ pub(crate) fn plan_partitions(
             }
         }
     }
+    let internal = plan.sources.iter().map(|source| &source.topic);
+    let internal = internal.filter(|topic| topic.is_internal());
+    counts.extend(internal.filter_map(|topic| {
+        let partitions = existing.get(&topic.resolve(application_id))?;
+        Some((topic.clone(), *partitions))
+    }));
     counts.extend(plan.enforced_partitions.iter().cloned());
 
     // The group spreads partitions topic by topic, so a task finds all of its inputs on one member only if all topics of

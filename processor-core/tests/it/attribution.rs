@@ -537,7 +537,7 @@ fn touches_that_nothing_can_need_are_let_go_and_others_are_kept() {
         drop(bench);
         let stores = directory.path().join("stores");
         let database = SledDatabase::open(&stores, &SledOptions::default()).unwrap();
-        let tree = database.tree("0_0/credit-clicks-touches").unwrap();
+        let tree = database.tree("credit-clicks-touches/0").unwrap();
         let mut rows = 0;
         let all = (Bound::Unbounded, Bound::Unbounded);
         tree.scan(all.0, all.1, Direction::Forward, &mut |_, _| {

@@ -250,7 +250,7 @@ fn world_with(topics: &[&str]) -> World {
     let clock = ManualClock::default();
     let log = EmbeddedLog::in_memory_with_options(Options {
         clock: Arc::new(clock.clone()),
-        max_record_bytes: 1_000,
+        max_record_bytes: 4_000,
         ..Options::default()
     });
     let topics: Vec<_> = topics.iter().map(|name| NewTopic::new(*name, 1)).collect();
@@ -585,7 +585,7 @@ fn a_record_whose_result_is_too_large_leaves_nothing_but_its_dead_letter() {
         let told = told(&dead[0].headers);
         assert_eq!(told[0], "__streams.errors.exception=Log");
         assert!(
-            told[1].contains("is larger than the 1000 bytes"),
+            told[1].contains("is larger than the 4000 bytes"),
             "{told:?}"
         );
     }
@@ -609,7 +609,7 @@ fn a_result_that_is_too_large_stops_the_application_where_no_handler_is_set() {
 
 #[test]
 fn a_dead_letter_that_is_too_large_itself_stops_the_application_or_is_skipped() {
-    let long = format!("bad {}", "x".repeat(900));
+    let long = format!("bad {}", "x".repeat(3_900));
     let input = [("a", "1"), ("a", long.as_str()), ("a", "3")];
     for handling in [OnBadRecord::DeadLetter, OnBadRecord::Skip] {
         let world = world();
@@ -634,7 +634,7 @@ fn a_dead_letter_that_is_too_large_itself_stops_the_application_or_is_skipped() 
 #[test]
 fn an_undecodable_record_whose_dead_letter_is_too_large_is_judged_as_a_rejected_one() {
     let topology = topology(|builder| builder.stream("in", numbers()).to("out"));
-    let long = "x".repeat(900);
+    let long = "x".repeat(3_900);
     for handling in [OnBadRecord::DeadLetter, OnBadRecord::Skip] {
         let world = world();
         feed(&world, &[("a", &long), ("a", "12345678")]);

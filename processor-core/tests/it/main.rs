@@ -6,6 +6,7 @@ mod foreign_key_join;
 mod grouped;
 mod grouped_table;
 mod idle;
+mod kept_plan;
 mod plan;
 mod plan_diff;
 mod process;

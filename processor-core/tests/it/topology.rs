@@ -280,6 +280,7 @@ fn the_internal_topics_are_named_after_the_application_and_the_operators() {
             "app-attributed-this-changelog",
             "app-clicks-per-minute-changelog",
             "app-clicks-per-minute-repartition",
+            "app-plan",
             "app-user-table-changelog",
         ]
     );

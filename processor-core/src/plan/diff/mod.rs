@@ -299,7 +299,7 @@ fn tasks(old: &TopologyPlan, new: &TopologyPlan) -> Vec<Change> {
     let (before, now) = (inputs_of_tasks(old), inputs_of_tasks(new));
     let known = |topic: &&str| before.iter().any(|topics| topics.contains(topic));
     now.difference(&before)
-        .filter(|topics| topics.iter().all(|topic| known(topic)))
+        .filter(|topics| topics.iter().all(known))
         .map(|topics| {
             let topics: Vec<&str> = topics.iter().copied().collect();
             let what = format!("of {} are cut differently", topics.join(", "));

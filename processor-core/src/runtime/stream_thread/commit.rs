@@ -7,6 +7,7 @@ use crate::config::Guarantee;
 use crate::error::Result;
 use crate::log::{CommittedOffset, ErrorClass, LogError, TopicPartition};
 use crate::processor::time_metadata;
+use crate::runtime::kept_plan::{KEY, keep_in_directory, plan_topic};
 use crate::task::StreamTask;
 
 use super::{COMMIT_BUDGET, Pace, Round, StreamThread};
@@ -48,6 +49,11 @@ impl StreamThread {
             return Ok(false);
         }
         let wall_ms = self.last_commit_ms;
+        if let Some(plan) = &self.new_plan {
+            let topic = plan_topic(&self.shared.config.application_id);
+            self.out
+                .send(&topic, 0, wall_ms, Some(KEY), Some(plan), &[])?;
+        }
         let mut offsets = Vec::new();
         let Self {
             consumer,
@@ -93,6 +99,9 @@ impl StreamThread {
         }
         for task in self.tasks.values_mut() {
             task.settle(&next_offsets);
+        }
+        if let Some(plan) = self.new_plan.take() {
+            keep_in_directory(self.shared.config.state_dir.as_deref(), &plan);
         }
         self.failed.forget_committed(&offsets);
         Ok(Round::Worked)

@@ -100,6 +100,7 @@ impl StreamThread {
             let mut stores = open_stores(
                 &shared.topology,
                 &shared.config.application_id,
+                &shared.resets,
                 id,
                 &*shared.database,
             )?;
@@ -117,11 +118,7 @@ impl StreamThread {
                 shared.restored.fetch_add(restored, Ordering::Relaxed);
                 tracing::info!(task = %id, records = restored, "stores restored");
             }
-            let mut restored_times = stores
-                .marker
-                .as_ref()
-                .map(|m| m.stream_times.clone())
-                .unwrap_or_default();
+            let mut restored_times = std::mem::take(&mut stores.times);
             for (input, committed) in inputs.iter().zip(&committed) {
                 if task_of(&shared, input) == Some(id)
                     && let Some(committed) = committed
@@ -235,7 +232,6 @@ impl StreamThread {
             wakes,
             stores: stores.slots,
             times,
-            format_hash: stores.format_hash,
         }))
     }
 }
