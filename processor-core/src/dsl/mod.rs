@@ -6,6 +6,7 @@
 mod aggregation;
 mod attribution;
 mod builder;
+mod cogroup;
 mod encoding;
 mod finals;
 mod foreign_key_join;
@@ -46,6 +47,7 @@ pub use attribution::{
     Conversion, Credit, Model, Revisions, Touch, TouchWindow,
 };
 pub use builder::StreamsBuilder;
+pub use cogroup::{CogroupedStream, SessionCogroup, WindowedCogroup};
 pub use grouped::{Grouped, KGroupedStream};
 pub use grouped_table::KGroupedTable;
 pub use late::Late;

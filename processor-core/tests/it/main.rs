@@ -1,6 +1,7 @@
 //! The DSL and the runtime from the outside: topologies on the test driver and on the embedded log.
 
 mod attribution;
+mod cogroup;
 mod dead_letter;
 mod foreign_key_join;
 mod grouped;

@@ -11,7 +11,7 @@ use crate::case::{Case, CaseResult, Outcome, Output, Store};
 use crate::run::{lacks, run};
 
 /// The families of generated cases of which the DSL has all or most.
-pub const FAMILIES: [&str; 18] = [
+pub const FAMILIES: [&str; 19] = [
     "stateless",
     "aggregate",
     "tumbling",
@@ -26,6 +26,7 @@ pub const FAMILIES: [&str; 18] = [
     "fk_join",
     "table_agg",
     "suppress",
+    "cogroup",
     "global",
     "repartition",
     "punctuate",

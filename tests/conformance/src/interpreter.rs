@@ -5,9 +5,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use processor_core::dsl::{
-    Buffer, Consumed, GlobalTable, Grouped, JoinWindows, KGroupedStream, KGroupedTable, KStream,
-    KTable, Lineage, Partitioned, Produced, Rekeyed, SessionWindows, SlidingWindows, TimeWindows,
-    UnlimitedWindows, WhenFull, Windows as EventWindows,
+    Buffer, CogroupedStream, Consumed, GlobalTable, Grouped, JoinWindows, KGroupedStream,
+    KGroupedTable, KStream, KTable, Lineage, Partitioned, Produced, Rekeyed, SessionWindows,
+    SlidingWindows, TimeWindows, UnlimitedWindows, WhenFull, Windows as EventWindows,
 };
 use processor_core::error::Result as Processed;
 use processor_core::processor::{
@@ -62,6 +62,8 @@ enum Made {
     Group(Rc<KGroupedStream<Key, Number>>),
     TableGroup(Rc<KGroupedTable<Key, i64>>),
     Windows(Rc<KGroupedStream<Key, Number>>, Windows, Emit),
+    Cogroup(Rc<CogroupedStream<Key, i64>>),
+    CogroupWindows(Rc<CogroupedStream<Key, i64>>, Windows, Emit),
 }
 
 #[derive(Clone)]
@@ -122,7 +124,8 @@ impl Made {
             Self::GlobalTable(_) => Kind::GlobalTable,
             Self::Group(_) => Kind::Group,
             Self::TableGroup(_) => Kind::TableGroup,
-            Self::Windows(..) => Kind::Windows,
+            Self::Windows(..) | Self::CogroupWindows(..) => Kind::Windows,
+            Self::Cogroup(_) => Kind::Cogroup,
         }
     }
 }
@@ -212,7 +215,21 @@ impl Interpreter {
             }
             [Made::Table(table)] => of_table(op, table)?.into(),
             [Made::WindowedTable(table)] => of_table(op, table)?.into(),
-            [Made::Group(group)] if op.op == "window" => window(op, group),
+            [Made::Group(group)] if op.op == "window" => {
+                let (windows, emit) = window(op);
+                Made::Windows(Rc::clone(group), windows, emit)
+            }
+            [Made::Cogroup(groups)] if op.op == "window" => {
+                let (windows, emit) = window(op);
+                Made::CogroupWindows(Rc::clone(groups), windows, emit)
+            }
+            [Made::Group(first), rest @ ..] if op.op == "cogroup" => cogrouped(first, rest)?,
+            [Made::Cogroup(groups)] => {
+                Table::kept(groups.aggregate(&store(op), int64(), || 0)).into()
+            }
+            [Made::CogroupWindows(groups, windows, emit)] => {
+                windowed_cogroup(op, groups, *windows, *emit).into()
+            }
             [Made::Group(group)] => aggregated(op, group)?.into(),
             [Made::Windows(group, windows, emit)] => {
                 windowed_aggregated(op, group, *windows, *emit)?.into()
@@ -393,7 +410,7 @@ fn to_stream<K: TableKey>(op: &Op, table: &Table<K>) -> Made {
         .into()
 }
 
-fn window(op: &Op, group: &Rc<KGroupedStream<Key, Number>>) -> Made {
+fn window(op: &Op) -> (Windows, Emit) {
     let grace = ms(op, "grace");
     let windows = match op.text("kind") {
         "session" => Windows::Session(SessionWindows::gap(ms(op, "gap")).grace(grace)),
@@ -409,7 +426,48 @@ fn window(op: &Op, group: &Rc<KGroupedStream<Key, Number>>) -> Made {
         "close" => Emit::Finals,
         _ => Emit::Updates,
     };
-    Made::Windows(Rc::clone(group), windows, emit)
+    (windows, emit)
+}
+
+/// The groups as one; the values of each weigh as much as its number, from 1.
+fn cogrouped(first: &KGroupedStream<Key, Number>, others: &[Made]) -> Result<Made, Refusal> {
+    let add = |weight: i64| {
+        move |_: &Key, value: Number, sum| fold(sum, Some(nz(value).wrapping_mul(weight)))
+    };
+    let mut groups = first.cogroup(add(1));
+    for (weight, other) in (2..).zip(others) {
+        let Made::Group(group) = other else {
+            return Err(Refusal::Invalid("only groups can be cogrouped".to_owned()));
+        };
+        groups = groups.cogroup(group, add(weight));
+    }
+    Ok(Made::Cogroup(Rc::new(groups)))
+}
+
+fn windowed_cogroup(
+    op: &Op,
+    groups: &CogroupedStream<Key, i64>,
+    windows: Windows,
+    emit: Emit,
+) -> Table<Windowed<Key>> {
+    let store = store(op);
+    Table::kept(match windows {
+        Windows::Time(windows) => {
+            let windowed = match emit {
+                Emit::Updates => groups.windowed_by(windows),
+                Emit::Finals => groups.windowed_by(windows).emit_final(),
+            };
+            windowed.aggregate(&store, int64(), || 0).table()
+        }
+        Windows::Session(windows) => {
+            let windowed = match emit {
+                Emit::Updates => groups.windowed_by_session(windows),
+                Emit::Finals => groups.windowed_by_session(windows).emit_final(),
+            };
+            let merge = |_: &Key, a, b| fold(a, Some(b));
+            windowed.aggregate(&store, int64(), || 0, merge).table()
+        }
+    })
 }
 
 fn regrouped<K: TableKey>(op: &Op, table: &Table<K>) -> Made {

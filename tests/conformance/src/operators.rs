@@ -11,6 +11,7 @@ pub(crate) enum Kind {
     GlobalTable,
     Group,
     TableGroup,
+    Cogroup,
     Windows,
 }
 
@@ -25,10 +26,6 @@ const MISSING: &[Missing] = &[
     Missing {
         what: "versioned tables",
         is: |op, _| op.op == "table" && op.has("versioned"),
-    },
-    Missing {
-        what: "cogroup",
-        is: |op, _| op.op == "cogroup",
     },
     Missing {
         what: "stream-table joins with grace",
