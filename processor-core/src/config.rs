@@ -55,7 +55,8 @@ pub struct StreamsConfig {
     /// How long changelogs of windows and joins keep records beyond what the store needs; `None` keeps them for ever.
     /// Kafka deletes by event time, so input from long ago needs `None`.
     pub windowed_changelog_additional_retention: Option<Duration>,
-    /// What sources do with records that cannot be decoded or have no valid timestamp. Rows of a global table that cannot
+    /// What sources do with records that cannot be decoded or have no valid timestamp, or one that is too far ahead of its
+    /// feed ([`future_bound`](crate::dsl::Consumed::future_bound)). Rows of a global table that cannot
     /// be decoded are skipped where this is `DeadLetter`: every thread reads them, and in no transaction.
     pub on_bad_record: OnBadRecord,
     /// What becomes of a record in whose processing a user's function fails, or a serde: one of a result as well as one of

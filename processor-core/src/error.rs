@@ -48,7 +48,7 @@ pub enum FaultKind {
         /// The fault.
         source: Fault,
     },
-    /// A record that could not be decoded, or has no valid timestamp. It was not processed at all.
+    /// A record that could not be decoded, or has no valid timestamp, or none that is plausible. It was not processed at all.
     #[error("processing {record}: {source}")]
     Undecodable {
         /// Where the record was read.

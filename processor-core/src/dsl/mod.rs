@@ -42,6 +42,7 @@ mod windowed;
 mod windowing;
 mod windows;
 
+pub use crate::task::FutureBound;
 pub use attribution::{
     Attributed, Attribution, AttributionRules, AttributionStatus, AttributionWithoutGrace,
     Conversion, Credit, Model, Revisions, Touch, TouchWindow,

@@ -7,7 +7,7 @@ use crate::clock::millis;
 use crate::log::{OffsetReset, Timestamp};
 use crate::record::{Data, Record};
 use crate::serde::{Serde, SharedSerde};
-use crate::task::{IdleRule, Meanwhile};
+use crate::task::{FutureBound, IdleRule, Meanwhile};
 
 use super::TimestampExtractor;
 
@@ -23,6 +23,7 @@ pub struct Consumed<K, V> {
 pub(crate) struct InputTime<K, V> {
     pub extractor: TimestampExtractor<K, V>,
     pub idle: Option<IdleRule>,
+    pub future_bound: Option<FutureBound>,
 }
 
 impl<K, V> Clone for InputTime<K, V> {
@@ -30,6 +31,7 @@ impl<K, V> Clone for InputTime<K, V> {
         Self {
             extractor: self.extractor.clone(),
             idle: self.idle,
+            future_bound: self.future_bound,
         }
     }
 }
@@ -48,6 +50,7 @@ impl<K, V> Consumed<K, V> {
             time: InputTime {
                 extractor: TimestampExtractor::fail_on_invalid(),
                 idle: None,
+                future_bound: None,
             },
         }
     }
@@ -180,6 +183,66 @@ impl<K, V> Consumed<K, V> {
         self.idle(bound, Meanwhile::GoesOn)
     }
 
+    /// Keeps records whose timestamps are far ahead of their feed from moving time: one record of 2026 in a feed of 2019
+    /// would close its windows and make everything behind it late.
+    ///
+    /// **The rule.** A record that is at most `ahead` above the *partition time*, the largest timestamp taken from its
+    /// partition before, is taken at once; as old as it likes. One that is further ahead is held, and with it what lies
+    /// behind it, until the next records of the partition decide: a record that is not more than `ahead` below it speaks for
+    /// it, any other against it. With `confirmed_by` votes for it, the feed has really jumped (it was paused for a month,
+    /// say) and the record is taken. With as many against it, it is a *stray*: it goes to
+    /// [`on_bad_record`](crate::StreamsConfig::on_bad_record), with the reason `future timestamp`, and moves no time. So at
+    /// most `2 * confirmed_by − 1` records are looked at; those without a valid timestamp have no vote, and if that leaves
+    /// it undecided, more votes for it than against it are needed.
+    ///
+    /// The first record of a partition is ahead of nothing that is known, so it always waits for the same votes; where they
+    /// are equal it is taken. At the [end of a bounded run](crate::Streams::run_to_end) the votes that are there decide: a
+    /// last record that is too far ahead, and that nothing speaks for, is a stray.
+    ///
+    /// **What it costs.** A record that is held waits for up to `2 * confirmed_by − 1` further records of its partition, for as
+    /// long as the feed takes to bring them, and so does everything behind it. Other partitions go on, and what lies before
+    /// it is committed. A record that is near costs a comparison. More votes make strays in a row less likely to pass for a
+    /// jump. `ahead` should be above the pauses that a feed usually has, so that these cost no wait.
+    ///
+    /// **What it depends on.** Only on the records of the partition, in the order of their offsets, and on the partition
+    /// time, which is committed with the offsets: so replays, restarts and crashes decide the same. The one exception is
+    /// the moment at which a bounded run ends. With [`advance_when_idle`](Self::advance_when_idle) the partition time is
+    /// what the clock has made of it.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use processor_core::dsl::{Consumed, FutureBound, StreamsBuilder};
+    /// # use processor_core::serde::{int64, utf8};
+    /// # use processor_core::testing::TopologyTestDriver;
+    /// # use processor_core::{OnBadRecord, StreamsConfig};
+    /// # let builder = StreamsBuilder::new("bounded");
+    /// let bound = FutureBound { ahead: Duration::from_millis(1_000), confirmed_by: 2 };
+    /// builder.stream("in", Consumed::new(utf8(), int64()).future_bound(bound)).to("out");
+    /// # let topology = builder.build().unwrap();
+    /// let config = StreamsConfig { on_bad_record: OnBadRecord::Skip, ..StreamsConfig::new("app") };
+    /// # let mut driver = TopologyTestDriver::with(topology, config, 1).unwrap();
+    /// # let input = driver.input("in", utf8(), int64());
+    /// # let out = driver.output("out", utf8(), int64());
+    /// # let mut times = |driver: &mut TopologyTestDriver| -> Vec<i64> {
+    /// #     out.read(driver).into_iter().map(|record| record.timestamp).collect()
+    /// # };
+    /// // The first three records agree; the next one is held, and refuted by the two behind it.
+    /// for time in [10, 20, 30, 900_000, 40, 50] {
+    ///     input.pipe(&mut driver, "a".to_owned(), 1, time);
+    /// }
+    /// assert_eq!(times(&mut driver), [10, 20, 30, 40, 50]);
+    /// // Here the feed itself has jumped.
+    /// for time in [900_000, 900_010, 900_020] {
+    ///     input.pipe(&mut driver, "a".to_owned(), 1, time);
+    /// }
+    /// assert_eq!(times(&mut driver), [900_000, 900_010, 900_020]);
+    /// ```
+    #[must_use]
+    pub fn future_bound(mut self, bound: FutureBound) -> Self {
+        self.time.future_bound = Some(bound);
+        self
+    }
+
     fn idle(mut self, bound: Duration, meanwhile: Meanwhile) -> Self {
         self.time.idle = Some(IdleRule {
             after_ms: millis(bound).max(1),
@@ -199,6 +262,7 @@ impl<K: Data, V: Data> Consumed<K, V> {
             time: InputTime {
                 extractor: self.time.extractor.of_nullable(),
                 idle: self.time.idle,
+                future_bound: self.time.future_bound,
             },
         }
     }

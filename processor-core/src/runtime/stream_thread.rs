@@ -271,6 +271,13 @@ impl StreamThread {
         Ok(!self.needs_commit())
     }
 
+    /// A bounded run has read everything: records that are held until more come are decided about by those that are there.
+    /// Whether there are any.
+    pub(crate) fn decide_held(&mut self) -> bool {
+        let tasks = self.tasks.values_mut().map(StreamTask::decide_held);
+        tasks.filter(|held| *held).count() > 0
+    }
+
     /// Tells the tasks of the sub-topologies of `rank` that a bounded run has read everything, each once: `goals` has
     /// how often each will have been told then, and the count is committed with what a task says at the end. So after a
     /// rewind those are told again whose answer is lost, and no others.

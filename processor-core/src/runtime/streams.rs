@@ -300,7 +300,12 @@ impl Streams {
         let ranks = thread_ranks(&self.shared.topology);
         let (records, taken) = self.on_inline(|thread| {
             let before = thread.taken();
-            if drain(thread, progress)? {
+            let mut drained = drain(thread, progress)?;
+            // Again after a rewind, which forgets it.
+            while drained && thread.decide_held() {
+                drained = drain(thread, progress)?;
+            }
+            if drained {
                 for rank in ranks {
                     if !finish(thread, rank, progress)? {
                         break;

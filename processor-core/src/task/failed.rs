@@ -121,6 +121,11 @@ impl Handlers {
         Verdict::of(&self.decoding, "bad record", fault)
     }
 
+    /// What becomes of a record whose timestamp is too far ahead; `None` when that stops the thread.
+    pub(crate) fn of_stray(&self, fault: &Fault) -> Option<Verdict> {
+        Verdict::of(&self.decoding, "future timestamp", fault)
+    }
+
     /// What becomes of the record in whose processing `fault` arose; `None` when that stops the thread, or when it says
     /// nothing about a record.
     pub(crate) fn of_failed(&self, fault: &Fault) -> Option<(RecordMetadata, Verdict)> {

@@ -4,6 +4,7 @@
 //! to [`seal`](StreamTask::seal), [`settle`](StreamTask::settle) and [`apply`](StreamTask::apply).
 
 mod failed;
+mod future_bound;
 mod idle;
 mod queue;
 mod restore;
@@ -13,6 +14,8 @@ mod upstream_times;
 
 pub(crate) use failed::{DeadLetterTopic, FailedRecords, Handlers};
 pub use failed::{OnBadRecord, Retries};
+pub use future_bound::FutureBound;
+pub(crate) use future_bound::Judgement;
 pub(crate) use idle::{IdleRule, Idleness, Meanwhile};
 pub(crate) use queue::{Head, SourceQueue, TopicQueue};
 pub(crate) use restore::Restorer;

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::clock::Deadline;
+use crate::clock::{Deadline, millis};
 use crate::dsl::{Extracted, InputTime};
 use crate::error::{Fault, Result};
 use crate::log::{ConsumerRecord, Offset, Timestamp, TopicPartition};
@@ -19,7 +19,7 @@ use crate::serde::{SerdeError, SharedSerde, deserialize_nullable};
 use crate::topology::Topic;
 
 use super::failed::Verdict;
-use super::{Handlers, Idleness, TimeHeader, UpstreamTimes, is_not_ready};
+use super::{Handlers, Idleness, Judgement, TimeHeader, UpstreamTimes, is_not_ready};
 
 /// A task's input from one topic.
 pub(crate) trait SourceQueue {
@@ -31,6 +31,10 @@ pub(crate) trait SourceQueue {
     fn buffered(&self) -> usize;
     /// The next record. Dead letters of those that are passed over on the way go to `out`.
     fn head(&mut self, wall_ms: i64, out: &mut Collector) -> Result<Head>;
+    /// How many of those are held until more come, which decide about the first one.
+    fn held(&self) -> usize;
+    /// There will be no more: what is held is to be decided by what is there. Whether there is such.
+    fn decide_held(&mut self) -> bool;
     /// Whether the next record was found to wait for its serde.
     fn waits(&self) -> bool;
     /// Takes the next record through the nodes below.
@@ -48,7 +52,7 @@ pub(crate) trait SourceQueue {
 /// What is next in a queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Head {
-    /// Nothing is buffered.
+    /// Nothing is buffered, or nothing that may be taken before more has come.
     Empty,
     /// A record of this time.
     At(Timestamp),
@@ -62,6 +66,23 @@ pub(crate) enum Head {
     PassedOver,
 }
 
+/// Whether the first record is held until the records behind it decide about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Hold {
+    Nothing,
+    /// Until so many records wait, the first one included.
+    Until(usize),
+    /// There will be no more, so those that are there decide.
+    Decide,
+}
+
+/// A record whose bytes are sound.
+enum Decoded<K, V> {
+    Record(Record<K, V>),
+    /// Its timestamp says that it is to be skipped.
+    Skipped(Timestamp),
+}
+
 /// The typed queue of a source.
 pub(crate) struct TopicQueue<K, V> {
     topic: Arc<str>,
@@ -72,6 +93,7 @@ pub(crate) struct TopicQueue<K, V> {
     /// The largest event time taken, where anything asks for it.
     partition_time: Option<Rc<Cell<Timestamp>>>,
     idleness: Option<Idleness>,
+    hold: Hold,
     handlers: Handlers,
     /// Records that failed in processing before their input was read again.
     failed: BTreeMap<Offset, Verdict>,
@@ -85,7 +107,7 @@ pub(crate) struct TopicQueue<K, V> {
     children: Fanout<K, V>,
 }
 
-impl<K, V> TopicQueue<K, V> {
+impl<K: Clone, V: Clone> TopicQueue<K, V> {
     pub(crate) fn new(
         topic: &Topic,
         key: SharedSerde<K>,
@@ -99,7 +121,9 @@ impl<K, V> TopicQueue<K, V> {
             .partitions
             .upstream_tasks(&name)
             .map(|tasks| UpstreamTimes::new(&name, tasks, instantiation));
-        let wanted = time.extractor.wants_partition_time() || time.idle.is_some();
+        let wanted = time.extractor.wants_partition_time()
+            || time.idle.is_some()
+            || time.future_bound.is_some();
         let partition_time = wanted.then(|| instantiation.times.cell(&format!("input/{name}")));
         let idleness = time.idle.zip(partition_time.clone()).map(|(rule, time)| {
             let idle = instantiation.times.cell(&format!("input/{name}~"));
@@ -118,6 +142,7 @@ impl<K, V> TopicQueue<K, V> {
             time,
             partition_time,
             idleness,
+            hold: Hold::Nothing,
             handlers: instantiation.handlers.clone(),
             failed,
             max_decode_wait: instantiation.max_decode_wait,
@@ -130,8 +155,8 @@ impl<K, V> TopicQueue<K, V> {
         }
     }
 
-    /// The record; `None` where its timestamp says that it is to be skipped.
-    fn decode(&self, raw: &mut ConsumerRecord, wall_ms: i64) -> Result<Option<Record<K, V>>> {
+    /// The record, which takes the headers out of `raw`.
+    fn decode(&self, raw: &mut ConsumerRecord, wall_ms: i64) -> Result<Decoded<K, V>> {
         let fault =
             |part: &str, error| Fault::serde(format_args!("the {part} cannot be decoded"), error);
         let key = deserialize_nullable(&*self.key, raw.key.as_deref())
@@ -152,13 +177,9 @@ impl<K, V> TopicQueue<K, V> {
         {
             Extracted::At(time) => {
                 record.timestamp = time;
-                Ok(Some(record))
+                Ok(Decoded::Record(record))
             }
-            Extracted::Skipped(time) => {
-                metrics::counter!("dropped-records", "reason" => "invalid timestamp").increment(1);
-                tracing::warn!(record = %self.place(raw.offset), time, "a record with an invalid timestamp is skipped");
-                Ok(None)
-            }
+            Extracted::Skipped(time) => Ok(Decoded::Skipped(time)),
             Extracted::Invalid(time) => {
                 raw.headers = record.headers;
                 Err(Fault::user(
@@ -187,6 +208,12 @@ impl<K, V> TopicQueue<K, V> {
     /// Decodes the next record, past time markers and records that are passed over. Stops at one that has to wait, and
     /// behind one that failed in processing.
     fn fill_head(&mut self, wall_ms: i64, out: &mut Collector) -> Result<Head> {
+        if self.held() > 0 {
+            return Ok(Head::Empty);
+        }
+        if matches!(self.hold, Hold::Until(_)) {
+            self.hold = Hold::Nothing;
+        }
         while let Some(mut raw) = self.raw.pop_front() {
             if let Some(upstream) = &mut self.upstream
                 && let Some(header) = TimeHeader::take(&mut raw.headers)
@@ -216,14 +243,37 @@ impl<K, V> TopicQueue<K, V> {
                 let what = format!("it was waited for over {waited} s in vain");
                 decoded = Err(Fault::serde(what, SerdeError::new(fault)));
             }
-            self.patience = None;
+            let judgement = match &decoded {
+                Ok(Decoded::Record(record)) => self.judge(record.timestamp, wall_ms),
+                _ => Judgement::Taken,
+            };
+            if judgement != Judgement::Open {
+                self.patience = None;
+            }
             match decoded {
-                Ok(Some(record)) => {
+                Ok(Decoded::Record(record)) if judgement == Judgement::Taken => {
                     let time = record.timestamp;
                     self.head = Some((record, raw.offset));
                     return Ok(Head::At(time));
                 }
-                Ok(None) => self.next_offset = Some(raw.offset + 1),
+                Ok(Decoded::Record(record)) => {
+                    raw.headers = record.headers;
+                    if judgement == Judgement::Open {
+                        self.raw.push_front(raw);
+                        return Ok(self.hold_first());
+                    }
+                    let fault = self.stray(record.timestamp);
+                    match self.handlers.of_stray(&fault) {
+                        Some(verdict) => self.pass_over(&raw, &verdict, out)?,
+                        None => return Err(fault.undecodable(self.place(raw.offset))),
+                    }
+                }
+                Ok(Decoded::Skipped(time)) => {
+                    metrics::counter!("dropped-records", "reason" => "invalid timestamp")
+                        .increment(1);
+                    tracing::warn!(record = %self.place(raw.offset), time, "a record with an invalid timestamp is skipped");
+                    self.next_offset = Some(raw.offset + 1);
+                }
                 Err(fault) => match self.handlers.of_undecodable(&fault) {
                     Some(verdict) => self.pass_over(&raw, &verdict, out)?,
                     None => return Err(fault.undecodable(self.place(raw.offset))),
@@ -231,6 +281,49 @@ impl<K, V> TopicQueue<K, V> {
             }
         }
         Ok(Head::Empty)
+    }
+
+    /// Whether a record at `time`, behind which everything else waits, is plausible.
+    fn judge(&mut self, time: Timestamp, wall_ms: i64) -> Judgement {
+        let before = self.partition_time();
+        let Some(bound) = self.time.future_bound else {
+            return Judgement::Taken;
+        };
+        if bound.is_near(before, time) {
+            return Judgement::Taken;
+        }
+        let mut next = Vec::new();
+        for i in 0..bound.look_ahead().min(self.raw.len()) {
+            next.push(match self.decode(&mut self.raw[i].clone(), wall_ms) {
+                Ok(Decoded::Record(record)) => Some(record.timestamp),
+                // It may have a vote yet.
+                Err(fault) if is_not_ready(&fault) && self.may_wait() => break,
+                Ok(Decoded::Skipped(_)) | Err(_) => None,
+            });
+        }
+        let are_all = self.hold == Hold::Decide && next.len() == self.raw.len();
+        bound.judge(before, time, &next, are_all)
+    }
+
+    /// The first record has to wait for those behind it.
+    fn hold_first(&mut self) -> Head {
+        if self.patience.is_some() {
+            return Head::Waits;
+        }
+        self.hold = Hold::Until(self.raw.len() + 1);
+        Head::Empty
+    }
+
+    fn stray(&self, time: Timestamp) -> Fault {
+        let (before, bound) = (self.partition_time(), self.time.future_bound);
+        let ahead = bound.map_or(0, |bound| millis(bound.ahead));
+        Fault::user(
+            "future bound",
+            format!(
+                "the timestamp {time} is more than {ahead} ms ahead of its feed, which was at {before}, and the records \
+                 behind it do not confirm it"
+            ),
+        )
     }
 
     fn pass_over(
@@ -260,6 +353,9 @@ impl<K: Clone, V: Clone> SourceQueue for TopicQueue<K, V> {
 
     fn push(&mut self, records: Vec<ConsumerRecord>) {
         self.raw.extend(records);
+        if self.hold == Hold::Decide {
+            self.hold = Hold::Nothing;
+        }
     }
 
     fn buffered(&self) -> usize {
@@ -271,6 +367,21 @@ impl<K: Clone, V: Clone> SourceQueue for TopicQueue<K, V> {
             Some((record, _)) => Ok(Head::At(record.timestamp)),
             None => self.fill_head(wall_ms, out),
         }
+    }
+
+    fn held(&self) -> usize {
+        match self.hold {
+            Hold::Until(enough) if self.raw.len() < enough => self.raw.len(),
+            _ => 0,
+        }
+    }
+
+    fn decide_held(&mut self) -> bool {
+        let is_held = self.held() > 0;
+        if is_held {
+            self.hold = Hold::Decide;
+        }
+        is_held
     }
 
     fn waits(&self) -> bool {
@@ -308,7 +419,7 @@ impl<K: Clone, V: Clone> SourceQueue for TopicQueue<K, V> {
     }
 
     fn look_for_idleness(&mut self, wall_ms: i64, is_at_end: &mut dyn FnMut(&Arc<str>) -> bool) {
-        let drained = self.buffered() == 0;
+        let drained = self.buffered() == self.held();
         if let Some(idleness) = &mut self.idleness {
             let topic = &self.topic;
             idleness.look(wall_ms, self.next_offset, drained, &mut || is_at_end(topic));

@@ -97,7 +97,7 @@ impl StreamTask {
         self.id
     }
 
-    /// Adds records of `topic`, and says how many wait in that queue now.
+    /// Adds records of `topic`, and says how many wait in that queue now, but for those held until more come.
     pub(crate) fn push(&mut self, topic: &str, records: Vec<ConsumerRecord>) -> usize {
         let queue = self
             .queues
@@ -105,19 +105,26 @@ impl StreamTask {
             .find(|queue| **queue.topic() == *topic);
         queue.map_or(0, |queue| {
             queue.push(records);
-            queue.buffered()
+            queue.buffered() - queue.held()
         })
     }
 
-    /// Records waiting in all queues.
+    /// Records waiting in all queues, but for those held until more come.
     pub(crate) fn buffered(&self) -> usize {
-        self.queues.iter().map(|queue| queue.buffered()).sum()
+        let waiting = |queue: &dyn SourceQueue| queue.buffered() - queue.held();
+        self.queues.iter().map(|queue| waiting(&**queue)).sum()
     }
 
-    /// Records waiting in the queue of `topic`.
+    /// Records waiting in the queue of `topic`, but for those held until more come.
     pub(crate) fn buffered_of(&self, topic: &str) -> usize {
         let queue = self.queues.iter().find(|queue| **queue.topic() == *topic);
-        queue.map_or(0, |queue| queue.buffered())
+        queue.map_or(0, |queue| queue.buffered() - queue.held())
+    }
+
+    /// There will be no more input: what is held is to be decided by what is there. Whether there is such.
+    pub(crate) fn decide_held(&mut self) -> bool {
+        let queues = self.queues.iter_mut().map(|queue| queue.decide_held());
+        queues.filter(|held| *held).count() > 0
     }
 
     /// Whether a record was found that has to wait for its serde, and the task with it.

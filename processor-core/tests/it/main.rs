@@ -4,6 +4,7 @@ mod attribution;
 mod cogroup;
 mod dead_letter;
 mod foreign_key_join;
+mod future_bound;
 mod grouped;
 mod grouped_table;
 mod idle;
