@@ -244,7 +244,9 @@ impl<K: Data, C: Data, T: Data> Attribution<K, C, T> {
         let touches = stream.partitioned(&operator);
         let number = {
             let mut plan = self.plan.borrow_mut();
-            let retention_ms = window.before_ms.saturating_add(blueprint.rules.grace_ms);
+            let retention_ms = window
+                .before_ms
+                .saturating_add(blueprint.rules.lateness.grace_ms);
             let store = plan.add_store(
                 &format!("{operator}-touches"),
                 StoreKind::Join { retention_ms },
@@ -348,7 +350,7 @@ impl<K: Data, C: Data, T: Data> Blueprint<K, C, T> {
         let mut touches = self.touches.lock().unwrap_or_else(PoisonError::into_inner);
         if touches.open_by_key.is_none() {
             // Open conversions stay for the grace, or for as long as a touch stream lags.
-            let retention_ms = self.rules.grace_ms;
+            let retention_ms = self.rules.lateness.grace_ms;
             let name = format!("{}-open-by-key", self.name);
             let store = plan.add_store(&name, StoreKind::Join { retention_ms });
             plan.nodes[self.node.0].stores.push(store);

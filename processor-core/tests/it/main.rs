@@ -8,6 +8,7 @@ mod future_bound;
 mod grouped;
 mod grouped_table;
 mod idle;
+mod join_all;
 mod kept_plan;
 mod plan;
 mod plan_diff;

@@ -81,8 +81,8 @@ impl<K: Data, C: Data, T: Data> Process<K, C> for ConversionInput<K, C, T> {
             return dropped("null value");
         }
         let moved = node.time.observe(record.timestamp, context);
-        let now = node.rules.time(node.time.now(), node.furthest());
-        if record.timestamp < node.rules.in_time_from(now) {
+        let now = node.rules.lateness.time(node.time.now(), node.furthest());
+        if record.timestamp < node.rules.lateness.in_time_from(now) {
             let widest = node.streams.iter().map(|s| s.window.before_ms).max();
             let from = record.timestamp.saturating_sub(widest.unwrap_or(0));
             let window = (from, record.timestamp);
@@ -114,8 +114,8 @@ impl<K: Data, C: Data, T: Data, V: Data> Process<K, V> for TouchInput<K, C, T, V
         }
         let stream = &node.streams[self.stream];
         let moved = stream.time.observe(record.timestamp, context);
-        let now = node.rules.time(stream.time.now(), node.furthest());
-        if record.timestamp < node.rules.in_time_from(now) {
+        let now = node.rules.lateness.time(stream.time.now(), node.furthest());
+        if record.timestamp < node.rules.lateness.in_time_from(now) {
             let window = stream.window.conversions_of(record.timestamp);
             return self
                 .late
@@ -258,8 +258,12 @@ impl<K: Data, C: Data, T: Data> AttributionNode<K, C, T> {
 
     /// What no open conversion and none that is still to come in time can need.
     pub(super) fn expire(&mut self) {
-        let now = self.rules.time(self.time.now(), self.furthest());
-        let needed_from = self.rules.in_time_from(now).min(self.open.earliest());
+        let now = self.rules.lateness.time(self.time.now(), self.furthest());
+        let needed_from = self
+            .rules
+            .lateness
+            .in_time_from(now)
+            .min(self.open.earliest());
         for stream in &self.streams {
             let (from, _) = stream.window.touches_of(needed_from);
             stream.store.borrow_mut().expire_before(from);
@@ -436,8 +440,8 @@ fn open_from(
     furthest: Timestamp,
 ) -> impl Iterator<Item = (u8, Timestamp)> {
     streams.iter().map(move |stream| {
-        let time = rules.time(stream.time.now(), furthest);
-        (stream.window.precedence, rules.in_time_from(time))
+        let time = rules.lateness.time(stream.time.now(), furthest);
+        (stream.window.precedence, rules.lateness.in_time_from(time))
     })
 }
 

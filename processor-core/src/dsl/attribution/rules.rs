@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::clock::millis;
+use crate::dsl::lateness::Lateness;
 use crate::log::Timestamp;
 
 use super::Model;
@@ -14,8 +15,7 @@ const MAX_PATH: usize = 50;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AttributionRules {
     pub(super) model: Model,
-    pub(super) grace_ms: i64,
-    pub(super) idle_after_ms: Option<i64>,
+    pub(super) lateness: Lateness,
     pub(super) campaigns: Campaigns,
     pub(super) max_path: usize,
     pub(super) revisions: Revisions,
@@ -91,23 +91,14 @@ impl AttributionRules {
     /// quiet is waited for.
     #[must_use]
     pub fn idle_after(self, behind: Duration) -> Self {
+        let idle_after_ms = Some(millis(behind));
         Self {
-            idle_after_ms: Some(millis(behind)),
+            lateness: Lateness {
+                idle_after_ms,
+                ..self.lateness
+            },
             ..self
         }
-    }
-
-    /// The time that counts for an input that has come to `own`, when the furthest one has come to `furthest`.
-    pub(super) fn time(self, own: Timestamp, furthest: Timestamp) -> Timestamp {
-        match self.idle_after_ms {
-            Some(idle_ms) => own.max(furthest.saturating_sub(idle_ms)),
-            None => own,
-        }
-    }
-
-    /// The least timestamp that is in time on an input at `time`.
-    pub(super) fn in_time_from(self, time: Timestamp) -> Timestamp {
-        time.saturating_sub(self.grace_ms)
     }
 
     /// What is wrong with them.
@@ -127,8 +118,7 @@ impl AttributionWithoutGrace {
     pub fn grace(self, grace: Duration) -> AttributionRules {
         AttributionRules {
             model: self.model,
-            grace_ms: millis(grace),
-            idle_after_ms: None,
+            lateness: Lateness::with_grace(millis(grace)),
             campaigns: Campaigns::Same,
             max_path: MAX_PATH,
             revisions: Revisions::Every,
@@ -222,16 +212,6 @@ mod tests {
         assert_eq!(final_before(1, [clicks, views]), 40);
         assert_eq!(final_before(0, [clicks, views]), 40);
         assert_eq!(final_before(0, []), Timestamp::MAX, "without touch streams");
-    }
-
-    #[test]
-    fn an_idle_input_counts_as_so_far_behind_the_furthest_and_no_further() {
-        let rules = AttributionRules::of(Model::Last).grace(ms(5));
-        assert_eq!(rules.time(10, 1_000), 10);
-        let rules = rules.idle_after(ms(100));
-        assert_eq!(rules.time(10, 1_000), 900);
-        assert_eq!(rules.time(901, 1_000), 901);
-        assert_eq!(rules.in_time_from(900), 895);
     }
 
     #[test]

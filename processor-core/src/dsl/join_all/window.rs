@@ -1,0 +1,61 @@
+//! How far apart the records of a join of many streams may be.
+
+use std::time::Duration;
+
+use crate::clock::millis;
+use crate::dsl::lateness::Lateness;
+
+/// How far apart records may be to be joined, and how late: see [`JoinAllWindow::of`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct JoinAllWindow {
+    pub(super) window_ms: i64,
+    pub(super) lateness: Lateness,
+}
+
+/// A window that still needs its grace, which has no default: how late may a record be?
+#[derive(Debug, Clone, Copy)]
+pub struct JoinAllWithoutGrace {
+    window_ms: i64,
+}
+
+impl JoinAllWindow {
+    /// Records that are all within `window` of each other, both ends included.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use processor_core::dsl::JoinAllWindow;
+    /// let window = JoinAllWindow::of(Duration::from_secs(30 * 60)).grace(Duration::from_secs(5 * 60));
+    /// ```
+    #[must_use]
+    pub fn of(window: Duration) -> JoinAllWithoutGrace {
+        JoinAllWithoutGrace {
+            window_ms: millis(window),
+        }
+    }
+
+    /// An input whose time lies more than `behind` below that of the furthest one counts as that far behind it, and holds
+    /// nothing back any longer. What it brings then is in time or late by that. Without this rule an input that has gone
+    /// quiet is waited for.
+    #[must_use]
+    pub fn idle_after(self, behind: Duration) -> Self {
+        let idle_after_ms = Some(millis(behind));
+        Self {
+            lateness: Lateness {
+                idle_after_ms,
+                ..self.lateness
+            },
+            ..self
+        }
+    }
+}
+
+impl JoinAllWithoutGrace {
+    /// How far below the largest timestamp before it, in its own input, a record may be.
+    #[must_use]
+    pub fn grace(self, grace: Duration) -> JoinAllWindow {
+        JoinAllWindow {
+            window_ms: self.window_ms,
+            lateness: Lateness::with_grace(millis(grace)),
+        }
+    }
+}
