@@ -15,7 +15,8 @@
 //! **Time** is that of each input: the largest timestamp it has brought, behind a repartition topic the slowest upstream
 //! task's. A record that lies more than the grace below the time of its own input is late, goes to a late branch, and
 //! changes nothing. So the faster of two feeds does not make the slower one late; the slower one holds the other's results
-//! back, for ever if it has ended, unless [`AttributionRules::idle_after`] says for how long.
+//! back, for ever if it has ended, unless its source lets it be [idle](super::Consumed::idle_after) or
+//! [`AttributionRules::max_lag`] says how far it may lag.
 //!
 //! **What is kept.** For each key and campaign a list of its touches by time, in one store a stream, as long as an open
 //! conversion, or one that is still to come in time, may need them: window and grace below the time of the conversions,
@@ -39,14 +40,15 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::Result;
-use crate::processor::{Instantiation, OperatorTime, Wake};
+use crate::processor::{Instantiation, Wake};
 use crate::record::Data;
 use crate::serde::{Serde, SharedSerde, utf8};
 use crate::topology::{NodeId, NodeKind, Plan, StoreId, StoreKind};
 
 pub use self::model::Model;
 use self::node::{
-    AsTouch, AttributionNode, ConversionInput, Describe, TouchInput, TouchStream, follows_touches,
+    AsTouch, AttributionNode, CONVERSIONS, ConversionInput, Describe, TouchInput, TouchStream,
+    follows_touches, touches_of,
 };
 use self::open::OpenConversions;
 pub use self::result::{Attributed, AttributionStatus, Credit};
@@ -55,6 +57,7 @@ pub use self::rules::{AttributionRules, AttributionWithoutGrace, Revisions, Touc
 pub use self::touch::{Conversion, Touch};
 use super::KStream;
 use super::late::{Late, LateBranch};
+use super::lateness::{InputTimes, wake_by_input};
 use super::lineage::{Lineage, Partitioned, Rekeyed};
 use super::outlet::Outlet;
 
@@ -198,9 +201,9 @@ impl<K: Data, C: Data, L: Lineage> KStream<K, C, L> {
         }
         let stream = Arc::clone(&blueprint);
         conversions.outlet.attach(move |instantiation| {
-            Ok(Box::new(ConversionInput(
-                stream.instantiate(instantiation)?,
-            )))
+            let node = stream.instantiate(instantiation)?;
+            wake_by_input(instantiation, &node, CONVERSIONS);
+            Ok(Box::new(ConversionInput(node)))
         });
         let plan = &self.plan;
         let results = KStream::new(
@@ -265,8 +268,10 @@ impl<K: Data, C: Data, T: Data> Attribution<K, C, T> {
         let (shared, below) = (Arc::clone(blueprint), Arc::clone(&late));
         let (as_touch, value): (AsTouch<K, V, T>, _) = (Arc::new(touch), touches.value.clone());
         touches.outlet.attach(move |instantiation| {
+            let node = shared.instantiate(instantiation)?;
+            wake_by_input(instantiation, &node, touches_of(number));
             Ok(Box::new(TouchInput {
-                node: shared.instantiate(instantiation)?,
+                node,
                 stream: number,
                 as_touch: Arc::clone(&as_touch),
                 value: value.clone(),
@@ -377,11 +382,9 @@ impl<K: Data, C: Data, T: Data> Blueprint<K, C, T> {
         let touches = self.touches.lock().unwrap_or_else(PoisonError::into_inner);
         let mut streams = Vec::new();
         for (name, window, store) in &touches.streams {
-            let time = format!("{}.{name}", self.name);
             streams.push(TouchStream {
                 name: name.clone(),
                 window: *window,
-                time: OperatorTime::new(instantiation.times, &time),
                 store: instantiation.join(*store)?,
             });
         }
@@ -392,7 +395,9 @@ impl<K: Data, C: Data, T: Data> Blueprint<K, C, T> {
             by_key.transpose()?,
             streams.iter().map(|stream| stream.window.precedence),
         )?;
-        let time = format!("{}.conversions", self.name);
+        let names = touches.streams.iter().map(|(name, ..)| name.as_str());
+        let names = ["conversions"].into_iter().chain(names);
+        let lateness = self.rules.lateness;
         let mut node = AttributionNode {
             name: self.name.clone(),
             rules: self.rules,
@@ -400,7 +405,7 @@ impl<K: Data, C: Data, T: Data> Blueprint<K, C, T> {
             key,
             conversion,
             touch: Arc::clone(&self.touch),
-            time: OperatorTime::new(instantiation.times, &time),
+            times: InputTimes::restore(instantiation, &self.name, lateness, names),
             streams,
             precedences: touches.precedences(),
             open,

@@ -15,7 +15,7 @@
 //! **Time** is that of each stream: the largest timestamp it has brought, behind a repartition topic the slowest upstream
 //! task's. A record that lies more than the grace below the time of its own stream is late, goes to a late branch, and meets
 //! nobody. A stream that lags delays what an outer join emits, and loses nothing; one that has ended holds it back for ever,
-//! unless [`JoinAllWindow::idle_after`] says for how long.
+//! unless its source lets it be [idle](super::Consumed::idle_after) or [`JoinAllWindow::max_lag`] says how far it may lag.
 //!
 //! Results have the largest timestamp of their records. Those that leave at once have the headers of the record that
 //! completes them, and leave by the order of the streams, each by time. Final ones have none, and leave by the time of their
@@ -32,7 +32,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::error::Result;
-use crate::processor::{Instantiation, OperatorTime};
+use crate::processor::Instantiation;
 use crate::record::Data;
 use crate::serde::SharedSerde;
 use crate::topology::{NodeId, NodeKind, Plan, StoreId, StoreKind};
@@ -42,6 +42,7 @@ pub use self::sides::JoinSides;
 pub use self::window::{JoinAllWindow, JoinAllWithoutGrace};
 use super::KStream;
 use super::late::{Late, LateBranch};
+use super::lateness::{InputTimes, wake_by_input};
 use super::lineage::{Lineage, Partitioned};
 use super::outlet::Outlet;
 
@@ -265,8 +266,10 @@ impl<K: Data, R: Data> Building<K, R> {
             Some(value) => {
                 let below = Arc::clone(&late);
                 stream.outlet.attach(move |instantiation| {
+                    let node = blueprint.instantiate(instantiation)?;
+                    wake_by_input(instantiation, &node, number);
                     Ok(Box::new(SideInput {
-                        node: blueprint.instantiate(instantiation)?,
+                        node,
                         side: number,
                         value: Arc::clone(&value),
                         late: LateBranch::new(&name, below.instantiate(instantiation)?),
@@ -305,11 +308,10 @@ impl<K: Data, R: Data> Blueprint<K, R> {
         instantiation: &mut Instantiation<'_>,
     ) -> Result<Rc<RefCell<JoinAllNode<K, R>>>> {
         instantiation.shared(self.node, |instantiation| {
-            let mut time = |side| {
-                let name = format!("{}.{side}", self.name);
-                OperatorTime::new(instantiation.times, &name)
-            };
-            let times = (0..self.sides).map(&mut time).collect();
+            let names: Vec<String> = (0..self.sides).map(|side| side.to_string()).collect();
+            let names = names.iter().map(String::as_str);
+            let lateness = self.window.lateness;
+            let times = InputTimes::restore(instantiation, &self.name, lateness, names);
             let open = match self.open {
                 Some(store) => Some(Open::read(instantiation.key_value(store)?)?),
                 None => None,
@@ -319,6 +321,7 @@ impl<K: Data, R: Data> Blueprint<K, R> {
                 name: self.name.clone(),
                 window: self.window,
                 times,
+                sides: self.sides,
                 key: key.expect("a topology without is refused"),
                 decode: Arc::clone(&self.decode),
                 rows: instantiation.join(self.rows)?,

@@ -90,6 +90,15 @@ impl OperatorTime {
         moved
     }
 
+    /// Moves forward to `time`, whatever held it back; whether that was forward.
+    pub(crate) fn reach(&self, time: Timestamp) -> bool {
+        let moved = time > self.now.get();
+        if moved {
+            self.now.set(time);
+        }
+        moved
+    }
+
     /// The time now; −1 before the first record.
     #[inline]
     pub(crate) fn now(&self) -> Timestamp {

@@ -16,7 +16,7 @@ use processor_core::testing::TopologyTestDriver;
 use serde::{Deserialize, Serialize};
 use state::{Database, Direction, SledDatabase, SledOptions};
 
-use crate::support::driver::{text, topology};
+use crate::support::driver::{driver, text, topology};
 use crate::windowed::LateText;
 
 const GRACE_MS: i64 = 50;
@@ -463,7 +463,7 @@ fn an_input_far_behind_loses_nothing_whichever_it_is() {
 }
 
 #[test]
-fn an_input_that_has_gone_quiet_is_waited_for_unless_it_may_be_idle() {
+fn an_input_that_lags_is_waited_for_up_to_its_limit() {
     let run = |rules: AttributionRules| {
         let mut bench = Bench::new(rules.revisions(Revisions::Final));
         bench.pipe("clicks", "click", 10);
@@ -474,10 +474,34 @@ fn an_input_that_has_gone_quiet_is_waited_for_unless_it_may_be_idle() {
         (told, bench.late("late-clicks"))
     };
     assert_eq!(run(rules(Model::Last)), (vec![], vec![]));
-    // Idle, its time is 2,000 − 500.
-    let (told, late) = run(rules(Model::Last).idle_after(ms(500)));
+    // Its time is 2,000 − 500.
+    let (told, late) = run(rules(Model::Last).max_lag(ms(500)));
     assert_eq!(told, ["p F 1:"]);
     assert_eq!(late, ["100 for [1449, 2149) at 1500"]);
+}
+
+#[test]
+fn an_input_that_is_idle_goes_with_the_furthest_one_and_what_it_brings_later_may_be_late() {
+    let mut bench = Bench(driver(|builder| {
+        let attribution = attribute(&events(builder, "purchases"), rules(Model::Last));
+        let idle = Consumed::new(utf8(), json()).idle_after(Duration::from_secs(30));
+        let [(clicks, ..), (views, ..)] = STREAMS;
+        let window = TouchWindow::of(ms(700));
+        touches(&attribution, clicks, &events(builder, clicks), window);
+        touches(&attribution, views, &builder.stream(views, idle), window);
+    }));
+    bench.pipe("purchases", "p", 1_000);
+    bench.tick(&["clicks"], 2_000);
+    assert_eq!(bench.told(), ["p P 1:"]);
+    bench.0.advance_wall_clock(Duration::from_secs(30));
+    assert_eq!(bench.told(), ["p F 2:"]);
+    bench.0.restart().unwrap();
+    bench.pipe("views", "late", 1_949);
+    assert_eq!(bench.late("late-views"), ["100 for [1949, 2649) at 2000"]);
+    // It is not idle any more, so it is waited for.
+    bench.pipe("purchases", "q", 2_000);
+    bench.tick(&["clicks"], 3_000);
+    assert_eq!(bench.told(), ["q P 1:"]);
 }
 
 #[test]

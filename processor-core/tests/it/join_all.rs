@@ -282,7 +282,7 @@ fn a_stream_far_behind_loses_nothing() {
 }
 
 #[test]
-fn a_stream_that_has_ended_holds_final_results_back_unless_it_may_be_idle() {
+fn a_stream_that_has_ended_holds_final_results_back_unless_its_lag_is_limited() {
     let run = |window| {
         let mut driver = driver(describe(Kind::Outer, window));
         let events = [
@@ -297,10 +297,34 @@ fn a_stream_that_has_ended_holds_final_results_back_unless_it_may_be_idle() {
         (told, late(&mut driver, "late-clicks"))
     };
     assert_eq!(run(window()), (vec![], vec![]));
-    let (told, late) = run(window().idle_after(ms(100)));
+    let (told, late) = run(window().max_lag(ms(100)));
     assert_eq!(told, rows(&[("a", "1+-+-", 10)]));
     // Its time is 500 − 100, and 394 more than the grace below.
     assert_eq!(late, ["0 for [384, 404) at 400"]);
+}
+
+#[test]
+fn a_stream_that_is_idle_holds_nothing_back() {
+    let mut driver = driver(|builder| {
+        let idle = numbers().idle_after(Duration::from_secs(30));
+        let [bids, views] = ["bids", "views"].map(|topic| builder.stream(topic, numbers()));
+        let clicks = builder.stream("clicks", idle);
+        join(&bids, &views, &clicks, Kind::Outer, window());
+    });
+    pipe(
+        &mut driver,
+        &[
+            ("bids", "a", 10),
+            ("bids", "tick", 500),
+            ("views", "tick", 500),
+        ],
+    );
+    assert_eq!(read(&mut driver), []);
+    driver.advance_wall_clock(Duration::from_secs(30));
+    assert_eq!(read(&mut driver), rows(&[("a", "0+-+-", 10)]));
+    driver.crash().unwrap();
+    pipe(&mut driver, &[("clicks", "a", 20)]);
+    assert_eq!(late(&mut driver, "late-clicks"), ["0 for [10, 30) at 500"]);
 }
 
 #[test]

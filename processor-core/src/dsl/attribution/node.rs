@@ -9,10 +9,11 @@ use state::JoinStore;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::dsl::late::LateBranch;
+use crate::dsl::lateness::{InputTimes, TimedInputs};
 use crate::dsl::stream_join::node::{dropped, sequence_of};
 use crate::error::{Fault, Result};
 use crate::log::Timestamp;
-use crate::processor::{Context, Fanout, OperatorTime, Process, Wake};
+use crate::processor::{Context, Fanout, Process, Wake};
 use crate::record::{Data, Record};
 use crate::serde::{SerdeError, SharedSerde};
 
@@ -32,7 +33,6 @@ pub(super) type AsTouch<K, V, T> = Arc<dyn Fn(&K, V) -> Touch<T> + Send + Sync>;
 pub(super) struct TouchStream {
     pub name: String,
     pub window: TouchWindow,
-    pub time: OperatorTime,
     pub store: Rc<RefCell<JoinStore>>,
 }
 
@@ -44,8 +44,8 @@ pub(super) struct AttributionNode<K, C, T> {
     pub key: SharedSerde<K>,
     pub conversion: SharedSerde<C>,
     pub touch: SharedSerde<T>,
-    /// Time of the conversions.
-    pub time: OperatorTime,
+    /// Of the conversions, then of each touch stream.
+    pub times: InputTimes,
     pub streams: Vec<TouchStream>,
     /// Numbers of the streams of each precedence, the highest first.
     pub precedences: Vec<(u8, Vec<usize>)>,
@@ -80,9 +80,9 @@ impl<K: Data, C: Data, T: Data> Process<K, C> for ConversionInput<K, C, T> {
         if node.conversion.is_null(&record.value) {
             return dropped("null value");
         }
-        let moved = node.time.observe(record.timestamp, context);
-        let now = node.rules.lateness.time(node.time.now(), node.furthest());
-        if record.timestamp < node.rules.lateness.in_time_from(now) {
+        let moved = node.times.observe(CONVERSIONS, record.timestamp, context);
+        if record.timestamp < node.times.in_time_from(CONVERSIONS) {
+            let now = node.times.time_of(CONVERSIONS);
             let widest = node.streams.iter().map(|s| s.window.before_ms).max();
             let from = record.timestamp.saturating_sub(widest.unwrap_or(0));
             let window = (from, record.timestamp);
@@ -112,10 +112,11 @@ impl<K: Data, C: Data, T: Data, V: Data> Process<K, V> for TouchInput<K, C, T, V
         {
             return dropped("null value");
         }
-        let stream = &node.streams[self.stream];
-        let moved = stream.time.observe(record.timestamp, context);
-        let now = node.rules.lateness.time(stream.time.now(), node.furthest());
-        if record.timestamp < node.rules.lateness.in_time_from(now) {
+        let input = touches_of(self.stream);
+        let moved = node.times.observe(input, record.timestamp, context);
+        if record.timestamp < node.times.in_time_from(input) {
+            let now = node.times.time_of(input);
+            let stream = &node.streams[self.stream];
             let window = stream.window.conversions_of(record.timestamp);
             return self
                 .late
@@ -241,29 +242,9 @@ impl<K: Data, C: Data, T: Data> AttributionNode<K, C, T> {
         Ok(())
     }
 
-    /// Time of some input has moved: emits what is final now, and lets go of what nothing can need any more.
-    fn move_on(&mut self, context: &mut Context<'_>) -> Result {
-        let furthest = self.furthest();
-        let (rules, streams) = (self.rules, &self.streams);
-        let closed = self.open.take_final(|precedence| {
-            final_before(precedence, open_from(rules, streams, furthest))
-        })?;
-        for (place, conversion) in closed {
-            let (_, path) = self.path(&conversion.meeting_key, place.timestamp)?;
-            self.emit_final(&place, conversion, &path, context)?;
-        }
-        self.expire();
-        Ok(())
-    }
-
     /// What no open conversion and none that is still to come in time can need.
     pub(super) fn expire(&mut self) {
-        let now = self.rules.lateness.time(self.time.now(), self.furthest());
-        let needed_from = self
-            .rules
-            .lateness
-            .in_time_from(now)
-            .min(self.open.earliest());
+        let needed_from = (self.times.in_time_from(CONVERSIONS)).min(self.open.earliest());
         for stream in &self.streams {
             let (from, _) = stream.window.touches_of(needed_from);
             stream.store.borrow_mut().expire_before(from);
@@ -388,15 +369,8 @@ impl<K: Data, C: Data, T: Data> AttributionNode<K, C, T> {
             .collect()
     }
 
-    /// The time of the input that is furthest.
-    fn furthest(&self) -> Timestamp {
-        let touches = self.streams.iter().map(|stream| stream.time.now());
-        touches.fold(self.time.now(), Timestamp::max)
-    }
-
     fn final_before(&self, precedence: u8) -> Timestamp {
-        let open_from = open_from(self.rules, &self.streams, self.furthest());
-        final_before(precedence, open_from)
+        final_before(precedence, open_from(&self.times, &self.streams))
     }
 
     /// Puts the key under which touches and conversions meet into the buffer.
@@ -411,6 +385,23 @@ impl<K: Data, C: Data, T: Data> AttributionNode<K, C, T> {
 
     fn fault(&self, part: &str, error: SerdeError) -> Fault {
         fault(&self.name, part, error)
+    }
+}
+
+impl<K: Data, C: Data, T: Data> TimedInputs for AttributionNode<K, C, T> {
+    fn times(&mut self) -> &mut InputTimes {
+        &mut self.times
+    }
+
+    fn move_on(&mut self, context: &mut Context<'_>) -> Result {
+        let (times, streams) = (&self.times, &self.streams);
+        let end = |precedence| final_before(precedence, open_from(times, streams));
+        for (place, conversion) in self.open.take_final(end)? {
+            let (_, path) = self.path(&conversion.meeting_key, place.timestamp)?;
+            self.emit_final(&place, conversion, &path, context)?;
+        }
+        self.expire();
+        Ok(())
     }
 }
 
@@ -433,15 +424,19 @@ pub(super) fn follows_touches(revisions: Revisions, precedences: usize) -> bool 
     revisions == Revisions::Every || precedences > 1
 }
 
+/// Number of the conversions among the inputs.
+pub(super) const CONVERSIONS: usize = 0;
+
+/// Number of a touch stream among the inputs.
+pub(super) fn touches_of(stream: usize) -> usize {
+    stream + 1
+}
+
 /// For each touch stream its precedence and the least timestamp that is still in time.
-fn open_from(
-    rules: AttributionRules,
-    streams: &[TouchStream],
-    furthest: Timestamp,
-) -> impl Iterator<Item = (u8, Timestamp)> {
-    streams.iter().map(move |stream| {
-        let time = rules.lateness.time(stream.time.now(), furthest);
-        (stream.window.precedence, rules.lateness.in_time_from(time))
+fn open_from(times: &InputTimes, streams: &[TouchStream]) -> impl Iterator<Item = (u8, Timestamp)> {
+    streams.iter().enumerate().map(|(number, stream)| {
+        let from = times.in_time_from(touches_of(number));
+        (stream.window.precedence, from)
     })
 }
 

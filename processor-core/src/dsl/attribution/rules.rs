@@ -86,17 +86,14 @@ impl AttributionRules {
         Self { revisions, ..self }
     }
 
-    /// An input whose time lies more than `behind` below that of the furthest one counts as that far behind it, and holds
-    /// nothing back any longer. What it brings then is in time or late by that. Without this rule an input that has gone
-    /// quiet is waited for.
+    /// How far the time of an input may lie below that of the furthest one: one that lags more counts as so far behind, and
+    /// holds nothing back any longer. What it brings then is in time or late by that. Without this rule an input is waited
+    /// for, unless its source lets it be [idle](super::super::Consumed::idle_after). Unlike that one, this rule follows from
+    /// the records alone.
     #[must_use]
-    pub fn idle_after(self, behind: Duration) -> Self {
-        let idle_after_ms = Some(millis(behind));
+    pub fn max_lag(self, behind: Duration) -> Self {
         Self {
-            lateness: Lateness {
-                idle_after_ms,
-                ..self.lateness
-            },
+            lateness: self.lateness.max_lag(millis(behind)),
             ..self
         }
     }

@@ -8,11 +8,12 @@ use std::sync::Arc;
 use state::{Direction, JoinStore, KeyValueStore};
 
 use crate::dsl::late::LateBranch;
+use crate::dsl::lateness::{InputTimes, TimedInputs};
 use crate::dsl::stream_join::node::{dropped, sequence_of};
 use crate::dsl::stream_join::pending::{ordered, timestamp_of};
 use crate::error::{Fault, Result};
 use crate::log::{Headers, Timestamp};
-use crate::processor::{Context, Fanout, OperatorTime, Process};
+use crate::processor::{Context, Fanout, Process};
 use crate::record::{Data, Record};
 use crate::serde::{SerdeError, SharedSerde};
 
@@ -27,7 +28,8 @@ pub(super) struct JoinAllNode<K, R> {
     pub name: String,
     pub window: JoinAllWindow,
     /// One for each side.
-    pub times: Vec<OperatorTime>,
+    pub times: InputTimes,
+    pub sides: usize,
     pub key: SharedSerde<K>,
     pub decode: Decode<R>,
     /// By key and time, each `side (1) ‖ value`.
@@ -59,9 +61,9 @@ impl<K: Data, R: Data, V: Data> Process<K, V> for SideInput<K, R, V> {
             return dropped("null value");
         }
         let (side, timestamp) = (self.side, record.timestamp);
-        let moved = node.times[side].observe(timestamp, context);
-        let now = node.time_of(side, node.furthest());
-        if timestamp < node.window.lateness.in_time_from(now) {
+        let moved = node.times.observe(side, timestamp, context);
+        if timestamp < node.times.in_time_from(side) {
+            let now = node.times.time_of(side);
             let window = node.around(timestamp);
             return self
                 .late
@@ -103,30 +105,12 @@ impl<K: Data, R: Data> JoinAllNode<K, R> {
         )
     }
 
-    fn furthest(&self) -> Timestamp {
-        let times = self.times.iter().map(OperatorTime::now);
-        times.max().unwrap_or(Timestamp::MIN)
-    }
-
-    fn time_of(&self, side: usize, furthest: Timestamp) -> Timestamp {
-        let own = self.times[side].now();
-        self.window.lateness.time(own, furthest)
-    }
-
-    /// The least timestamp of a record that may still come in time, on whatever side.
-    fn in_time_from(&self) -> Timestamp {
-        let furthest = self.furthest();
-        let times = (0..self.times.len()).map(|side| self.time_of(side, furthest));
-        let slowest = times.min().unwrap_or(Timestamp::MIN);
-        self.window.lateness.in_time_from(slowest)
-    }
-
     /// Emits what the record at hand, whose bytes are in the buffers, completes.
     fn complete<V>(&mut self, record: &Record<K, V>, context: &mut Context<'_>) -> Result {
         let (from, to) = self.around(record.timestamp);
         let mut group = self.group(from, to)?;
         group.push(record.timestamp, &self.value_buffer);
-        let choices = complete_with_last(&group.rows, self.times.len(), self.window.window_ms);
+        let choices = complete_with_last(&group.rows, self.sides, self.window.window_ms);
         for choice in choices {
             let key = record.key.clone();
             self.emit(key, &group, &choice, record.headers.clone(), context)?;
@@ -142,32 +126,9 @@ impl<K: Data, R: Data> JoinAllNode<K, R> {
         open.add(timestamp, &self.key_buffer)
     }
 
-    /// Time of some side has moved: emits what is final now, and lets go of what nothing can meet any more.
-    fn move_on(&mut self, context: &mut Context<'_>) -> Result {
-        let (closed_before, _) = self.around(self.in_time_from());
-        let closed = match &mut self.open {
-            Some(open) => open.take_before(closed_before)?,
-            None => Vec::new(),
-        };
-        for (timestamp, key_bytes) in closed {
-            self.key_buffer.clear();
-            self.key_buffer.extend_from_slice(&key_bytes);
-            let (from, to) = self.around(timestamp);
-            let group = self.group(from, to)?;
-            let (sides, window_ms) = (self.times.len(), self.window.window_ms);
-            for choice in largest_from(&group.rows, sides, window_ms, timestamp) {
-                let key = self.key.deserialize(&key_bytes);
-                let key = key.map_err(|error| broken(&self.name, error))?;
-                self.emit(key, &group, &choice, Headers::new(), context)?;
-            }
-        }
-        self.expire();
-        Ok(())
-    }
-
     /// What nothing can meet any more; a result that is still to come may begin a window after what is before it.
     pub(super) fn expire(&mut self) {
-        let (closed_before, _) = self.around(self.in_time_from());
+        let (closed_before, _) = self.around(self.times.all_in_time_from());
         let needed_from = match self.open {
             Some(_) => self.around(closed_before).0,
             None => closed_before,
@@ -207,6 +168,34 @@ impl<K: Data, R: Data> JoinAllNode<K, R> {
                 headers,
             },
         )
+    }
+}
+
+impl<K: Data, R: Data> TimedInputs for JoinAllNode<K, R> {
+    fn times(&mut self) -> &mut InputTimes {
+        &mut self.times
+    }
+
+    fn move_on(&mut self, context: &mut Context<'_>) -> Result {
+        let (closed_before, _) = self.around(self.times.all_in_time_from());
+        let closed = match &mut self.open {
+            Some(open) => open.take_before(closed_before)?,
+            None => Vec::new(),
+        };
+        for (timestamp, key_bytes) in closed {
+            self.key_buffer.clear();
+            self.key_buffer.extend_from_slice(&key_bytes);
+            let (from, to) = self.around(timestamp);
+            let group = self.group(from, to)?;
+            let (sides, window_ms) = (self.sides, self.window.window_ms);
+            for choice in largest_from(&group.rows, sides, window_ms, timestamp) {
+                let key = self.key.deserialize(&key_bytes);
+                let key = key.map_err(|error| broken(&self.name, error))?;
+                self.emit(key, &group, &choice, Headers::new(), context)?;
+            }
+        }
+        self.expire();
+        Ok(())
     }
 }
 
