@@ -155,8 +155,9 @@ pub struct Change<V> {
 pub struct Windowed<K> {
     /// The key.
     pub key: K,
-    /// First millisecond of the window.
+    /// First millisecond of the window; in windows of so many records, the number of the first one.
     pub start: Timestamp,
-    /// End of the window in epoch milliseconds: exclusive for tumbling and hopping windows, inclusive for sessions.
+    /// End of the window in epoch milliseconds: exclusive for tumbling, hopping and unlimited windows, inclusive for
+    /// sliding ones and sessions. In windows of so many records, the number behind the last one.
     pub end: Timestamp,
 }

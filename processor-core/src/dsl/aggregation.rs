@@ -14,6 +14,7 @@ use crate::record::{Data, Record};
 use crate::serde::SharedSerde;
 use crate::topology::{NodeId, NodeKind, Plan, StoreId, StoreKind};
 
+use super::count_windows::CountAggregate;
 use super::grouped::{Keyed, PlainAggregate, is_null};
 use super::outlet::Outlet;
 use super::session::SessionAggregate;
@@ -27,6 +28,7 @@ pub(crate) enum Aggregation<K, A, L> {
     Windows(WindowAggregate<K, A, L>),
     Sliding(SlidingAggregate<K, A, L>),
     Sessions(SessionAggregate<K, A, L>),
+    Counted(CountAggregate<K, A>),
 }
 
 impl<K: Data, A: Data, L: Data> Aggregation<K, A, L> {
@@ -41,6 +43,7 @@ impl<K: Data, A: Data, L: Data> Aggregation<K, A, L> {
             Self::Windows(windows) => windows.take(context, record, adder),
             Self::Sliding(windows) => windows.take(context, record, adder),
             Self::Sessions(sessions) => sessions.take(context, record, adder),
+            Self::Counted(windows) => windows.take(context, record, adder),
         }
     }
 }
@@ -48,7 +51,7 @@ impl<K: Data, A: Data, L: Data> Aggregation<K, A, L> {
 impl<K: Data, A: Data, L: Data> Wake for Aggregation<K, A, L> {
     fn advance(&mut self, context: &mut Context<'_>, time: Timestamp) -> Result {
         match self {
-            Self::Plain(_) => Ok(()),
+            Self::Plain(_) | Self::Counted(_) => Ok(()),
             Self::Windows(windows) => windows.advance(context, time),
             Self::Sliding(windows) => windows.advance(context, time),
             Self::Sessions(sessions) => sessions.advance(context, time),
@@ -220,6 +223,15 @@ impl<K: Data, A: Data, L: Data> Wired<K, A, L> {
             key,
             inputs,
         })
+    }
+
+    /// A store beside the other, for early results of the aggregation, which is called `name`.
+    pub(crate) fn add_early_store(&self, name: &str) -> StoreId {
+        let mut plan = self.plan.borrow_mut();
+        let kind = plan.stores[self.store.0].kind;
+        let store = plan.add_store(&format!("{name}-early"), kind);
+        plan.nodes[self.node.0].stores.push(store);
+        store
     }
 
     /// Notes for plans what the store holds, and the numbers that shape its rows.

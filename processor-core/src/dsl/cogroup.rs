@@ -16,6 +16,7 @@ use crate::record::Data;
 use crate::serde::Serde;
 
 use super::aggregation::{Adder, GroupInput, Input, Inputs};
+use super::early::EarlyFire;
 use super::finals::Emit;
 use super::session::{SessionTable, SessionWindows};
 use super::windowed::WindowedTable;
@@ -158,6 +159,16 @@ impl<K: Data, A: Data> WindowedCogroup<'_, K, A> {
     pub fn emit_final(self) -> Self {
         Self {
             emit: Emit::Finals,
+            ..self
+        }
+    }
+
+    /// Emits what a window holds before it closes, from time to time, and once more when it closes, as
+    /// [`TimeWindowedStream::emit_early`](super::TimeWindowedStream::emit_early) does.
+    #[must_use]
+    pub fn emit_early(self, fire: EarlyFire) -> Self {
+        Self {
+            emit: Emit::Early(fire),
             ..self
         }
     }

@@ -50,8 +50,12 @@ impl<K, A> Encoding<K, A> {
     }
 
     pub(crate) fn decode(&self, row: &Stamped) -> Result<A> {
+        self.decode_value(&row.value)
+    }
+
+    pub(crate) fn decode_value(&self, value: &[u8]) -> Result<A> {
         self.value
-            .deserialize(&row.value)
+            .deserialize(value)
             .map_err(|error| self.fault("value", error))
     }
 

@@ -14,13 +14,18 @@ use std::rc::Rc;
 use crate::log::Timestamp;
 use crate::processor::{Instantiation, NO_TIME};
 
+use super::early::EarlyFire;
 use super::window_rows::Place;
 
-/// Whether each update is emitted, or the last value only.
+/// What of a window is emitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Emit {
+    /// Each update.
     Updates,
+    /// The last value, when it closes.
     Finals,
+    /// Some values before, and the last one when it closes, if ever it does.
+    Early(EarlyFire),
 }
 
 /// The windows of an operator that are not emitted yet.

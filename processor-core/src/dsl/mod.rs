@@ -7,6 +7,8 @@ mod aggregation;
 mod attribution;
 mod builder;
 mod cogroup;
+mod count_windows;
+mod early;
 mod encoding;
 mod finals;
 mod foreign_key_join;
@@ -51,6 +53,8 @@ pub use attribution::{
 };
 pub use builder::StreamsBuilder;
 pub use cogroup::{CogroupedStream, SessionCogroup, WindowedCogroup};
+pub use count_windows::{CountWindowedStream, CountWindows};
+pub use early::EarlyFire;
 pub use grouped::{Grouped, KGroupedStream};
 pub use grouped_table::KGroupedTable;
 pub use join_all::{JoinAllWindow, JoinAllWithoutGrace, JoinSides, JoinedAll};

@@ -301,7 +301,7 @@ pub(crate) fn aggregate<K: Data, A: Data, L: Data>(
         return SessionTable::detached(&inputs.origin());
     };
     wired.describe(&serde, &[("gap_ms", windows.gap_ms)]);
-    let windowing = WindowingPlan::new(name, emit, Arc::clone(&wired.key), serde);
+    let windowing = WindowingPlan::new(name, &wired, emit, serde);
     let windowed_key = session_windowed(Arc::clone(&wired.key));
     // A session's end is part of it.
     let closes_after_ms = retention_ms.saturating_add(1);

@@ -150,8 +150,7 @@ pub(crate) fn aggregate<K: Data, A: Data, L: Data>(
         return WindowedTable::detached(&inputs.origin());
     };
     wired.describe(&serde, &[("difference_ms", windows.difference_ms)]);
-    let windowing =
-        WindowingPlan::new(name, emit, Arc::clone(&wired.key), serde).keeping(windows.kept_ms());
+    let windowing = WindowingPlan::new(name, &wired, emit, serde).keeping(windows.kept_ms());
     let windowed_key = windowed(Arc::clone(&wired.key), windows.difference_ms);
     // A window's end is part of it.
     let closes_after_ms = windows.grace_ms.saturating_add(1);
@@ -259,6 +258,9 @@ impl<K: Data, A: Data, L: Data> SlidingAggregate<K, A, L> {
                 Some(before) if !adds => before,
                 before => (adder.add)(&key, value, before),
             };
+            if again && !self.windowing.emits_updates() {
+                continue;
+            }
             if again && has_table {
                 old = Some(new.clone());
             }

@@ -22,6 +22,7 @@ use crate::serde::{Serde, SharedSerde, int64, windowed};
 use crate::topology::StoreKind;
 
 use super::aggregation::{Adder, Aggregation, Inputs, Origin, Wired};
+use super::early::EarlyFire;
 use super::finals::Emit;
 use super::grouped::KGroupedStream;
 use super::late::Late;
@@ -136,6 +137,63 @@ impl<'a, K: Data, V: Data> TimeWindowedStream<'a, K, V> {
         }
     }
 
+    /// Emits what a window holds before it closes, from time to time, and once more when it closes, instead of at each
+    /// update.
+    ///
+    /// `fire` says when: after so many records, or so much of stream time, that are in no result of the window yet. A
+    /// window that gets no more records gives no more results until it closes; then it gives its final one, in any case.
+    /// A window without an end ([`UnlimitedWindows`](super::UnlimitedWindows)) has no final one.
+    ///
+    /// For one record: it is counted, and where it is the last of its number its windows give their results, the
+    /// earliest first. If time has moved, then come the final results of what closed, as
+    /// [`emit_final`](Self::emit_final) orders them, and the results that are due by time: by the time at which they are
+    /// due, the start of the window, then the bytes of the key. All have the largest timestamp in the window and no
+    /// headers. So they follow from the records alone, whatever the wall clock, commits and restarts do. In the
+    /// [table](WindowedTable::table) the old value is the result before.
+    ///
+    /// What is in no result yet is remembered in the window store `<name>-early`, which every record writes.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use processor_core::dsl::{Consumed, EarlyFire, StreamsBuilder, TimeWindows};
+    /// # use processor_core::serde::{int64, utf8, windowed};
+    /// # use processor_core::testing::TopologyTestDriver;
+    /// # let builder = StreamsBuilder::new("clicks");
+    /// let hours = TimeWindows::tumbling(Duration::from_secs(3_600)).grace(Duration::ZERO);
+    /// builder
+    ///     .stream("clicks", Consumed::new(utf8(), int64()))
+    ///     .group_by_key()
+    ///     .windowed_by(hours)
+    ///     .emit_early(EarlyFire::every_records(3).or_every(Duration::from_secs(60)))
+    ///     .count("clicks-per-hour")
+    ///     .to_stream()
+    ///     .to("hours");
+    /// # let mut driver = TopologyTestDriver::new(builder.build().unwrap()).unwrap();
+    /// # let clicks = driver.input("clicks", utf8(), int64());
+    /// # let hours = driver.output("hours", windowed(utf8(), 3_600_000), int64());
+    /// let minute = 60_000;
+    /// for (time, results) in [
+    ///     (0, vec![]),
+    ///     (1, vec![]),
+    ///     (2, vec![3]),               // the third record
+    ///     (1_000, vec![]),
+    ///     (1_000 + minute, vec![5]),  // a minute since 1,000
+    ///     (3 * minute, vec![]),
+    ///     (60 * minute, vec![6]),     // the hour is over
+    /// ] {
+    ///     clicks.pipe(&mut driver, "page".to_owned(), 1, time);
+    ///     let counts: Vec<i64> = hours.read(&mut driver).into_iter().map(|r| r.value).collect();
+    ///     assert_eq!(counts, results);
+    /// }
+    /// ```
+    #[must_use]
+    pub fn emit_early(self, fire: EarlyFire) -> Self {
+        Self {
+            emit: Emit::Early(fire),
+            ..self
+        }
+    }
+
     /// Counts the records of each key and window, in the window store `name`.
     pub fn count(&self, name: &str) -> WindowedTable<K, V, i64> {
         self.aggregate(name, int64(), || 0, |_, _, count| count + 1)
@@ -212,6 +270,13 @@ pub(crate) fn aggregate<K: Data, A: Data, L: Data>(
     windows: Windows,
     emit: Emit,
 ) -> WindowedTable<K, L, A> {
+    if let Emit::Early(fire) = emit
+        && let Some(problem) = fire.problem()
+    {
+        let origin = inputs.origin();
+        origin.problem(name, &problem);
+        return WindowedTable::detached(&origin);
+    }
     match windows.0 {
         Kind::Fixed(windows) => aggregate_fixed(inputs, name, serde, windows, emit),
         Kind::Sliding(windows) => sliding::aggregate(inputs, name, serde, windows, emit),
@@ -244,7 +309,10 @@ fn aggregate_fixed<K: Data, A: Data, L: Data>(
         return WindowedTable::detached(&origin);
     };
     wired.describe(&serde, &windows.parameters());
-    let windowing = WindowingPlan::new(name, emit, Arc::clone(&wired.key), serde);
+    let mut windowing = WindowingPlan::new(name, &wired, emit, serde);
+    if closes_after_ms.is_none() {
+        windowing = windowing.endless();
+    }
     let windowed_key = windowed(Arc::clone(&wired.key), windows.size_ms());
     let outputs = windowing.outputs::<WindowStore>(&wired, Arc::new(windowed_key), closes_after_ms);
     let store = wired.store;

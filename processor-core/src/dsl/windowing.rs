@@ -5,6 +5,9 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use bytes::Bytes;
+use state::Stamped;
+
 use crate::error::Result;
 use crate::log::{Headers, Timestamp};
 use crate::processor::{Context, Fanout, Instantiation, NO_TIME, OperatorTime};
@@ -13,6 +16,7 @@ use crate::serde::SharedSerde;
 use crate::topology::StoreId;
 
 use super::aggregation::Wired;
+use super::early::{Early, EarlyFire};
 use super::encoding::Encoding;
 use super::finals::{Emit, Finals};
 use super::late::{Late, LateBranch};
@@ -25,7 +29,9 @@ use super::{KStream, KTable, Partitioned};
 /// A windowed aggregation before there are tasks.
 pub(crate) struct WindowingPlan<K, A, L> {
     operator: String,
-    emit: Emit,
+    /// Whether windows are emitted when they close.
+    finals: bool,
+    early: Option<(EarlyFire, StoreId)>,
     key: SharedSerde<K>,
     value: SharedSerde<A>,
     updates: Arc<Outlet<Windowed<K>, A>>,
@@ -43,16 +49,35 @@ pub(crate) struct Outputs<K, A, L> {
 }
 
 impl<K: Data, A: Data, L: Data> WindowingPlan<K, A, L> {
-    pub(crate) fn new(name: &str, emit: Emit, key: SharedSerde<K>, value: SharedSerde<A>) -> Self {
+    /// Writes down what is emitted, with a store for early results.
+    pub(crate) fn new(
+        name: &str,
+        wired: &Wired<K, A, L>,
+        emit: Emit,
+        value: SharedSerde<A>,
+    ) -> Self {
+        let early = match emit {
+            Emit::Early(fire) => Some((fire, wired.add_early_store(name))),
+            Emit::Updates | Emit::Finals => None,
+        };
         Self {
             operator: name.to_owned(),
-            emit,
-            key,
+            finals: emit != Emit::Updates,
+            early,
+            key: Arc::clone(&wired.key),
             value,
             updates: Outlet::new(),
             changes: Outlet::new(),
             late: Outlet::new(),
             kept_ms: 0,
+        }
+    }
+
+    /// The windows never close, so there are no final results.
+    pub(crate) fn endless(self) -> Self {
+        Self {
+            finals: false,
+            ..self
         }
     }
 
@@ -125,7 +150,7 @@ impl<K: Data, A: Data, L: Data> WindowingPlan<K, A, L> {
             closed.set(open_from.max(NO_TIME));
         }
         let mut finals = None;
-        if self.emit == Emit::Finals {
+        if self.finals {
             let restored = Finals::restore(instantiation, &self.operator, open_from);
             open_from = restored.emitted();
             finals = Some(restored);
@@ -140,12 +165,15 @@ impl<K: Data, A: Data, L: Data> WindowingPlan<K, A, L> {
                 }
             })?;
         }
+        let restore = |early| Early::restore(instantiation, &self.operator, early, open_from);
+        let early = self.early.map(restore).transpose()?;
         Ok(Windowing {
             store,
             time,
             closed,
             kept_ms: self.kept_ms,
             finals,
+            early,
             encoding: Encoding::new(
                 &self.operator,
                 Arc::clone(&self.key),
@@ -176,6 +204,8 @@ pub(crate) struct Windowing<K, A, L, S> {
     kept_ms: i64,
     /// Where windows are emitted as they close.
     pub(crate) finals: Option<Finals>,
+    /// Where they are emitted before that, too.
+    early: Option<Early>,
     pub(crate) encoding: Encoding<K, A>,
     updates: Fanout<Windowed<K>, A>,
     changes: Fanout<Windowed<K>, Change<A>>,
@@ -248,9 +278,13 @@ impl<K: Data, A: Data, L: Data, S: WindowRows> Windowing<K, A, L, S> {
         open_from: Timestamp,
         window: impl Fn(Place) -> (Timestamp, Timestamp),
     ) -> Result {
-        self.emit_closed(context, open_from, window)?;
+        self.emit_closed(context, open_from, &window)?;
+        self.emit_due(context, &window)?;
         if let Some(closed) = &self.closed {
             closed.set(open_from);
+        }
+        if let Some(early) = &self.early {
+            early.expire_before(open_from);
         }
         let kept_from = open_from.saturating_sub(self.kept_ms);
         self.store.borrow_mut().expire_before(kept_from);
@@ -260,14 +294,83 @@ impl<K: Data, A: Data, L: Data, S: WindowRows> Windowing<K, A, L, S> {
     /// Emits an update of the window at hand, whose key is in the buffer and whose row is in the store, or has it wait
     /// until the window closes.
     pub(crate) fn updated(&mut self, context: &mut Context<'_>, update: Update<K, A>) -> Result {
-        let Some(finals) = &mut self.finals else {
+        if self.emits_updates() {
             return self.forward(context, update);
-        };
-        if update.is_new {
-            let Windowed { start, end, .. } = update.key;
-            finals.add(S::place(start, end), &self.encoding.key_buffer);
+        }
+        let Windowed { start, end, .. } = update.key;
+        let place = S::place(start, end);
+        let key = &self.encoding.key_buffer;
+        if let Some(finals) = &mut self.finals
+            && update.is_new
+        {
+            finals.add(place, key);
+        }
+        if let Some(early) = &mut self.early
+            && early.note(key, start, self.time.now())?
+        {
+            let key = key.clone();
+            self.emit_early(context, &key, place, (start, end))?;
         }
         Ok(())
+    }
+
+    /// Whether each update is emitted.
+    pub(crate) fn emits_updates(&self) -> bool {
+        self.finals.is_none() && self.early.is_none()
+    }
+
+    /// Emits what windows hold that have waited for as long as they may.
+    fn emit_due(
+        &mut self,
+        context: &mut Context<'_>,
+        window: impl Fn(Place) -> (Timestamp, Timestamp),
+    ) -> Result {
+        let now = self.time.now();
+        while let Some((start, key)) = self.early.as_ref().and_then(|early| early.next_due(now)) {
+            let place = (start, 0);
+            self.emit_early(context, &key, place, window(place))?;
+        }
+        Ok(())
+    }
+
+    /// Emits what a window holds before it closes.
+    fn emit_early(
+        &mut self,
+        context: &mut Context<'_>,
+        key: &[u8],
+        place: Place,
+        (start, end): (Timestamp, Timestamp),
+    ) -> Result {
+        let row = self.store.borrow().row(key, place)?;
+        let row = row.expect("an open window is in the store");
+        let early = self.early.as_mut();
+        let before = early.map(|early| early.fired(key, start, &row.value));
+        let before = before.transpose()?.flatten();
+        self.emit_row(context, key, (start, end), &row, before)
+    }
+
+    /// Emits a row, after `before` was emitted of it.
+    fn emit_row(
+        &mut self,
+        context: &mut Context<'_>,
+        key: &[u8],
+        (start, end): (Timestamp, Timestamp),
+        row: &Stamped,
+        before: Option<Bytes>,
+    ) -> Result {
+        let key = self.encoding.decode_key(key)?;
+        let before = before.filter(|_| self.has_table());
+        let update = Update {
+            key: Windowed { key, start, end },
+            new: Some(self.encoding.decode(row)?),
+            old: before
+                .map(|before| self.encoding.decode_value(&before))
+                .transpose()?,
+            is_new: false,
+            timestamp: row.timestamp,
+            headers: Headers::new(),
+        };
+        self.forward(context, update)
     }
 
     fn emit_closed(
@@ -282,17 +385,10 @@ impl<K: Data, A: Data, L: Data, S: WindowRows> Windowing<K, A, L, S> {
         for (place, key) in finals.take_closed(open_from) {
             let row = self.store.borrow().row(&key, place)?;
             let row = row.expect("an open window is in the store");
-            let (start, end) = window(place);
-            let key = self.encoding.decode_key(&key)?;
-            let update = Update {
-                key: Windowed { key, start, end },
-                new: Some(self.encoding.decode(&row)?),
-                old: None,
-                is_new: false,
-                timestamp: row.timestamp,
-                headers: Headers::new(),
-            };
-            self.forward(context, update)?;
+            let early = self.early.as_mut();
+            let before = early.map(|early| early.closed(&key, place.0));
+            let before = before.transpose()?.flatten();
+            self.emit_row(context, &key, window(place), &row, before)?;
         }
         Ok(())
     }

@@ -2,7 +2,9 @@
 
 mod attribution;
 mod cogroup;
+mod count_windows;
 mod dead_letter;
+mod early;
 mod foreign_key_join;
 mod future_bound;
 mod grouped;
