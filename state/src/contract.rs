@@ -56,6 +56,10 @@ pub const SUITE: &[Check] = &[
         "a_session_store_finds_overlaps",
         stores::a_session_store_finds_overlaps,
     ),
+    (
+        "a_versioned_store_keeps_history",
+        stores::a_versioned_store_keeps_history,
+    ),
     ("a_cleared_store_is_empty", stores::a_cleared_store_is_empty),
 ];
 

@@ -8,6 +8,7 @@
 //!  window    segment (8) ‖ length (4) ‖ key ‖ start (8)             → timestamp (8) ‖ value
 //!  session   segment (8) ‖ length (4) ‖ key ‖ end (8) ‖ start (8)   → timestamp (8) ‖ value
 //!  join      segment (8) ‖ length (4) ‖ key ‖ block (4)             → block.rs
+//!  versioned length (4) ‖ key ‖ timestamp (8)                       → versioned.rs
 //! ```
 //!
 //! Local times have their sign bit flipped, so that bytes sort as numbers do.

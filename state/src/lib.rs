@@ -1,4 +1,4 @@
-//! Transactional state stores: key-value, window, session and join buffers, over memory or sled.
+//! Transactional state stores: key-value, versioned, window, session and join buffers, over memory or sled.
 //!
 //! Bytes in, bytes out. What this crate promises a stream task:
 //!
@@ -59,6 +59,7 @@ mod session;
 mod store;
 mod timed;
 mod timeline;
+mod versioned;
 mod window;
 
 pub use backend::{
@@ -72,6 +73,7 @@ pub use marker::{Marker, read_marker, remove_marker, write_marker};
 pub use session::{SessionStore, SessionStoreOptions};
 pub use store::{
     Change, MAX_BATCH, Stamped, Store, VisitJoin, VisitKey, VisitSession, VisitSessions,
-    VisitWindow, VisitWindows,
+    VisitVersion, VisitWindow, VisitWindows,
 };
+pub use versioned::{Put, VersionedStore};
 pub use window::{WindowStore, WindowStoreOptions};

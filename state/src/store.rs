@@ -35,6 +35,7 @@ pub struct Stamped {
 /// | kind | key | value |
 /// |---|---|---|
 /// | key-value | key | plain value |
+/// | versioned | key | plain value, in force from the record's timestamp on |
 /// | window | key ‖ start (8) ‖ 0 (4) | plain value |
 /// | join | key ‖ timestamp (8) ‖ sequence (4) | plain value |
 /// | session | key ‖ end (8) ‖ start (8) | plain value |
@@ -56,7 +57,8 @@ pub trait Store: Send {
     fn name(&self) -> &str;
 
     /// Closes the open generation and hands each of its changes to `changelog`, once per key, the last
-    /// write of a key winning, in the order of the keys.
+    /// write of a key winning, in the order of the keys. Of a key's versions a versioned store hands each that
+    /// was written, the one that follows it, and the latest, in order of time.
     ///
     /// # Errors
     /// [`StateError::InFlight`] when the generation before is neither settled nor discarded.
@@ -99,6 +101,8 @@ pub trait Store: Send {
 
 /// A visitor of `(key, value)`.
 pub type VisitKey<'v> = &'v mut dyn FnMut(&[u8], Stamped) -> ControlFlow<()>;
+/// A visitor of `(timestamp, value)`; no value is a deletion.
+pub type VisitVersion<'v> = &'v mut dyn FnMut(i64, Option<&[u8]>) -> ControlFlow<()>;
 /// A visitor of `(window start, value)`.
 pub type VisitWindow<'v> = &'v mut dyn FnMut(i64, Stamped) -> ControlFlow<()>;
 /// A visitor of `(key, window start, value)`.

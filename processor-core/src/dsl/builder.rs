@@ -19,7 +19,7 @@ use crate::topology::{
 use super::merge::merge;
 use super::outlet::Outlet;
 use super::table::TableSource;
-use super::{Consumed, GlobalTable, KStream, KTable, Partitioned};
+use super::{Consumed, GlobalTable, KStream, KTable, Partitioned, VersionedTable};
 
 /// Collects the parts of a topology; [`build`](Self::build) checks them.
 ///
@@ -120,6 +120,27 @@ impl StreamsBuilder {
         let (key, value) = (Arc::clone(&consumed.key), Arc::clone(&consumed.value));
         let stream = self.source(Topic::External(topic.to_owned()), consumed.nullable());
         TableSource { store, key, value }.attach(&stream, |value| value)
+    }
+
+    /// The values of each key of `topic` over time, kept for `history` of event time in the versioned store `store`: a
+    /// record is the key's value from its timestamp on, until that of the key's next record.
+    ///
+    /// A null value says that the key has no value from then on. A record with a null key is dropped and counted, and so is
+    /// one older than the largest timestamp of the table less `history`. For what such a table can do, see
+    /// [`VersionedTable`].
+    ///
+    /// The store's changelog is `<application id>-<store>-changelog`; compaction leaves its records alone for `history`
+    /// and a day. Source of the semantics: KIP-889 and KIP-914.
+    pub fn versioned_table<K: Data, V: Data>(
+        &self,
+        topic: &str,
+        store: &str,
+        history: Duration,
+        consumed: Consumed<K, V>,
+    ) -> VersionedTable<K, V> {
+        let (key, value) = (Arc::clone(&consumed.key), Arc::clone(&consumed.value));
+        let stream = self.source(Topic::External(topic.to_owned()), consumed.nullable());
+        VersionedTable::of(&stream, store, millis(history), key, value)
     }
 
     /// The latest value of each key of `topic`, held in full by every thread, whatever partitions it has.

@@ -29,13 +29,14 @@ use state::{Direction, KeyValueStore};
 
 use crate::clock::millis;
 use crate::error::{Fault, Result};
-use crate::log::{Header, Headers, Timestamp};
+use crate::log::{Headers, Timestamp};
 use crate::processor::{Context, Fanout, NO_TIME, OperatorTime, Process, Wake};
 use crate::record::{Change, Data, Record, Windowed};
 use crate::serde::{SerdeError, SharedSerde};
 use crate::topology::{NodeKind, StoreKind};
 
 use super::KTable;
+use super::buffered;
 use super::old_values::OldValues;
 use super::outlet::Outlet;
 use super::view::{Look, View};
@@ -479,8 +480,7 @@ impl Waiting {
 /// What waits for a key, as it is stored:
 ///
 /// ```text
-/// since (8, big endian) ‖ old ‖ new ‖ for each header: name ‖ value
-/// each of these: 0 for nothing, or 1 ‖ length (4, big endian) ‖ bytes
+/// since (8, big endian) ‖ old ‖ new ‖ headers, as in `buffered.rs`
 /// ```
 #[derive(Debug, PartialEq, Eq)]
 struct Row {
@@ -493,57 +493,22 @@ struct Row {
 
 impl Row {
     fn encode(&self) -> Vec<u8> {
-        fn put(bytes: Option<&[u8]>, into: &mut Vec<u8>) {
-            into.push(u8::from(bytes.is_some()));
-            if let Some(bytes) = bytes {
-                let length =
-                    u32::try_from(bytes.len()).expect("a Kafka record is smaller than 4 GiB");
-                into.extend_from_slice(&length.to_be_bytes());
-                into.extend_from_slice(bytes);
-            }
-        }
         let mut bytes = self.since.to_be_bytes().to_vec();
-        put(self.old.as_deref(), &mut bytes);
-        put(self.new.as_deref(), &mut bytes);
-        for header in &self.headers {
-            put(Some(header.name.as_bytes()), &mut bytes);
-            put(header.value.as_deref(), &mut bytes);
-        }
+        buffered::put(self.old.as_deref(), &mut bytes);
+        buffered::put(self.new.as_deref(), &mut bytes);
+        buffered::put_headers(&self.headers, &mut bytes);
         bytes
     }
 
     fn decode(bytes: &Bytes) -> Option<Self> {
-        fn take(bytes: &mut Bytes) -> Option<Option<Bytes>> {
-            let (present, rest) = bytes.split_first()?;
-            if *present == 0 {
-                *bytes = bytes.slice(1..);
-                return Some(None);
-            }
-            let length = u32::from_be_bytes(*rest.first_chunk::<4>()?);
-            let end = usize::try_from(length).ok()?.checked_add(5)?;
-            if end > bytes.len() {
-                return None;
-            }
-            let taken = bytes.slice(5..end);
-            *bytes = bytes.slice(end..);
-            Some(Some(taken))
-        }
         let since = Timestamp::from_be_bytes(*bytes.first_chunk::<8>()?);
         let mut rest = bytes.slice(8..);
-        let (old, new) = (take(&mut rest)?, take(&mut rest)?);
-        let mut headers = Headers::new();
-        while !rest.is_empty() {
-            let name = take(&mut rest)??;
-            headers.push(Header {
-                name: Arc::from(std::str::from_utf8(&name).ok()?),
-                value: take(&mut rest)?,
-            });
-        }
+        let (old, new) = (buffered::take(&mut rest)?, buffered::take(&mut rest)?);
         Some(Self {
             since,
             old,
             new,
-            headers,
+            headers: buffered::take_headers(rest)?,
         })
     }
 }
@@ -593,6 +558,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::log::Header;
 
     fn optional_bytes() -> impl Strategy<Value = Option<Bytes>> {
         let bytes = prop::collection::vec(any::<u8>(), 0..10);

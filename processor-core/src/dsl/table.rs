@@ -1,4 +1,4 @@
-//! A table: the latest value of each key, and joins of streams with it.
+//! A table: the latest value of each key.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -15,11 +15,10 @@ use crate::serde::{Serde, SharedSerde};
 use crate::topology::{NodeId, NodeKind, Plan, StoreId, StoreKind};
 
 use super::KStream;
-use super::grouped::is_null;
-use super::lineage::{Lineage, Partitioned};
+use super::lineage::Partitioned;
 use super::old_values::OldValues;
 use super::outlet::Outlet;
-use super::view::{Look, View};
+use super::view::View;
 
 /// The latest value of each key. It forwards [`Change`]s.
 ///
@@ -308,178 +307,5 @@ impl<K: Data, V: Data> StoreSet for GlobalTable<K, V> {
             key,
             value,
         )))
-    }
-}
-
-impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
-    /// Joins each record with the table's value of its key at this moment; records without a match, or with a null
-    /// key or value, are dropped. The result has the record's timestamp. Updates of the table emit nothing.
-    ///
-    /// Stream and table must be co-partitioned; a stream whose key may have changed is sent through
-    /// `<application id>-<name>-repartition` first.
-    pub fn join_table<W: Data, R: Data>(
-        &self,
-        name: &str,
-        table: &KTable<K, W>,
-        join: impl Fn(&K, V, W) -> R + Send + Sync + 'static,
-    ) -> KStream<K, R, Partitioned> {
-        self.look_up(name, table, move |key, value, found| {
-            found.map(|w| join(key, value, w))
-        })
-    }
-
-    /// Like [`join_table`](Self::join_table), but a record without a match, or with a null key, is joined with `None`.
-    pub fn left_join_table<W: Data, R: Data>(
-        &self,
-        name: &str,
-        table: &KTable<K, W>,
-        join: impl Fn(&K, V, Option<W>) -> R + Send + Sync + 'static,
-    ) -> KStream<K, R, Partitioned> {
-        self.look_up(name, table, move |key, value, found| {
-            Some(join(key, value, found))
-        })
-    }
-
-    fn look_up<W: Data, R: Data>(
-        &self,
-        name: &str,
-        table: &KTable<K, W>,
-        join: impl Fn(&K, V, Option<W>) -> Option<R> + Send + Sync + 'static,
-    ) -> KStream<K, R, Partitioned> {
-        let stream = self.partitioned(name);
-        let outlet = Outlet::<K, R>::new();
-        let key = table.key.clone();
-        let node = {
-            let mut plan = self.plan.borrow_mut();
-            let stores = table.view.iter().flat_map(|view| view.stores.clone());
-            let stores = stores.collect();
-            let kind = NodeKind::Operator("stream-table join");
-            let node = plan.add_node(name.to_owned(), kind, vec![stream.node], stores);
-            plan.copartitioned
-                .push((name.to_owned(), vec![stream.node, table.node]));
-            node
-        };
-        if let Some(view) = table.view.clone() {
-            let below = Arc::clone(&outlet);
-            let stream_value = stream.value.clone();
-            let join = Arc::new(join);
-            stream.outlet.attach(move |instantiation| {
-                let join = Arc::clone(&join);
-                Ok(Box::new(LookUp {
-                    stream_value: stream_value.clone(),
-                    table: view.open(instantiation)?,
-                    select: |key: &K, _: &V| key.clone(),
-                    join: move |key: &K, _: &K, value, found| join(key, value, found),
-                    children: below.instantiate(instantiation)?,
-                }))
-            });
-        }
-        KStream::new(Rc::clone(&self.plan), node, outlet, key, None)
-    }
-
-    /// Joins each record with a global table's value of the key that `select` takes from it; records without a
-    /// match, with a null selected key or with a null value are dropped. Key, partition and timestamp stay.
-    pub fn join_global<GK: Data, GV: Data, R: Data>(
-        &self,
-        name: &str,
-        table: &GlobalTable<GK, GV>,
-        select: impl Fn(&K, &V) -> GK + Send + Sync + 'static,
-        join: impl Fn(&K, &GK, V, GV) -> R + Send + Sync + 'static,
-    ) -> KStream<K, R, L> {
-        self.look_up_global(name, table, select, move |key, global_key, value, found| {
-            found.map(|found| join(key, global_key, value, found))
-        })
-    }
-
-    /// Like [`join_global`](Self::join_global), but a record without a match, or with a null selected key, is joined
-    /// with `None`.
-    pub fn left_join_global<GK: Data, GV: Data, R: Data>(
-        &self,
-        name: &str,
-        table: &GlobalTable<GK, GV>,
-        select: impl Fn(&K, &V) -> GK + Send + Sync + 'static,
-        join: impl Fn(&K, &GK, V, Option<GV>) -> R + Send + Sync + 'static,
-    ) -> KStream<K, R, L> {
-        self.look_up_global(name, table, select, move |key, global_key, value, found| {
-            Some(join(key, global_key, value, found))
-        })
-    }
-
-    fn look_up_global<GK: Data, GV: Data, R: Data>(
-        &self,
-        name: &str,
-        table: &GlobalTable<GK, GV>,
-        select: impl Fn(&K, &V) -> GK + Send + Sync + 'static,
-        join: impl Fn(&K, &GK, V, Option<GV>) -> Option<R> + Send + Sync + 'static,
-    ) -> KStream<K, R, L> {
-        let outlet = Outlet::<K, R>::new();
-        let node = {
-            let mut plan = self.plan.borrow_mut();
-            let kind = NodeKind::Operator("stream-global-table join");
-            plan.add_node(name.to_owned(), kind, vec![self.node], vec![table.store])
-        };
-        let below = Arc::clone(&outlet);
-        let stream_value = self.value.clone();
-        let (key, value) = (Arc::clone(&table.key), Arc::clone(&table.value));
-        let view = View::of_store(table.store, &format!("joined by {name}"), key, value);
-        let (select, join) = (Arc::new(select), Arc::new(join));
-        self.outlet.attach(move |instantiation| {
-            let (select, join) = (Arc::clone(&select), Arc::clone(&join));
-            Ok(Box::new(LookUp {
-                stream_value: stream_value.clone(),
-                table: view.open(instantiation)?,
-                select: move |key: &K, value: &V| select(key, value),
-                join: move |key: &K, looked_up: &GK, value, found| {
-                    join(key, looked_up, value, found)
-                },
-                children: below.instantiate(instantiation)?,
-            }))
-        });
-        KStream::new(Rc::clone(&self.plan), node, outlet, self.key.clone(), None)
-    }
-}
-
-/// Joins a record with what a table holds for a key taken from it.
-struct LookUp<K, V, TK, TV, R, S, J> {
-    /// Tells a null value; without a serde the type has none.
-    stream_value: Option<SharedSerde<V>>,
-    table: Box<dyn Look<TK, TV>>,
-    select: S,
-    join: J,
-    children: Fanout<K, R>,
-}
-
-impl<K, V, TK, TV, R, S, J> Process<K, V> for LookUp<K, V, TK, TV, R, S, J>
-where
-    K: Data,
-    R: Data,
-    S: Fn(&K, &V) -> TK,
-    J: Fn(&K, &TK, V, Option<TV>) -> Option<R>,
-{
-    fn process(&mut self, context: &mut Context<'_>, record: Record<K, V>) -> Result {
-        let Record {
-            key,
-            value,
-            timestamp,
-            headers,
-        } = record;
-        if is_null(self.stream_value.as_ref(), &value) {
-            metrics::counter!("dropped-records", "reason" => "null value").increment(1);
-            return Ok(());
-        }
-        let selected = (self.select)(&key, &value);
-        let found = self.table.get(&selected)?.map(|(row, _)| row);
-        match (self.join)(&key, &selected, value, found) {
-            Some(value) => self.children.forward(
-                context,
-                Record {
-                    key,
-                    value,
-                    timestamp,
-                    headers,
-                },
-            ),
-            None => Ok(()),
-        }
     }
 }

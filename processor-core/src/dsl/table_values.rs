@@ -46,8 +46,16 @@ impl<K: Data, V: Data> KTable<K, V> {
     /// ```
     #[must_use]
     pub fn filter(&self, keep: impl Fn(&K, &V) -> bool + Send + Sync + 'static) -> KTable<K, V> {
+        self.filtered(Refusals::Possible, keep)
+    }
+
+    pub(super) fn filtered(
+        &self,
+        refusals: Refusals,
+        keep: impl Fn(&K, &V) -> bool + Send + Sync + 'static,
+    ) -> KTable<K, V> {
         let map = move |key: &K, value: V| keep(key, &value).then_some(value);
-        self.derived("KTABLE-FILTER", Refusals::Possible, self.value.clone(), map)
+        self.derived("KTABLE-FILTER", refusals, self.value.clone(), map)
     }
 
     /// The rows for which `drop` does not hold: see [`filter`](Self::filter).
@@ -162,8 +170,10 @@ impl<K: Data, V: Data> KTable<K, V> {
 
 /// Whether the operator may turn a row into none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Refusals {
+pub(super) enum Refusals {
     Possible,
+    /// It may, and says so each time, as a version of its own.
+    Told,
     Impossible,
 }
 

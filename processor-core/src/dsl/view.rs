@@ -1,4 +1,5 @@
-//! What a table holds for a key, as joins read it: from its store, or worked out from the tables it derives from.
+//! What a table holds for a key, as joins read it: from its store, or worked out from the tables it derives from; now,
+//! or at a time where it knows its history.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -67,6 +68,75 @@ impl<K: Data, V: Data> View<K, V> {
 
     pub(crate) fn open(&self, instantiation: &Instantiation<'_>) -> Result<Box<dyn Look<K, V>>> {
         (self.open)(instantiation)
+    }
+}
+
+/// The rows of a versioned table in a task, at any time.
+pub(crate) trait LookAsOf<K, V> {
+    /// The row of `key` at `time`. There is none for a null key.
+    fn get_as_of(&mut self, key: &K, time: Timestamp) -> Result<Option<V>>;
+}
+
+type OpenHistory<K, V> =
+    Arc<dyn Fn(&Instantiation<'_>) -> Result<Box<dyn LookAsOf<K, V>>> + Send + Sync>;
+
+/// The rows of a versioned table at any time, before there are tasks.
+pub(crate) struct History<K, V> {
+    /// The stores that a look-up reads.
+    pub stores: Vec<StoreId>,
+    open: OpenHistory<K, V>,
+}
+
+impl<K, V> Clone for History<K, V> {
+    fn clone(&self) -> Self {
+        Self {
+            stores: self.stores.clone(),
+            open: Arc::clone(&self.open),
+        }
+    }
+}
+
+impl<K: Data, V: Data> History<K, V> {
+    pub(crate) fn new<L: LookAsOf<K, V> + 'static>(
+        stores: Vec<StoreId>,
+        open: impl Fn(&Instantiation<'_>) -> Result<L> + Send + Sync + 'static,
+    ) -> Self {
+        let open: OpenHistory<K, V> =
+            Arc::new(move |instantiation| Ok(Box::new(open(instantiation)?)));
+        Self { stores, open }
+    }
+
+    pub(crate) fn open(
+        &self,
+        instantiation: &Instantiation<'_>,
+    ) -> Result<Box<dyn LookAsOf<K, V>>> {
+        (self.open)(instantiation)
+    }
+
+    /// What `map` makes of each row.
+    pub(crate) fn map<V2: Data>(
+        &self,
+        map: impl Fn(&K, V) -> Option<V2> + Send + Sync + 'static,
+    ) -> History<K, V2> {
+        let (above, map) = (self.clone(), Arc::new(map));
+        History::new(above.stores.clone(), move |instantiation| {
+            Ok(MappedHistory {
+                above: above.open(instantiation)?,
+                map: Arc::clone(&map),
+            })
+        })
+    }
+}
+
+struct MappedHistory<K, V, F> {
+    above: Box<dyn LookAsOf<K, V>>,
+    map: Arc<F>,
+}
+
+impl<K, V, V2, F: Fn(&K, V) -> Option<V2>> LookAsOf<K, V2> for MappedHistory<K, V, F> {
+    fn get_as_of(&mut self, key: &K, time: Timestamp) -> Result<Option<V2>> {
+        let row = self.above.get_as_of(key, time)?;
+        Ok(row.and_then(|row| (self.map)(key, row)))
     }
 }
 

@@ -242,6 +242,8 @@ pub struct NewTopic {
     /// How long records are kept, in ms of *event time*; `None` keeps them for ever. Kafka deletes by record
     /// timestamp, so replays of old events need `None`.
     pub retention_ms: Option<i64>,
+    /// How long, in ms from its timestamp on, compaction leaves a record alone; `None` is not at all.
+    pub min_compaction_lag_ms: Option<i64>,
     /// Copies of each partition; ignored by the embedded log.
     pub replication: i32,
 }
@@ -254,6 +256,7 @@ impl NewTopic {
             partitions,
             cleanup: Cleanup::Delete,
             retention_ms: None,
+            min_compaction_lag_ms: None,
             replication: 1,
         }
     }

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use state::{JoinStore, KeyValueStore, SessionStore, Store, WindowStore};
+use state::{JoinStore, KeyValueStore, SessionStore, Store, VersionedStore, WindowStore};
 
 use crate::error::{Fault, Result};
 use crate::record::TaskId;
@@ -89,6 +89,14 @@ impl Instantiation<'_> {
         }
     }
 
+    /// A versioned store.
+    pub(crate) fn versioned(&self, id: StoreId) -> Result<Rc<RefCell<VersionedStore>>> {
+        match self.store(id)? {
+            StoreCell::Versioned(store) => Ok(Rc::clone(store)),
+            _ => Err(wrong_kind(id, "versioned")),
+        }
+    }
+
     /// A window store.
     pub(crate) fn window(&self, id: StoreId) -> Result<Rc<RefCell<WindowStore>>> {
         match self.store(id)? {
@@ -123,6 +131,8 @@ fn wrong_kind(id: StoreId, kind: &str) -> Fault {
 pub(crate) enum StoreCell {
     /// Key to value.
     KeyValue(Rc<RefCell<KeyValueStore>>),
+    /// Key and time to value.
+    Versioned(Rc<RefCell<VersionedStore>>),
     /// Key and window start to value.
     Window(Rc<RefCell<WindowStore>>),
     /// Key and session to value.
@@ -136,6 +146,7 @@ impl StoreCell {
     pub(crate) fn with<R>(&self, commit_side: impl FnOnce(&mut dyn Store) -> R) -> R {
         match self {
             Self::KeyValue(store) => commit_side(&mut *store.borrow_mut()),
+            Self::Versioned(store) => commit_side(&mut *store.borrow_mut()),
             Self::Window(store) => commit_side(&mut *store.borrow_mut()),
             Self::Session(store) => commit_side(&mut *store.borrow_mut()),
             Self::Join(store) => commit_side(&mut *store.borrow_mut()),

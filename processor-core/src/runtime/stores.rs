@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use state::{
     Database, JoinStore, JoinStoreOptions, KeyValueStore, SessionStore, SessionStoreOptions,
-    StateError, WindowStore, WindowStoreOptions, read_marker, remove_marker,
+    StateError, VersionedStore, WindowStore, WindowStoreOptions, read_marker, remove_marker,
 };
 
 use crate::error::Result;
@@ -104,6 +104,10 @@ pub(crate) fn open_store(
     Ok(match kind {
         StoreKind::KeyValue => {
             StoreCell::KeyValue(Rc::new(RefCell::new(KeyValueStore::open(name, tree))))
+        }
+        // Its owner says how far history goes.
+        StoreKind::Versioned { history_ms: _ } => {
+            StoreCell::Versioned(Rc::new(RefCell::new(VersionedStore::open(name, tree)?)))
         }
         StoreKind::Window { retention_ms } => {
             let options = WindowStoreOptions::for_retention(retention_ms);

@@ -180,11 +180,21 @@ fn internal_topics(
             topics.push(NewTopic {
                 replication: config.replication,
                 retention_ms,
+                min_compaction_lag_ms: changelog_lag(spec.kind, retention),
                 ..NewTopic::new(name, plan.tasks[number]).cleanup(cleanup)
             });
         }
     }
     topics
+}
+
+/// How long compaction leaves the records of a changelog alone, as Kafka Streams sets it.
+fn changelog_lag(kind: StoreKind, additional: Option<Duration>) -> Option<i64> {
+    let additional = additional.map_or(0, millis);
+    match kind {
+        StoreKind::Versioned { history_ms } => Some(history_ms.saturating_add(additional)),
+        _ => None,
+    }
 }
 
 /// Cleanup policy and retention of a changelog, as Kafka Streams sets them.
@@ -197,7 +207,7 @@ pub(crate) fn changelog_settings(
         Some(kind.retention_ms()?.saturating_add(additional))
     };
     match (kind, retention()) {
-        (StoreKind::KeyValue, _) => (Cleanup::Compact, None),
+        (StoreKind::KeyValue | StoreKind::Versioned { .. }, _) => (Cleanup::Compact, None),
         (StoreKind::Window { .. } | StoreKind::Session { .. }, Some(ms)) => {
             (Cleanup::CompactAndDelete, Some(ms))
         }

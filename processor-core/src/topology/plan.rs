@@ -107,6 +107,7 @@ pub(crate) struct Source {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum StoreKind {
     KeyValue,
+    Versioned { history_ms: i64 },
     Window { retention_ms: i64 },
     Session { retention_ms: i64 },
     Join { retention_ms: i64 },
@@ -117,6 +118,7 @@ impl StoreKind {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::KeyValue => "key-value",
+            Self::Versioned { .. } => "versioned",
             Self::Window { .. } => "window",
             Self::Session { .. } => "session",
             Self::Join { .. } => "join",
@@ -127,6 +129,7 @@ impl StoreKind {
     pub(crate) fn retention_ms(self) -> Option<i64> {
         match self {
             Self::KeyValue => None,
+            Self::Versioned { history_ms } => Some(history_ms),
             Self::Window { retention_ms }
             | Self::Session { retention_ms }
             | Self::Join { retention_ms } => Some(retention_ms),

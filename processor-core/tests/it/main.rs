@@ -32,4 +32,5 @@ mod time_windows;
 mod timestamps;
 mod topology;
 mod unlimited;
+mod versioned_table;
 mod windowed;

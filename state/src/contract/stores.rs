@@ -1,9 +1,11 @@
 //! What every kind of store promises, whatever its backend.
 
+use std::ops::Bound;
+
 use super::{GO, tree};
 use crate::{
-    Change, Database, JoinStore, JoinStoreOptions, KeyValueStore, SessionStore,
-    SessionStoreOptions, Store, WindowStore, WindowStoreOptions,
+    Change, Database, Direction, JoinStore, JoinStoreOptions, KeyValueStore, Put, SessionStore,
+    SessionStoreOptions, Store, VersionedStore, WindowStore, WindowStoreOptions,
 };
 
 /// Commits what is open and applies it.
@@ -231,6 +233,78 @@ pub(super) fn a_session_store_finds_overlaps(database: &dyn Database) {
     drop(store);
     assert_eq!(find(&open(), 35, 50), [(35, 35), (50, 60)]);
     assert!(open().get(b"k", 50, 60).expect("read").is_some());
+}
+
+pub(super) fn a_versioned_store_keeps_history(database: &dyn Database) {
+    let open = || VersionedStore::open("v", tree(database, "v")).expect("opened");
+    let put = |store: &mut VersionedStore, value: Option<&[u8]>, at| {
+        store.put(b"k", value, at).expect("put")
+    };
+    let as_of = |store: &VersionedStore, at| {
+        let found = store.as_of(b"k", at).expect("read");
+        found.map(|found| (found.timestamp, found.value.to_vec()))
+    };
+    let mut store = open();
+    assert_eq!(put(&mut store, Some(b"a"), 10), Put::Latest(None));
+    commit(&mut store);
+    let before = match put(&mut store, None, 30) {
+        Put::Latest(before) => before.map(|before| before.value.to_vec()),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(before.as_deref(), Some(&b"a"[..]));
+    assert_eq!(put(&mut store, Some(b"b"), 40), Put::Latest(None));
+    assert_eq!(put(&mut store, Some(b"late"), 20), Put::Superseded);
+    let mut changes = Vec::new();
+    let mut note = |change: Change<'_>| changes.push((change.timestamp, change.value.is_some()));
+    store.seal(&mut note).expect("sealed");
+    assert_eq!(changes, [(20, true), (30, false), (40, true)]);
+    store.settle();
+    while !store.apply(1).expect("applied") {}
+    assert_eq!(put(&mut store, Some(b"later"), 15), Put::Superseded);
+    let mut changes = Vec::new();
+    let mut note = |change: Change<'_>| changes.push(change.timestamp);
+    store.seal(&mut note).expect("sealed");
+    assert_eq!(changes, [15, 20, 40], "what ends it, and the latest last");
+    store.discard();
+    let visible = [
+        (9, None),
+        (10, Some(10)),
+        (29, Some(20)),
+        (30, None),
+        (41, Some(40)),
+    ];
+    for (at, expected) in visible {
+        assert_eq!(as_of(&store, at).map(|found| found.0), expected, "{at}");
+    }
+    store.expire_before(29);
+    assert_eq!(as_of(&store, 28), None, "the horizon is exact");
+    assert_eq!(as_of(&store, 29), Some((20, b"late".to_vec())));
+    assert_eq!(put(&mut store, Some(b"x"), 28), Put::Expired);
+    store.discard();
+    assert!(
+        as_of(&store, 28).is_some(),
+        "an abort takes the horizon back"
+    );
+    store.expire_before(50);
+    for _ in 0..20 {
+        commit(&mut store);
+    }
+    assert_eq!(
+        as_of(&store, 45),
+        Some((40, b"b".to_vec())),
+        "the latest stays"
+    );
+    drop(store);
+    let mut rows = 0;
+    let all = (Bound::Unbounded, Bound::Unbounded);
+    let count = &mut |_: &[u8], _: &[u8]| {
+        rows += 1;
+        GO
+    };
+    let swept = tree(database, "v").scan(all.0, all.1, Direction::Forward, count);
+    swept.expect("scanned");
+    assert_eq!(rows, 1, "what nobody sees is deleted");
+    assert_eq!(as_of(&open(), 45), Some((40, b"b".to_vec())));
 }
 
 pub(super) fn a_cleared_store_is_empty(database: &dyn Database) {

@@ -68,8 +68,8 @@ fn action() -> impl Strategy<Value = Action> {
 type Writes = BTreeMap<Id, (i64, Option<Vec<u8>>)>;
 
 /// What the store must show, kept the obvious way.
-#[derive(Default)]
 struct Model {
+    kind: Kind,
     open: Writes,
     sealed: Option<Writes>,
     committed: Map,
@@ -79,17 +79,24 @@ struct Model {
 }
 
 impl Model {
-    fn new() -> Self {
+    fn new(kind: Kind) -> Self {
         Self {
+            kind,
+            open: Writes::new(),
+            sealed: None,
+            committed: Map::new(),
+            changelog: Vec::new(),
             horizons: [i64::MIN; 3],
-            ..Self::default()
         }
     }
 
     fn visible(&self) -> Map {
         let mut map = self.committed.clone();
         for (id, (timestamp, value)) in self.sealed.iter().flatten().chain(&self.open) {
-            write(&mut map, id, *timestamp, value.as_deref());
+            self.kind.write(&mut map, id, *timestamp, value.as_deref());
+        }
+        if self.kind == Kind::Versioned {
+            return in_force_from(self.horizons[0], &map);
         }
         map.retain(|id, _| id.1 >= self.horizons[0]);
         map
@@ -97,7 +104,9 @@ impl Model {
 
     fn settle(&mut self) {
         for (id, (timestamp, value)) in self.sealed.take().into_iter().flatten() {
-            write(&mut self.committed, &id, timestamp, value.as_deref());
+            let value_bytes = value.as_deref();
+            self.kind
+                .write(&mut self.committed, &id, timestamp, value_bytes);
             self.changelog.push((id, timestamp, value));
         }
         self.horizons[2] = self.horizons[1];
@@ -110,11 +119,31 @@ impl Model {
     }
 }
 
-fn write(map: &mut Map, id: &Id, timestamp: i64, value: Option<&[u8]>) {
-    match value {
-        Some(value) => map.insert(id.clone(), (timestamp, value.to_vec())),
-        None => map.remove(id),
-    };
+impl Kind {
+    fn write(self, map: &mut Map, id: &Id, timestamp: i64, value: Option<&[u8]>) {
+        match value {
+            Some(value) => map.insert(id.clone(), (timestamp, Some(value.to_vec()))),
+            // That there is no value from a time on is a version like any other.
+            None if self == Self::Versioned => map.insert(id.clone(), (timestamp, None)),
+            None => map.remove(id),
+        };
+    }
+}
+
+/// The versions that are in force at some time from `horizon` on, but for deletions of nothing.
+fn in_force_from(horizon: i64, versions: &Map) -> Map {
+    let mut visible = Map::new();
+    let mut rows = versions.iter().peekable();
+    let mut has_value = false;
+    while let Some((id, row)) = rows.next() {
+        let next = rows.peek().filter(|(next, _)| next.0 == id.0);
+        let is_over = next.is_some_and(|(next, _)| next.1 <= horizon);
+        if !is_over && (has_value || row.1.is_some()) {
+            visible.insert(id.clone(), row.clone());
+        }
+        has_value = next.is_some() && !is_over && row.1.is_some();
+    }
+    visible
 }
 
 struct Run<'d> {
@@ -139,9 +168,10 @@ impl Run<'_> {
             }
             Action::Delete { key, major, minor } if self.kind != Kind::Join => {
                 let id = self.kind.id(KEYS[*key], *major, *minor);
-                self.subject.write(&id, None, self.clock);
+                let timestamp = self.timestamp(&id);
+                self.subject.write(&id, None, timestamp);
                 if id.1 >= self.model.horizons[0] {
-                    self.model.open.insert(id, (self.clock, None));
+                    self.model.open.insert(id, (timestamp, None));
                 }
             }
             Action::Delete { .. } => {}
@@ -169,13 +199,16 @@ impl Run<'_> {
         }
     }
 
+    /// The timestamp of a join's record or of a version is its place in time; the others have one of their own.
+    fn timestamp(&self, id: &Id) -> i64 {
+        match self.kind {
+            Kind::Join | Kind::Versioned => id.1,
+            _ => self.clock,
+        }
+    }
+
     fn put(&mut self, mut id: Id, value: &[u8]) {
-        // A join's timestamp is its place in time; the others have one of their own.
-        let timestamp = if self.kind == Kind::Join {
-            id.1
-        } else {
-            self.clock
-        };
+        let timestamp = self.timestamp(&id);
         if id.1 < self.model.horizons[0] {
             self.subject.write(&id, Some(value), timestamp);
             return;
@@ -208,15 +241,35 @@ impl Run<'_> {
         }
         sealed.unwrap();
         let open = std::mem::take(&mut self.model.open);
-        let expected: Vec<_> = open
+        let mut sent = open.clone();
+        if self.kind == Kind::Versioned {
+            sent.extend(self.what_ends(&open));
+        }
+        let expected: Vec<_> = sent
             .iter()
             .map(|(id, (timestamp, value))| {
                 (self.kind.changelog_key(id), value.clone(), *timestamp)
             })
             .collect();
         assert_eq!(changes, expected, "each change once, in order");
-        self.model.sealed = Some(open);
+        self.model.sealed = Some(sent);
         self.model.horizons[1] = self.model.horizons[0];
+    }
+
+    /// The version after each that was written, and the latest of its key.
+    fn what_ends(&self, written: &Writes) -> Writes {
+        let mut all: Writes = written.clone();
+        let committed = self.model.committed.iter();
+        for (id, (timestamp, value)) in committed {
+            all.entry(id.clone()).or_insert((*timestamp, value.clone()));
+        }
+        let later = |id: &Id| {
+            let after = (id.0.clone(), id.1, i64::MAX)..=(id.0.clone(), i64::MAX, i64::MAX);
+            let mut later = all.range(after);
+            [later.next(), later.next_back()]
+        };
+        let found = written.keys().flat_map(later).flatten();
+        found.map(|(id, row)| (id.clone(), row.clone())).collect()
     }
 
     fn mark(&mut self) {
@@ -265,7 +318,7 @@ fn run(kind: Kind, database: &dyn Database, actions: &[Action]) {
         kind,
         database,
         subject,
-        model: Model::new(),
+        model: Model::new(kind),
         clock: 0,
     };
     for action in actions {
@@ -310,6 +363,9 @@ proptest! {
 
     #[test]
     fn a_join_store_is_a_multimap(actions in actions()) { on_memory(Kind::Join, &actions); }
+
+    #[test]
+    fn a_versioned_store_is_a_map_of_histories(actions in actions()) { on_memory(Kind::Versioned, &actions); }
 }
 
 proptest! {
@@ -326,4 +382,7 @@ proptest! {
 
     #[test]
     fn a_join_store_is_a_multimap_on_sled(actions in actions()) { on_sled(Kind::Join, &actions); }
+
+    #[test]
+    fn a_versioned_store_is_a_map_of_histories_on_sled(actions in actions()) { on_sled(Kind::Versioned, &actions); }
 }

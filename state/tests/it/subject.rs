@@ -1,16 +1,18 @@
-//! One face for the four kinds of store, so that one model serves them all.
+//! One face for the five kinds of store, so that one model serves them all.
 
 use std::collections::BTreeMap;
 use std::ops::{Bound, ControlFlow};
 
 use state::{
     Database, Direction, JoinStore, JoinStoreOptions, KeyValueStore, SessionStore,
-    SessionStoreOptions, Stamped, Store, WindowStore, WindowStoreOptions,
+    SessionStoreOptions, Stamped, Store, VersionedStore, WindowStore, WindowStoreOptions,
 };
 
-/// Key and two numbers: window `(start, 0)`, session `(end, start)`, join `(timestamp, sequence)`.
+/// Key and two numbers: window `(start, 0)`, session `(end, start)`, join `(timestamp, sequence)`, version
+/// `(timestamp, 0)`.
 pub type Id = (Vec<u8>, i64, i64);
-pub type Row = (i64, Vec<u8>);
+/// Timestamp and value. Only a version may have no value.
+pub type Row = (i64, Option<Vec<u8>>);
 pub type Map = BTreeMap<Id, Row>;
 
 const SEGMENT_MS: i64 = 10;
@@ -22,6 +24,7 @@ pub enum Kind {
     Window,
     Session,
     Join,
+    Versioned,
 }
 
 pub enum Subject {
@@ -29,10 +32,11 @@ pub enum Subject {
     Window(WindowStore),
     Session(SessionStore),
     Join(JoinStore),
+    Versioned(VersionedStore),
 }
 
 fn row(value: Stamped) -> Row {
-    (value.timestamp, value.value.to_vec())
+    (value.timestamp, Some(value.value.to_vec()))
 }
 
 impl Kind {
@@ -59,6 +63,7 @@ impl Kind {
                 };
                 Subject::Join(JoinStore::open(name, tree, options).unwrap())
             }
+            Self::Versioned => Subject::Versioned(VersionedStore::open(name, tree).unwrap()),
         }
     }
 
@@ -66,7 +71,7 @@ impl Kind {
     pub fn id(self, key: &[u8], major: i64, minor: u8) -> Id {
         let (major, minor) = match self {
             Self::KeyValue => (0, 0),
-            Self::Window => (major, 0),
+            Self::Window | Self::Versioned => (major, 0),
             Self::Session => (major, major - i64::from(minor)),
             Self::Join => (major, i64::from(minor)),
         };
@@ -77,7 +82,7 @@ impl Kind {
     pub fn changelog_key(self, (key, major, minor): &Id) -> Vec<u8> {
         let mut bytes = key.clone();
         match self {
-            Self::KeyValue => {}
+            Self::KeyValue | Self::Versioned => {}
             Self::Window | Self::Join => {
                 bytes.extend(major.to_be_bytes());
                 bytes.extend((*minor as u32).to_be_bytes());
@@ -98,6 +103,7 @@ impl Subject {
             Self::Window(store) => store,
             Self::Session(store) => store,
             Self::Join(store) => store,
+            Self::Versioned(store) => store,
         }
     }
 
@@ -117,6 +123,7 @@ impl Subject {
                 let value = value.expect("a join side has no deletes");
                 return i64::from(store.append(key, major, minor as u32, value).unwrap());
             }
+            (Self::Versioned(store), value) => drop(store.put(key, value, major).unwrap()),
         }
         minor
     }
@@ -127,6 +134,7 @@ impl Subject {
             Self::Window(store) => store.expire_before(time),
             Self::Session(store) => store.expire_before(time),
             Self::Join(store) => store.expire_before(time),
+            Self::Versioned(store) => store.expire_before(time),
         }
     }
 
@@ -136,6 +144,7 @@ impl Subject {
             Self::Window(store) => store.restore_horizon(time),
             Self::Session(store) => store.restore_horizon(time),
             Self::Join(store) => store.restore_horizon(time),
+            Self::Versioned(store) => store.restore_horizon(time),
         }
     }
 
@@ -146,6 +155,7 @@ impl Subject {
             Self::Window(store) => check_window(store, model, keys, from, to),
             Self::Session(store) => check_session(store, model, keys, from, to),
             Self::Join(store) => check_join(store, model, keys, from, to),
+            Self::Versioned(store) => check_versioned(store, model, keys, from),
         }
     }
 }
@@ -315,7 +325,7 @@ fn check_join(store: &JoinStore, model: &Map, keys: &[&[u8]], from: i64, to: i64
     for key in keys {
         for (from, to) in [(i64::MIN, i64::MAX), (from, to)] {
             let expected: Vec<_> = of_key(model, key, from, to)
-                .map(|(id, row)| (id.1, id.2 as u32, row.1.clone()))
+                .map(|(id, row)| (id.1, id.2 as u32, row.1.clone().unwrap()))
                 .collect();
             let mut found = Vec::new();
             let mut visit = |timestamp, sequence, value: &[u8]| {
@@ -324,6 +334,39 @@ fn check_join(store: &JoinStore, model: &Map, keys: &[&[u8]], from: i64, to: i64
             };
             store.fetch(key, from, to, &mut visit).unwrap();
             assert_eq!(found, expected, "fetch {key:?} {from}..={to}");
+        }
+    }
+}
+
+fn check_versioned(store: &VersionedStore, model: &Map, keys: &[&[u8]], at: i64) {
+    let value_of = |version: Option<(&Id, &Row)>| {
+        let (_, (timestamp, value)) = version?;
+        Some((*timestamp, Some(value.clone()?)))
+    };
+    for key in keys {
+        let versions: Vec<_> = of_key(model, key, i64::MIN, i64::MAX).collect();
+        let expected: Vec<Row> = versions.iter().map(|(_, row)| (*row).clone()).collect();
+        let mut found = Vec::new();
+        let mut visit = |timestamp, value: Option<&[u8]>| {
+            found.push((timestamp, value.map(<[u8]>::to_vec)));
+            GO
+        };
+        store.versions(key, &mut visit).unwrap();
+        assert_eq!(found, expected, "versions {key:?}");
+        let latest = versions.last().copied();
+        let found = store.latest(key).unwrap().map(row);
+        assert_eq!(found, value_of(latest), "latest {key:?}");
+        for at in [
+            at,
+            at + 15,
+            store.horizon(),
+            store.horizon().saturating_sub(1),
+        ] {
+            let newest = versions.iter().rfind(|(id, _)| id.1 <= at).copied();
+            let is_over = at < store.horizon();
+            let expected = newest.filter(|newest| !is_over || Some(*newest) == latest);
+            let found = store.as_of(key, at).unwrap().map(row);
+            assert_eq!(found, value_of(expected), "{key:?} as of {at}");
         }
     }
 }

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use xtask::oracle::{self, Draw};
 
 use crate::case::{Case, CaseResult, Outcome, Output, Store};
-use crate::run::{lacks, run};
+use crate::run::run;
 
 /// The families of generated cases of which the DSL has all or most.
 pub const FAMILIES: [&str; 19] = [
@@ -40,8 +40,6 @@ pub struct Count {
     pub agreed: u64,
     /// They did not.
     pub differing: u64,
-    /// The DSL lacks something.
-    pub unsupported: u64,
 }
 
 /// A case whose results are not the same.
@@ -60,8 +58,6 @@ pub struct Difference {
 pub struct Report {
     /// By family.
     pub families: BTreeMap<String, Count>,
-    /// What the DSL lacks, and in how many cases.
-    pub lacking: BTreeMap<&'static str, u64>,
     /// All differences, in the order of the cases.
     pub differences: Vec<Difference>,
 }
@@ -73,7 +69,6 @@ impl Report {
         let add = |sum: Count, count: &Count| Count {
             agreed: sum.agreed + count.agreed,
             differing: sum.differing + count.differing,
-            unsupported: sum.unsupported + count.unsupported,
         };
         self.families.values().fold(Count::default(), add)
     }
@@ -82,24 +77,13 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut row = |family: &str, count: Count| {
-            let Count {
-                agreed,
-                differing,
-                unsupported,
-            } = count;
-            writeln!(
-                f,
-                "{family:<14}{agreed:>10}{differing:>10}{unsupported:>12}"
-            )
+            let Count { agreed, differing } = count;
+            writeln!(f, "{family:<14}{agreed:>10}{differing:>10}")
         };
         for (family, count) in &self.families {
             row(family, *count)?;
         }
-        row("total", self.total())?;
-        for (what, cases) in &self.lacking {
-            writeln!(f, "unsupported in {cases} cases: {what}")?;
-        }
-        Ok(())
+        row("total", self.total())
     }
 }
 
@@ -131,35 +115,22 @@ pub fn parse(line: &str) -> Result<Line<'_>> {
 /// As [`generated`].
 pub fn compare(cases: &[Line<'_>], store: Store) -> Result<Report> {
     let mut report = Report::default();
-    let mut supported = Vec::new();
-    for (line, case) in cases {
-        match lacks(case) {
-            Some(what) => {
-                *report.lacking.entry(what).or_default() += 1;
-                report.family(case).unsupported += 1;
-            }
-            None => supported.push((*line, case)),
-        }
-    }
-    let asked: String = supported
-        .iter()
-        .map(|(line, _)| format!("{line}\n"))
-        .collect();
+    let asked: String = cases.iter().map(|(line, _)| format!("{line}\n")).collect();
     // Kafka Streams works on its half while ours is worked out.
     let (answers, actual) = thread::scope(|scope| {
         let answers = scope.spawn(|| oracle::answers(&asked));
-        let actual: Result<Vec<_>> = supported.iter().map(|(_, case)| run(case, store)).collect();
+        let actual: Result<Vec<_>> = cases.iter().map(|(_, case)| run(case, store)).collect();
         let answers = answers.join().expect("the oracle is asked without a panic");
         Ok::<_, anyhow::Error>((answers?, actual?))
     })?;
     let expected = results(&answers)?;
     ensure!(
-        expected.len() == supported.len(),
+        expected.len() == cases.len(),
         "the oracle answered {} of {} cases",
         expected.len(),
-        supported.len()
+        cases.len()
     );
-    for (((line, case), expected), actual) in supported.into_iter().zip(&expected).zip(&actual) {
+    for (((line, case), expected), actual) in cases.iter().zip(&expected).zip(&actual) {
         ensure!(
             case.name == expected.name,
             "the oracle answered {} where {} was asked",

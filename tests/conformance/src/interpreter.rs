@@ -7,7 +7,8 @@ use std::time::Duration;
 use processor_core::dsl::{
     Buffer, CogroupedStream, Consumed, GlobalTable, Grouped, JoinWindows, KGroupedStream,
     KGroupedTable, KStream, KTable, Lineage, Partitioned, Produced, Rekeyed, SessionWindows,
-    SlidingWindows, TimeWindows, UnlimitedWindows, WhenFull, Windows as EventWindows,
+    SlidingWindows, TimeWindows, UnlimitedWindows, VersionedTable, WhenFull,
+    Windows as EventWindows,
 };
 use processor_core::error::Result as Processed;
 use processor_core::processor::{
@@ -20,16 +21,10 @@ use crate::case::Op;
 use crate::functions::{
     Key, Mapper, Number, Predicate, fold, group, join, length, nz, plus, render, unfold,
 };
-use crate::operators::{Kind, missing};
 
-/// Why a case has no topology.
+/// Why a case has no topology: it makes no sense.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Refusal {
-    /// The DSL lacks something.
-    Unsupported(&'static str),
-    /// The case makes no sense.
-    Invalid(String),
-}
+pub(crate) struct Refusal(String);
 
 /// The topology of a case.
 pub(crate) fn build(name: &str, ops: &[Op]) -> Result<Topology, Refusal> {
@@ -41,7 +36,7 @@ pub(crate) fn build(name: &str, ops: &[Op]) -> Result<Topology, Refusal> {
         interpreter.add(op)?;
     }
     let built = interpreter.builder.build();
-    built.map_err(|error| Refusal::Invalid(error.to_string()))
+    built.map_err(|error| Refusal(error.to_string()))
 }
 
 pub(crate) fn key_serde() -> Nullable<Utf8> {
@@ -90,11 +85,21 @@ struct Table<K> {
     rows: KTable<K, i64>,
     /// Kafka Streams would have its rows, or those it derives from, in a store of their own.
     kept: bool,
+    /// The same table with its history, where it has one.
+    versioned: Option<VersionedTable<K, i64>>,
 }
 
 impl<K: Data> Table<K> {
     fn kept(rows: KTable<K, i64>) -> Self {
-        Self { rows, kept: true }
+        Self::of(rows, true)
+    }
+
+    fn of(rows: KTable<K, i64>, kept: bool) -> Self {
+        Self {
+            rows,
+            kept,
+            versioned: None,
+        }
     }
 }
 
@@ -112,21 +117,6 @@ impl TableKey for Key {
 impl TableKey for Windowed<Key> {
     fn text(&self) -> Key {
         render(self)
-    }
-}
-
-impl Made {
-    fn kind(&self) -> Kind {
-        match self {
-            Self::Stream(_) => Kind::Stream,
-            Self::Table(_) => Kind::Table,
-            Self::WindowedTable(_) => Kind::WindowedTable,
-            Self::GlobalTable(_) => Kind::GlobalTable,
-            Self::Group(_) => Kind::Group,
-            Self::TableGroup(_) => Kind::TableGroup,
-            Self::Windows(..) | Self::CogroupWindows(..) => Kind::Windows,
-            Self::Cogroup(_) => Kind::Cogroup,
-        }
     }
 }
 
@@ -187,10 +177,6 @@ impl Interpreter {
                     .ok_or_else(|| unknown("input", id))
             })
             .collect::<Result<_, _>>()?;
-        let kinds: Vec<Kind> = inputs.iter().map(Made::kind).collect();
-        if let Some(what) = missing(op, &kinds) {
-            return Err(Refusal::Unsupported(what));
-        }
         let made = match inputs.as_slice() {
             [] => self.source(op)?,
             [Made::Stream(stream)] if op.op == "branch" => return self.branch(op, stream),
@@ -256,11 +242,19 @@ impl Interpreter {
                 let consumed = Consumed::new(key_serde(), value_serde());
                 self.builder.stream(topic, consumed).into()
             }
+            "table" if op.has("versioned") => {
+                let consumed = Consumed::new(key_serde(), int64());
+                let history = ms(op, "versioned");
+                let table = self
+                    .builder
+                    .versioned_table(topic, &store, history, consumed);
+                versioned(table).into()
+            }
             "table" => {
                 let consumed = Consumed::new(key_serde(), int64());
                 let rows = self.builder.table(topic, &store, consumed);
                 let kept = op.flag("materialized");
-                Table { rows, kept }.into()
+                Table::of(rows, kept).into()
             }
             "global_table" => {
                 let consumed = Consumed::new(key_serde(), int64());
@@ -316,7 +310,7 @@ impl Interpreter {
             "to_table" => {
                 let rows = on!(stream, s => s.to_table_with_deletes(&store(op)));
                 let kept = op.flag("materialized");
-                Table { rows, kept }.into()
+                Table::of(rows, kept).into()
             }
             "process_values" => {
                 let sums = self
@@ -333,7 +327,7 @@ impl Interpreter {
     fn branch(&mut self, op: &Op, stream: &Stream) -> Result<(), Refusal> {
         let branches = op.parameters.get("branches").cloned().unwrap_or_default();
         let branches: Vec<Op> = serde_json::from_value(branches)
-            .map_err(|error| Refusal::Invalid(format!("the branches of {}: {error}", op.id)))?;
+            .map_err(|error| Refusal(format!("the branches of {}: {error}", op.id)))?;
         on!(stream, s => {
             let split = s.split();
             for branch in &branches {
@@ -351,7 +345,7 @@ impl Interpreter {
 }
 
 fn unknown(what: &str, name: &str) -> Refusal {
-    Refusal::Invalid(format!("there is no {what} '{name}'"))
+    Refusal(format!("there is no {what} '{name}'"))
 }
 
 fn store(op: &Op) -> String {
@@ -368,7 +362,7 @@ fn plus_i(value: Number, i: i64) -> Number {
 
 fn write(op: &Op, made: &Made) -> Result<(), Refusal> {
     let Made::Stream(stream) = made else {
-        return Err(Refusal::Invalid("only streams are written".to_owned()));
+        return Err(Refusal("only streams are written".to_owned()));
     };
     let produced = Produced::new(key_serde(), value_serde());
     match dynamic_topic(op) {
@@ -400,9 +394,11 @@ pub(crate) fn dynamic_topics(ops: &[Op]) -> BTreeSet<String> {
 
 fn to_stream<K: TableKey>(op: &Op, table: &Table<K>) -> Made {
     let modulus = op.has("mod").then(|| op.number("mod", 2));
-    table
-        .rows
-        .to_stream()
+    let stream = match &table.versioned {
+        Some(table) => table.to_stream(),
+        None => table.rows.to_stream(),
+    };
+    stream
         .select_key(move |key, v| match modulus {
             Some(modulus) => group(*v, modulus),
             None => key.text(),
@@ -437,7 +433,7 @@ fn cogrouped(first: &KGroupedStream<Key, Number>, others: &[Made]) -> Result<Mad
     let mut groups = first.cogroup(add(1));
     for (weight, other) in (2..).zip(others) {
         let Made::Group(group) = other else {
-            return Err(Refusal::Invalid("only groups can be cogrouped".to_owned()));
+            return Err(Refusal("only groups can be cogrouped".to_owned()));
         };
         groups = groups.cogroup(group, add(weight));
     }
@@ -497,7 +493,7 @@ fn merged(first: &Stream, rest: &[Made]) -> Result<Made, Refusal> {
     let mut merged = first.clone();
     for other in rest {
         let Made::Stream(other) = other else {
-            return Err(Refusal::Invalid("only streams can be merged".to_owned()));
+            return Err(Refusal("only streams can be merged".to_owned()));
         };
         let both: Made = on!(&merged, a => on!(other, b => a.merge(b).into()));
         if let Made::Stream(both) = both {
@@ -597,11 +593,34 @@ fn join_streams(op: &Op, left: &Stream, right: &Stream) -> Result<Made, Refusal>
 
 fn join_table(op: &Op, left: &Stream, right: &Table<Key>) -> Result<Made, Refusal> {
     let name = op.id.as_str();
-    on!(left, left => Ok(match op.op.as_str() {
-        "join" => left.join_table(name, &right.rows, |_, l, r| join(l, Some(r))).into(),
-        "left_join" => left.left_join_table(name, &right.rows, |_, l, r| join(l, r)).into(),
-        other => return Err(unknown("join with a table", other)),
+    let inner = |_: &Key, l, r| join(l, Some(r));
+    let outer = |_: &Key, l, r| join(l, r);
+    on!(left, left => Ok(match (op.op.as_str(), &right.versioned, op.has("grace")) {
+        (_, None, true) => {
+            return Err(Refusal("a grace needs a versioned table".to_owned()));
+        }
+        ("join", None, false) => left.join_table(name, &right.rows, inner).into(),
+        ("left_join", None, false) => left.left_join_table(name, &right.rows, outer).into(),
+        ("join", Some(table), false) => left.join_table_as_of(name, table, inner).into(),
+        ("left_join", Some(table), false) => left.left_join_table_as_of(name, table, outer).into(),
+        ("join", Some(table), true) => {
+            let joined = left.join_table_as_of_with_grace(name, table, ms(op, "grace"), inner);
+            (*joined).clone().into()
+        }
+        ("left_join", Some(table), true) => {
+            let joined = left.left_join_table_as_of_with_grace(name, table, ms(op, "grace"), outer);
+            (*joined).clone().into()
+        }
+        (other, ..) => return Err(unknown("join with a table", other)),
     }))
+}
+
+/// A table with history, and its latest rows.
+fn versioned<K: Data>(table: VersionedTable<K, i64>) -> Table<K> {
+    Table {
+        versioned: Some(table.clone()),
+        ..Table::kept(table.latest())
+    }
 }
 
 fn join_tables(op: &Op, left: &Table<Key>, right: &Table<Key>) -> Result<Table<Key>, Refusal> {
@@ -635,15 +654,25 @@ fn join_by_foreign_key(
         }
         other => return Err(unknown("join by a foreign key", other)),
     };
-    Ok(Table {
-        rows,
-        kept: op.flag("materialized"),
-    })
+    Ok(Table::of(rows, op.flag("materialized")))
 }
 
 /// An operator over one table that makes another.
 fn of_table<K: TableKey>(op: &Op, table: &Table<K>) -> Result<Table<K>, Refusal> {
     let (mapper, predicate) = (Mapper::of(op), Predicate::of(op));
+    // A store of its own would be one without history.
+    if let Some(table) = table
+        .versioned
+        .as_ref()
+        .filter(|_| !op.flag("materialized"))
+    {
+        return Ok(versioned(match op.op.as_str() {
+            "filter" => table.filter(move |_, v| predicate.holds(Some(*v))),
+            "filter_not" => table.filter_not(move |_, v| predicate.holds(Some(*v))),
+            "map_values" => table.map_values(move |k, v| nz(mapper.apply(&k.text(), Some(v)))),
+            other => return Err(unknown("operator of a versioned table", other)),
+        }));
+    }
     let rows = &table.rows;
     let filtered = |rows: KTable<K, i64>| match table.kept {
         true => rows.with_old_values(),
@@ -665,18 +694,18 @@ fn of_table<K: TableKey>(op: &Op, table: &Table<K>) -> Result<Table<K>, Refusal>
                 _ => WhenFull::EmitEarly,
             };
             let rows = rows.suppress_until_time_limit(&store(op), ms(op, "ms"), buffer(op, full));
-            return Ok(Table { rows, kept: false });
+            return Ok(Table::of(rows, false));
         }
         other => return Err(unknown("operator of a table", other)),
     };
     let kept = table.kept || op.flag("materialized");
-    Ok(Table { rows, kept })
+    Ok(Table::of(rows, kept))
 }
 
 fn until_close(op: &Op, table: &Table<Windowed<Key>>) -> Table<Windowed<Key>> {
     let buffer = buffer(op, WhenFull::Stop);
     let rows = table.rows.suppress_until_window_closes(&store(op), buffer);
-    Table { rows, kept: false }
+    Table::of(rows, false)
 }
 
 fn buffer(op: &Op, full: WhenFull) -> Buffer {

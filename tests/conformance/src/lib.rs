@@ -7,5 +7,4 @@ pub mod case;
 pub mod differential;
 mod functions;
 mod interpreter;
-mod operators;
 pub mod run;

@@ -10,10 +10,7 @@ use processor_core::{StreamsConfig, StreamsError, Topology};
 
 use crate::case::{Case, CaseResult, Outcome, Output, Step, Store};
 use crate::functions::{Key, Number};
-use crate::interpreter::{Refusal, build, dynamic_topics, key_serde, value_serde};
-
-/// The error of a case that needs something the DSL does not have.
-pub const UNSUPPORTED: &str = "Unsupported";
+use crate::interpreter::{build, dynamic_topics, key_serde, value_serde};
 
 /// Runs `case` with its state in `store`, whatever the case says. A topology that fails is a result like any other.
 ///
@@ -61,22 +58,12 @@ pub fn run_interrupted(
                 Err(_) => failed(),
             }
         }
-        Err(Refusal::Unsupported(_)) => Outcome::Error(UNSUPPORTED.to_owned()),
-        Err(Refusal::Invalid(_)) => Outcome::Error("IllegalArgumentException".to_owned()),
+        Err(_) => Outcome::Error("IllegalArgumentException".to_owned()),
     };
     Ok(CaseResult {
         name: case.name.clone(),
         outcome,
     })
-}
-
-/// What the DSL lacks for `case`, if anything.
-#[must_use]
-pub fn lacks(case: &Case) -> Option<&'static str> {
-    match build(&case.name, &case.topology) {
-        Err(Refusal::Unsupported(what)) => Some(what),
-        _ => None,
-    }
 }
 
 fn failed() -> Outcome {

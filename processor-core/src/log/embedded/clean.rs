@@ -12,7 +12,7 @@
 use std::sync::{Arc, Mutex, TryLockError};
 
 use super::batch::Batch;
-use super::compaction::{LastOffsets, Rewriter};
+use super::compaction::{CompactionTimes, LastOffsets, Rewriter};
 use super::partition::{Aborted, Partition};
 use super::segment::Segment;
 use super::segment_reader::SegmentReader;
@@ -27,6 +27,7 @@ const READ_BYTES: usize = 4 << 20;
 struct Policy {
     compact: bool,
     retention_ms: Option<i64>,
+    min_compaction_lag_ms: Option<i64>,
 }
 
 impl Policy {
@@ -36,6 +37,17 @@ impl Policy {
             retention_ms: topic
                 .retention_ms
                 .filter(|_| topic.cleanup != Cleanup::Compact),
+            min_compaction_lag_ms: topic.min_compaction_lag_ms,
+        }
+    }
+
+    /// The times of a compaction now.
+    fn times(self, now_ms: i64, tombstone_ms: i64) -> CompactionTimes {
+        let lag = self.min_compaction_lag_ms;
+        CompactionTimes {
+            now_ms,
+            tombstone_ms,
+            young_from_ms: lag.map_or(i64::MAX, |lag| now_ms.saturating_sub(lag)),
         }
     }
 }
@@ -111,20 +123,20 @@ impl Shared {
                 return Ok(());
             }
             if partition.files.is_none() {
-                return partition.compact_in_memory(now_ms, self.tombstone_ms);
+                return partition.compact_in_memory(policy.times(now_ms, self.tombstone_ms));
             }
             plan(partition)?
         };
-        self.compact(id, plan, now_ms)
+        self.compact(id, plan, policy.times(now_ms, self.tombstone_ms))
     }
 
-    fn compact(&self, id: PartitionId, plan: Plan, now_ms: i64) -> Result<(), LogError> {
+    fn compact(&self, id: PartitionId, plan: Plan, times: CompactionTimes) -> Result<(), LogError> {
         let mut last = LastOffsets::default();
         for (_, file) in &plan.files {
             for_each_batch(file.clone(), |batch| last.take_in(batch, &plan.aborted))?;
         }
         for (base, file) in &plan.files {
-            let mut rewriter = Rewriter::new(&last, &plan.aborted, now_ms, self.tombstone_ms);
+            let mut rewriter = Rewriter::new(&last, &plan.aborted, times);
             for_each_batch(file.clone(), |batch| rewriter.take_in(batch))?;
             let cleaned = Segment::write_cleaned(file.path(), *base, &rewriter.finish())?;
             if let Some(partition) = self.lock()?.partition_mut(id) {
@@ -170,11 +182,11 @@ fn for_each_batch(
 
 impl Partition {
     /// Compacts what is decided, in place.
-    fn compact_in_memory(&mut self, now_ms: i64, tombstone_ms: i64) -> Result<(), LogError> {
+    fn compact_in_memory(&mut self, times: CompactionTimes) -> Result<(), LogError> {
         let end = self.end(Isolation::ReadCommitted);
         let decided = self.tail.partition_point(|b| b.header.base < end);
         let old: Vec<Batch> = self.tail.drain(..decided).collect();
-        let result = rewrite(&old, &self.aborted, now_ms, tombstone_ms);
+        let result = rewrite(&old, &self.aborted, times);
         let kept = result.as_ref().unwrap_or(&old).iter().rev();
         kept.for_each(|batch| self.tail.push_front(batch.clone()));
         result.map_err(|fault| LogError::fatal(format!("{}: {fault}", self.name())))?;
@@ -186,14 +198,13 @@ impl Partition {
 fn rewrite(
     batches: &[Batch],
     aborted: &Aborted,
-    now_ms: i64,
-    tombstone_ms: i64,
+    times: CompactionTimes,
 ) -> Result<Vec<Batch>, &'static str> {
     let mut last = LastOffsets::default();
     for batch in batches {
         last.take_in(batch, aborted)?;
     }
-    let mut rewriter = Rewriter::new(&last, aborted, now_ms, tombstone_ms);
+    let mut rewriter = Rewriter::new(&last, aborted, times);
     for batch in batches {
         rewriter.take_in(batch)?;
     }

@@ -1,6 +1,7 @@
 //! Compaction: which records of a partition survive, as pure functions over batches.
 //!
-//! Of each key the last record stays, and so does every record without a key. Aborted records and control batches
+//! Of each key the last record stays, and so does every record without a key, or too young for the topic's compaction
+//! lag. Aborted records and control batches
 //! go: what is left is committed, and no longer belongs to a transaction. A tombstone stays until its horizon, a
 //! clock time set when it is cleaned for the first time, so that a slow reader learns of the deletion.
 
@@ -55,11 +56,22 @@ fn for_each(
     Ok(())
 }
 
+/// What a compaction goes by.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct CompactionTimes {
+    /// The clock.
+    pub now_ms: i64,
+    /// How long a tombstone stays.
+    pub tombstone_ms: i64,
+    /// Records from this timestamp on are left alone.
+    pub young_from_ms: i64,
+}
+
 /// Writes the surviving records of a run of batches into fewer, larger ones.
 pub(super) struct Rewriter<'a> {
     last: &'a LastOffsets,
     aborted: &'a Aborted,
-    now_ms: i64,
+    times: CompactionTimes,
     /// Horizon of tombstones that are cleaned for the first time.
     fresh_horizon_ms: i64,
     builder: BatchBuilder,
@@ -69,16 +81,16 @@ pub(super) struct Rewriter<'a> {
 }
 
 impl<'a> Rewriter<'a> {
-    pub(super) fn new(
-        last: &'a LastOffsets,
-        aborted: &'a Aborted,
-        now_ms: i64,
-        tombstone_ms: i64,
-    ) -> Self {
+    pub(super) fn new(last: &'a LastOffsets, aborted: &'a Aborted, times: CompactionTimes) -> Self {
+        let CompactionTimes {
+            now_ms,
+            tombstone_ms,
+            ..
+        } = times;
         Self {
             last,
             aborted,
-            now_ms,
+            times,
             fresh_horizon_ms: now_ms.saturating_add(tombstone_ms).max(1),
             builder: BatchBuilder::new(),
             base: 0,
@@ -91,11 +103,12 @@ impl<'a> Rewriter<'a> {
     pub(super) fn take_in(&mut self, batch: &Batch) -> Result<(), &'static str> {
         let (horizon_ms, expired) = match batch.header.horizon_ms {
             0 => (self.fresh_horizon_ms, false),
-            known => (known, known <= self.now_ms),
+            known => (known, known <= self.times.now_ms),
         };
         for_each(batch, self.aborted, |record| {
+            let young = record.timestamp >= self.times.young_from_ms;
             let gone = expired && record.value.is_none();
-            if !gone && self.last.survives(&record) {
+            if young || (!gone && self.last.survives(&record)) {
                 self.push(&record, horizon_ms);
             }
         })

@@ -33,6 +33,9 @@ struct TopicRow {
     compact: bool,
     delete: bool,
     retention_ms: Option<i64>,
+    /// Not in files of older programs, whose topics have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    min_compaction_lag_ms: Option<i64>,
 }
 
 const VERSION: u32 = 1;
@@ -158,6 +161,7 @@ fn row(topic: &NewTopic) -> TopicRow {
         compact: topic.cleanup != Cleanup::Delete,
         delete: topic.cleanup != Cleanup::Compact,
         retention_ms: topic.retention_ms,
+        min_compaction_lag_ms: topic.min_compaction_lag_ms,
     }
 }
 
@@ -183,6 +187,7 @@ fn parse(json: &[u8]) -> Result<Vec<NewTopic>, String> {
                 (true, true) => Cleanup::CompactAndDelete,
             },
             retention_ms: row.retention_ms,
+            min_compaction_lag_ms: row.min_compaction_lag_ms,
             replication: 1,
         })
     };

@@ -35,14 +35,18 @@ pub(super) fn create_topics(log: &KafkaLog, topics: &[NewTopic]) -> Result<(), L
     if missing.is_empty() {
         return Ok(());
     }
-    let retention: Vec<String> = missing
+    let settings: Vec<(String, String)> = missing
         .iter()
-        .map(|topic| topic.retention_ms.unwrap_or(-1).to_string())
+        .map(|topic| {
+            let retention = topic.retention_ms.unwrap_or(-1);
+            let lag = topic.min_compaction_lag_ms.unwrap_or(0);
+            (retention.to_string(), lag.to_string())
+        })
         .collect();
     let wanted: Vec<NewKafkaTopic<'_>> = missing
         .iter()
-        .zip(&retention)
-        .map(|(topic, retention)| {
+        .zip(&settings)
+        .map(|(topic, (retention, lag))| {
             let replication = TopicReplication::Fixed(topic.replication);
             let cleanup = match topic.cleanup {
                 Cleanup::Delete => "delete",
@@ -52,6 +56,7 @@ pub(super) fn create_topics(log: &KafkaLog, topics: &[NewTopic]) -> Result<(), L
             NewKafkaTopic::new(&topic.name, topic.partitions, replication)
                 .set("cleanup.policy", cleanup)
                 .set("retention.ms", retention)
+                .set("min.compaction.lag.ms", lag)
                 .set("message.timestamp.type", "CreateTime")
         })
         .collect();
