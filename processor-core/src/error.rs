@@ -80,9 +80,13 @@ impl Fault {
         .into()
     }
 
-    /// The same fault with the record it arose at.
+    /// The same fault with the record it arose at, unless it has one already.
     #[must_use]
     pub fn at(self, record: RecordMetadata) -> Self {
+        // It may be that of a record that was held back and came out while another one was at hand.
+        if matches!(self.kind(), FaultKind::At { .. }) {
+            return self;
+        }
         FaultKind::At {
             record,
             source: self,

@@ -1,6 +1,10 @@
 //! A map from bytes to bytes with the time of each value.
 //!
 //! Locally a row is `key → timestamp (8, big-endian) ‖ value`.
+//!
+//! Entries of a store that was [opened expiring](KeyValueStore::open_expiring) are gone once their timestamp lies below
+//! its horizon: at once and exactly for who reads, in every backend. They are deleted later, in the order of their
+//! timestamps, by [`sweep`](KeyValueStore::sweep), which tells the changelog.
 
 use std::cmp::Ordering;
 use std::ops::{Bound, ControlFlow};
@@ -8,6 +12,7 @@ use std::ops::{Bound, ControlFlow};
 use bytes::Bytes;
 
 use crate::arena::Arena;
+use crate::expiry::Expiry;
 use crate::keys::{after_prefix, stamp, unstamp};
 use crate::overlay::{Entry, Generations, Layers, Table};
 use crate::rows::Rows;
@@ -22,6 +27,7 @@ pub struct KeyValueStore {
     /// Settled keys still to be applied in this round, descending.
     round: Vec<Bytes>,
     arena: Arena,
+    expiry: Option<Expiry>,
 }
 
 impl KeyValueStore {
@@ -33,7 +39,66 @@ impl KeyValueStore {
             generations: Generations::default(),
             round: Vec::new(),
             arena: Arena::default(),
+            expiry: None,
         }
+    }
+
+    /// A store over what `tree` holds, whose entries expire by their timestamps. `order` is a tree of its own, for their
+    /// order in time.
+    pub fn open_expiring(name: &str, tree: Box<dyn Tree>, order: Box<dyn Tree>) -> Self {
+        Self {
+            expiry: Some(Expiry::new(Self::open(name, order))),
+            ..Self::open(name, tree)
+        }
+    }
+
+    /// Hides the entries whose timestamp is below `timestamp`, for good; an abort takes it back, as it does writes. Only in
+    /// a store that was opened expiring.
+    pub fn expire_before(&mut self, timestamp: i64) {
+        if let Some(expiry) = &mut self.expiry {
+            expiry.horizon.raise(timestamp);
+        }
+    }
+
+    /// Says how far expiry had been committed, after the store was opened: the horizon is not stored, its owner derives it
+    /// from the committed time. No abort takes it back.
+    pub fn restore_horizon(&mut self, timestamp: i64) {
+        if let Some(expiry) = &mut self.expiry {
+            expiry.horizon.restore(timestamp);
+        }
+    }
+
+    /// The least timestamp that is visible.
+    pub fn horizon(&self) -> i64 {
+        self.expiry
+            .as_ref()
+            .map_or(i64::MIN, |expiry| expiry.horizon.open)
+    }
+
+    /// Puts since the store was opened.
+    pub fn puts(&self) -> u64 {
+        self.expiry.as_ref().map_or(0, |expiry| expiry.puts)
+    }
+
+    /// Deletes up to `limit` of the entries that are hidden, oldest first; how many puts it looked at. An entry that was
+    /// put again since is left where it is.
+    ///
+    /// # Errors
+    /// Whatever the backend reports.
+    pub fn sweep(&mut self, limit: usize) -> Result<usize, StateError> {
+        let Some(expiry) = &mut self.expiry else {
+            return Ok(0);
+        };
+        let expired = expiry.take_expired(limit)?;
+        for (timestamp, key) in &expired {
+            if self
+                .entry(key)?
+                .is_some_and(|entry| entry.timestamp == *timestamp)
+            {
+                self.delete(key, *timestamp)?;
+            }
+        }
+        Ok(expired.len())
     }
 
     /// The value of a key.
@@ -41,6 +106,18 @@ impl KeyValueStore {
     /// # Errors
     /// Whatever the backend reports.
     pub fn get(&self, key: &[u8]) -> Result<Option<Stamped>, StateError> {
+        let entry = self.entry(key)?;
+        Ok(entry.filter(|entry| self.shows(entry.timestamp)))
+    }
+
+    fn shows(&self, timestamp: i64) -> bool {
+        self.expiry
+            .as_ref()
+            .is_none_or(|expiry| expiry.shows(timestamp))
+    }
+
+    /// The value of a key, expired or not.
+    fn entry(&self, key: &[u8]) -> Result<Option<Stamped>, StateError> {
         let known = self
             .generations
             .newest_first()
@@ -52,11 +129,17 @@ impl KeyValueStore {
         }
     }
 
-    /// Sets the value of a key.
+    /// Sets the value of a key. Where `timestamp` is hidden already, the key has no value then.
     ///
     /// # Errors
     /// None today; a backend with a bounded overlay may refuse.
     pub fn put(&mut self, key: &[u8], value: &[u8], timestamp: i64) -> Result<(), StateError> {
+        if let Some(expiry) = &mut self.expiry {
+            if !expiry.shows(timestamp) {
+                return self.delete(key, timestamp);
+            }
+            expiry.put(key, timestamp)?;
+        }
         let entry = Entry {
             timestamp,
             value: Some(self.arena.copy(value)),
@@ -83,6 +166,25 @@ impl KeyValueStore {
     /// # Errors
     /// Whatever the backend reports.
     pub fn scan(
+        &self,
+        from: Bound<&[u8]>,
+        to: Bound<&[u8]>,
+        direction: Direction,
+        visit: VisitKey<'_>,
+    ) -> Result<(), StateError> {
+        self.scan_all(
+            from,
+            to,
+            direction,
+            &mut |key, value| match self.shows(value.timestamp) {
+                true => visit(key, value),
+                false => ControlFlow::Continue(()),
+            },
+        )
+    }
+
+    /// Visits what [`scan`](Self::scan) does, expired entries too.
+    fn scan_all(
         &self,
         from: Bound<&[u8]>,
         to: Bound<&[u8]>,
@@ -176,18 +278,27 @@ impl Store for KeyValueStore {
                 timestamp: entry.timestamp,
             });
         }
-        Ok(())
+        self.expiry.as_mut().map_or(Ok(()), Expiry::seal)
     }
 
     fn settle(&mut self) {
         self.generations.settle();
+        if let Some(expiry) = &mut self.expiry {
+            expiry.settle();
+        }
     }
 
     fn discard(&mut self) {
         self.generations.discard();
+        if let Some(expiry) = &mut self.expiry {
+            expiry.discard();
+        }
     }
 
     fn restore(&mut self, change: Change<'_>) -> Result<(), StateError> {
+        if let (Some(expiry), Some(_)) = (&mut self.expiry, change.value) {
+            expiry.restore(change.key, change.timestamp)?;
+        }
         let value = change.value.map(|value| self.arena.copy(value));
         let entry = Entry {
             timestamp: change.timestamp,
@@ -230,20 +341,29 @@ impl Store for KeyValueStore {
         for (key, _) in &batch {
             settled.remove(key);
         }
-        Ok(settled.is_empty())
+        let written = settled.is_empty();
+        match &mut self.expiry {
+            None => Ok(written),
+            Some(expiry) => Ok(expiry.apply(max_entries)? && written),
+        }
     }
 
     fn settled_bytes(&self) -> usize {
-        self.generations.settled.bytes()
+        let order = self.expiry.as_ref().map_or(0, Expiry::settled_bytes);
+        self.generations.settled.bytes() + order
     }
 
     fn dirty_bytes(&self) -> usize {
-        self.generations.dirty_bytes()
+        let order = self.expiry.as_ref().map_or(0, Expiry::dirty_bytes);
+        self.generations.dirty_bytes() + order
     }
 
     fn clear(&mut self) -> Result<(), StateError> {
         self.generations.clear();
         self.round.clear();
+        if let Some(expiry) = &mut self.expiry {
+            expiry.clear()?;
+        }
         self.tree.clear()
     }
 }

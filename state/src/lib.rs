@@ -48,6 +48,7 @@ pub mod contract;
 mod delegate;
 mod directory;
 mod error;
+mod expiry;
 mod join;
 mod key_value;
 mod keys;

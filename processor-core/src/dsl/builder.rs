@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::clock::millis;
 use crate::error::Fault;
-use crate::processor::{EventBufferHandle, StoreHandle};
+use crate::processor::{EventBufferHandle, StoreHandle, TimersHandle};
 use crate::record::Data;
 use crate::serde::{Serde, deserialize_nullable};
 use crate::task::TopicQueue;
@@ -54,7 +54,27 @@ impl StreamsBuilder {
 
     /// A stream of the records of `topic`.
     ///
-    /// The record's key decides its partition: the stream is [`Partitioned`] by it.
+    /// The record's key decides its partition: the stream is [`Partitioned`] by it. Null keys and values come in where the
+    /// serdes are [`nullable`](crate::serde::nullable), else the record cannot be decoded, which
+    /// [`on_bad_record`](crate::StreamsConfig::on_bad_record) decides about. Timestamps and headers are those of the log,
+    /// unless `consumed` says otherwise. It makes no store and no topic.
+    ///
+    /// # Errors
+    /// [`build`](Self::build) refuses a topic that is read twice; the start refuses one that does not exist.
+    ///
+    /// ```
+    /// # use processor_core::dsl::{Consumed, StreamsBuilder};
+    /// # use processor_core::serde::{int64, utf8};
+    /// # use processor_core::testing::TopologyTestDriver;
+    /// # let builder = StreamsBuilder::new("copies");
+    /// let numbers = builder.stream("numbers", Consumed::new(utf8(), int64()));
+    /// numbers.to("copies");
+    /// # let mut driver = TopologyTestDriver::new(builder.build().unwrap()).unwrap();
+    /// # let numbers = driver.input("numbers", utf8(), int64());
+    /// numbers.pipe(&mut driver, "a".to_owned(), 7, 5);
+    /// let copies = driver.output("copies", utf8(), int64()).read(&mut driver);
+    /// assert_eq!((copies[0].value, copies[0].timestamp), (7, 5));
+    /// ```
     pub fn stream<K: Data, V: Data>(
         &self,
         topic: &str,
@@ -180,7 +200,8 @@ impl StreamsBuilder {
         }
     }
 
-    /// A key-value store for [`KStream::process`]; its changes go to `<application id>-<name>-changelog`.
+    /// A key-value store for [`KStream::process`]; its changes go to `<application id>-<name>-changelog`. With
+    /// [`ttl`](StoreHandle::ttl) its entries live for some time only.
     pub fn key_value_store<K: Data, V: Data>(
         &self,
         name: &str,
@@ -191,6 +212,65 @@ impl StreamsBuilder {
         let id = plan.add_store(name, StoreKind::KeyValue);
         plan.describe_store(id, &key, &value);
         StoreHandle::new(id, name, Arc::new(key), Arc::new(value))
+    }
+
+    /// Timers of keys for [`KStream::process`], which call [`Processor::on_timer`](crate::processor::Processor::on_timer).
+    /// They are kept in the store `name`, whose changes go to `<application id>-<name>-changelog`, and in memory. A
+    /// processor has at most one set of timers; their keys have the type of its records' keys.
+    ///
+    /// ```
+    /// # use processor_core::Record;
+    /// # use processor_core::dsl::{Consumed, Produced, StreamsBuilder};
+    /// # use processor_core::error::Result;
+    /// # use processor_core::processor::{Fired, Processor, ProcessorContext, Timer, Timers};
+    /// # use processor_core::serde::{int64, utf8};
+    /// # use processor_core::testing::TopologyTestDriver;
+    /// /// Tells of users who started something and did not end it within 10 ms.
+    /// struct Abandoned(Timers<String>);
+    ///
+    /// impl Processor<String, String> for Abandoned {
+    ///     type KOut = String;
+    ///     type VOut = i64;
+    ///     fn process(
+    ///         &mut self,
+    ///         record: Record<String, String>,
+    ///         _: &mut ProcessorContext<'_, '_, String, i64>,
+    ///     ) -> Result {
+    ///         match record.value.split_once(' ') {
+    ///             Some(("end", started)) => {
+    ///                 let started: i64 = started.parse().unwrap();
+    ///                 self.0.cancel(&record.key, Timer::EventTime(started + 10)).map(|_| ())
+    ///             }
+    ///             _ => self.0.set(&record.key, Timer::EventTime(record.timestamp + 10)),
+    ///         }
+    ///     }
+    ///     fn on_timer(
+    ///         &mut self,
+    ///         timer: Fired<String>,
+    ///         context: &mut ProcessorContext<'_, '_, String, i64>,
+    ///     ) -> Result {
+    ///         context.forward(Record::new(timer.key, timer.now, timer.now))
+    ///     }
+    /// }
+    ///
+    /// # let builder = StreamsBuilder::new("carts");
+    /// # let steps = builder.stream("steps", Consumed::new(utf8(), utf8()));
+    /// let timers = builder.timers("open-carts", utf8());
+    /// let abandoned = steps.process("abandoned", timers, Abandoned);
+    /// abandoned.to_with("abandoned", Produced::new(utf8(), int64()));
+    /// # let mut driver = TopologyTestDriver::new(builder.build().unwrap()).unwrap();
+    /// # let steps = driver.input("steps", utf8(), utf8());
+    /// for (user, step, time) in [("ann", "start", 0), ("bob", "start", 1), ("bob", "end 1", 5), ("cid", "start", 12)] {
+    ///     steps.pipe(&mut driver, user.to_owned(), step.to_owned(), time);
+    /// }
+    /// let abandoned = driver.output("abandoned", utf8(), int64()).read_key_values(&mut driver);
+    /// assert_eq!(abandoned, [("ann".to_owned(), 12)]);
+    /// ```
+    pub fn timers<K: Data>(&self, name: &str, key: impl Serde<K> + 'static) -> TimersHandle<K> {
+        let mut plan = self.plan.borrow_mut();
+        let id = plan.add_store(name, StoreKind::KeyValue);
+        plan.describe_store(id, &key, &crate::serde::bytes());
+        TimersHandle::new(id, name, Arc::new(key))
     }
 
     /// A buffer of timestamped values for [`KStream::process`], several for each key: what came within some time. It

@@ -41,7 +41,7 @@ impl<K: Data, V: Data, L: Lineage> Split<K, V, L> {
         }
     }
 
-    /// The records that no earlier branch took and for which `belongs` holds.
+    /// The records that no earlier branch took and for which `belongs` holds; an example stands at [`KStream::split`].
     pub fn branch(
         &self,
         belongs: impl Fn(&K, &V) -> bool + Send + Sync + 'static,

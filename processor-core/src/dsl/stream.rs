@@ -1,5 +1,6 @@
 //! A stream of records: the handle, and the way to operators that have pages of their own.
 
+use std::any::TypeId;
 use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::rc::Rc;
@@ -70,11 +71,16 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
     /// ```
     /// # use processor_core::dsl::{Consumed, StreamsBuilder};
     /// # use processor_core::serde::{int64, utf8};
+    /// # use processor_core::testing::TopologyTestDriver;
     /// # let builder = StreamsBuilder::new("lengths");
     /// # let words = builder.stream("words", Consumed::new(utf8(), utf8()));
     /// let lengths = words.map_values(|_, word| word.len() as i64);
     /// lengths.with_serdes(utf8(), int64()).to("lengths");
-    /// # builder.build().unwrap();
+    /// # let mut driver = TopologyTestDriver::new(builder.build().unwrap()).unwrap();
+    /// # let words = driver.input("words", utf8(), utf8());
+    /// words.pipe(&mut driver, "page-1".to_owned(), "hello".to_owned(), 0);
+    /// let lengths = driver.output("lengths", utf8(), int64()).read_key_values(&mut driver);
+    /// assert_eq!(lengths, [("page-1".to_owned(), 5)]);
     /// ```
     #[must_use]
     pub fn with_serdes(
@@ -193,8 +199,8 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
         )
     }
 
-    /// Runs user code, a [`Processor`], on each record: with stores, [punctuations](crate::processor::Punctuation), and
-    /// whatever it forwards.
+    /// Runs user code, a [`Processor`], on each record: with stores, [punctuations](crate::processor::Punctuation),
+    /// [timers](crate::processor::Timers) of keys, and whatever it forwards.
     ///
     /// `make` is called once for each task, with the stores opened in the order they are given. Null keys and values and
     /// late records are the processor's to deal with. What it forwards may have other keys, so the next stateful operator
@@ -331,19 +337,38 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
         P: Processor<K, V>,
     {
         let outlet = Outlet::<P::KOut, P::VOut>::new();
-        let node = self.plan.borrow_mut().add_node(
-            name.to_owned(),
-            NodeKind::Operator("process"),
-            vec![self.node],
-            stores.ids(),
-        );
+        let node = {
+            let mut plan = self.plan.borrow_mut();
+            check_timers::<K>(name, &stores.timer_keys(), &mut plan.problems);
+            for (store, ttl) in stores.ttls() {
+                plan.expire(store, ttl);
+            }
+            let kind = NodeKind::Operator("process");
+            plan.add_node(name.to_owned(), kind, vec![self.node], stores.ids())
+        };
         let (below, name) = (Arc::clone(&outlet), name.to_owned());
         self.outlet.attach(move |instantiation| {
             let opened = stores.open(instantiation)?;
+            let attached = instantiation.attached.take();
             let children = below.instantiate(instantiation)?;
-            let node = ProcessorNode::create(&name, make(opened), children, instantiation)?;
+            let processor = make(opened);
+            let node = ProcessorNode::create(&name, processor, attached, children, instantiation)?;
             Ok(Box::new(SharedNode(node)))
         });
         KStream::new(Rc::clone(&self.plan), node, outlet, None, None)
+    }
+}
+
+/// Timers call back with keys of the type that the processor takes.
+fn check_timers<K: 'static>(name: &str, keys: &[TypeId], problems: &mut Vec<String>) {
+    if keys.len() > 1 {
+        problems.push(format!(
+            "processor '{name}' has several sets of timers; one holds those of both clocks"
+        ));
+    }
+    if keys.iter().any(|key| *key != TypeId::of::<K>()) {
+        problems.push(format!(
+            "the timers of processor '{name}' have keys of another type than its records"
+        ));
     }
 }

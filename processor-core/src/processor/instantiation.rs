@@ -11,10 +11,11 @@ use state::{JoinStore, KeyValueStore, SessionStore, Store, VersionedStore, Windo
 
 use crate::error::{Fault, Result};
 use crate::record::TaskId;
-use crate::runtime::{TopicLookup, TopicPartitions};
+use crate::runtime::{LazyExecutor, TopicLookup, TopicPartitions};
 use crate::task::{FailedRecords, Handlers};
 use crate::topology::{NodeId, StoreId};
 
+use super::store::Attachment;
 use super::{Child, Process, SharedNode, TaskTimes, Wake, Wakes};
 
 /// What the factories of the nodes find while a task is made.
@@ -33,6 +34,12 @@ pub struct Instantiation<'a> {
     pub(crate) wakes: &'a mut Wakes,
     /// Nodes with several parents, made once.
     pub(crate) shared: HashMap<NodeId, Box<dyn Any>>,
+    /// What stores brought with them when they were opened, for the node that they are opened for.
+    pub(crate) attached: RefCell<Vec<Attachment>>,
+    /// Where futures run.
+    pub(crate) executor: &'a LazyExecutor,
+    /// Whether records come out of an operator that holds them back, so that the task may be ahead of the nodes made now.
+    pub(crate) deferred: bool,
     /// Prefix of internal topics: the application id.
     pub(crate) application_id: &'a str,
     /// What sources do with records that fail.
@@ -70,6 +77,11 @@ impl Instantiation<'_> {
         let node = Rc::new(RefCell::new(node));
         self.wakes.push(Rc::clone(&node) as Rc<RefCell<dyn Wake>>);
         Box::new(SharedNode(node))
+    }
+
+    /// Has the node that stores are being opened for look after `attachment`.
+    pub(crate) fn attach(&self, attachment: Attachment) {
+        self.attached.borrow_mut().push(attachment);
     }
 
     fn store(&self, id: StoreId) -> Result<&StoreCell> {

@@ -161,7 +161,13 @@ impl Schedule {
         if now < next {
             return None;
         }
-        self.next = Some(Grid { start: next, ..grid }.after(now));
+        self.next = Some(
+            Grid {
+                start: next,
+                ..grid
+            }
+            .after(now),
+        );
         Some(now)
     }
 
@@ -285,7 +291,10 @@ mod tests {
             interval: TEN,
         };
         let early = [(-1, 5), (-1, 12), (-1, 13), (-1, 14)];
-        assert_eq!(fired(anchored, NO_TIME, &early), [None, None, Some(13), None]);
+        assert_eq!(
+            fired(anchored, NO_TIME, &early),
+            [None, None, Some(13), None]
+        );
         let late = [(-1, 24), (-1, 32), (-1, 33)];
         assert_eq!(fired(anchored, NO_TIME, &late), [None, None, Some(33)]);
         assert_eq!(fired(anchored, NO_TIME, &[(-1, 23)]), [Some(23)]);

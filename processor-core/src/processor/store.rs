@@ -1,5 +1,6 @@
 //! Typed stores for user code. A processor gets them opened, so there is no look-up by name.
 
+use std::any::{Any, TypeId};
 use std::cell::RefCell;
 use std::ops::{Bound, ControlFlow};
 use std::rc::Rc;
@@ -13,11 +14,13 @@ use crate::serde::{Serde, SharedSerde};
 use crate::topology::StoreId;
 
 use super::Instantiation;
+use super::expiring::{ExpiringStore, Ttl};
 
 /// A store of the plan: pass it to [`KStream::process`](crate::dsl::KStream::process).
 pub struct StoreHandle<K, V> {
     id: StoreId,
     name: String,
+    ttl: Option<Ttl>,
     key: SharedSerde<K>,
     value: SharedSerde<V>,
 }
@@ -27,6 +30,7 @@ impl<K, V> Clone for StoreHandle<K, V> {
         Self {
             id: self.id,
             name: self.name.clone(),
+            ttl: self.ttl,
             key: Arc::clone(&self.key),
             value: Arc::clone(&self.value),
         }
@@ -38,9 +42,62 @@ impl<K, V> StoreHandle<K, V> {
         Self {
             id,
             name: name.to_owned(),
+            ttl: None,
             key,
             value,
         }
+    }
+
+    /// Has each entry live for `ttl` after it was put, or put again, and no longer: to the millisecond for who reads the
+    /// store, whatever it is kept in and however often it was restarted. See [`Ttl`] for what time it is.
+    ///
+    /// What has expired is deleted later, from the changelog too, a few entries at each record.
+    ///
+    /// # Errors
+    /// [`build`](crate::dsl::StreamsBuilder::build) refuses two different times for one store.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use processor_core::Record;
+    /// # use processor_core::dsl::{Consumed, Produced, StreamsBuilder};
+    /// # use processor_core::error::Result;
+    /// # use processor_core::processor::{KeyValue, Processor, ProcessorContext, Ttl};
+    /// # use processor_core::serde::{int64, utf8};
+    /// # use processor_core::testing::TopologyTestDriver;
+    /// # /// Counts the records of a key.
+    /// # struct Count(KeyValue<String, i64>);
+    /// # impl Processor<String, i64> for Count {
+    /// #     type KOut = String;
+    /// #     type VOut = i64;
+    /// #     fn process(
+    /// #         &mut self,
+    /// #         record: Record<String, i64>,
+    /// #         context: &mut ProcessorContext<'_, '_, String, i64>,
+    /// #     ) -> Result {
+    /// #         let count = self.0.get(&record.key)?.unwrap_or(0) + 1;
+    /// #         self.0.put(&record.key, &count, record.timestamp)?;
+    /// #         context.forward(record.with_value(count))
+    /// #     }
+    /// # }
+    /// # let builder = StreamsBuilder::new("visits");
+    /// # let visits = builder.stream("visits", Consumed::new(utf8(), int64()));
+    /// let counts = builder
+    ///     .key_value_store("counts", utf8(), int64())
+    ///     .ttl(Ttl::event_time(Duration::from_millis(10)));
+    /// visits.process("count", counts, Count).to_with("counts", Produced::new(utf8(), int64()));
+    /// # let mut driver = TopologyTestDriver::new(builder.build().unwrap()).unwrap();
+    /// # let visits = driver.input("visits", utf8(), int64());
+    /// for time in [0, 9, 18, 28] {
+    ///     visits.pipe(&mut driver, "ann".to_owned(), 0, time);
+    /// }
+    /// let counts = driver.output("counts", utf8(), int64()).read(&mut driver);
+    /// let counts: Vec<i64> = counts.into_iter().map(|record| record.value).collect();
+    /// assert_eq!(counts, [1, 2, 3, 1]);
+    /// ```
+    #[must_use]
+    pub fn ttl(mut self, ttl: Ttl) -> Self {
+        self.ttl = Some(ttl);
+        self
     }
 
     /// Name of the store.
@@ -56,8 +113,26 @@ pub trait StoreSet: Send + Sync + 'static {
     type Opened;
     #[doc(hidden)]
     fn ids(&self) -> Vec<StoreId>;
+    /// Stores whose entries expire.
+    #[doc(hidden)]
+    fn ttls(&self) -> Vec<(StoreId, Ttl)> {
+        Vec::new()
+    }
+    /// Types of the keys that timers are set for.
+    #[doc(hidden)]
+    fn timer_keys(&self) -> Vec<TypeId> {
+        Vec::new()
+    }
     #[doc(hidden)]
     fn open(&self, instantiation: &Instantiation<'_>) -> Result<Self::Opened>;
+}
+
+/// What a store brings with it for the node that uses it.
+pub(crate) enum Attachment {
+    /// `Timers` of the node's type of keys.
+    Timers(Box<dyn Any>),
+    /// A store whose entries expire as time goes on.
+    Expiring(ExpiringStore),
 }
 
 impl StoreSet for () {
@@ -79,14 +154,20 @@ impl<K: 'static, V: 'static> StoreSet for StoreHandle<K, V> {
         vec![self.id]
     }
 
+    fn ttls(&self) -> Vec<(StoreId, Ttl)> {
+        self.ttl.iter().map(|ttl| (self.id, *ttl)).collect()
+    }
+
     fn open(&self, instantiation: &Instantiation<'_>) -> Result<KeyValue<K, V>> {
         let store = instantiation.key_value(self.id)?;
-        Ok(KeyValue::new(
-            &self.name,
-            store,
-            Arc::clone(&self.key),
-            Arc::clone(&self.value),
-        ))
+        let (key, value) = (Arc::clone(&self.key), Arc::clone(&self.value));
+        let mut opened = KeyValue::new(&self.name, Rc::clone(&store), key, value);
+        if let Some(ttl) = self.ttl {
+            let expiring = ExpiringStore::new(&self.name, store, ttl);
+            opened.expiring = Some(expiring.clone());
+            instantiation.attach(Attachment::Expiring(expiring));
+        }
+        Ok(opened)
     }
 }
 
@@ -99,6 +180,18 @@ macro_rules! tuple_of_stores {
                 let mut ids = Vec::new();
                 $(ids.extend(self.$index.ids());)+
                 ids
+            }
+
+            fn ttls(&self) -> Vec<(StoreId, Ttl)> {
+                let mut ttls = Vec::new();
+                $(ttls.extend(self.$index.ttls());)+
+                ttls
+            }
+
+            fn timer_keys(&self) -> Vec<TypeId> {
+                let mut keys = Vec::new();
+                $(keys.extend(self.$index.timer_keys());)+
+                keys
             }
 
             fn open(&self, instantiation: &Instantiation<'_>) -> Result<Self::Opened> {
@@ -123,6 +216,7 @@ pub struct KeyValue<K, V> {
     store: Rc<RefCell<KeyValueStore>>,
     key: SharedSerde<K>,
     value: SharedSerde<V>,
+    expiring: Option<ExpiringStore>,
     key_buffer: RefCell<Vec<u8>>,
     value_buffer: Vec<u8>,
 }
@@ -139,6 +233,7 @@ impl<K, V> KeyValue<K, V> {
             store,
             key,
             value,
+            expiring: None,
             key_buffer: RefCell::default(),
             value_buffer: Vec::new(),
         }
@@ -176,7 +271,8 @@ impl<K, V> KeyValue<K, V> {
         Ok(Some((value, found.timestamp)))
     }
 
-    /// Sets the value of `key`; `timestamp` goes to the changelog with it.
+    /// Sets the value of `key`; `timestamp` goes to the changelog with it. In a store whose entries live for some
+    /// [wall-clock time](Ttl::wall_clock), that time takes its place.
     ///
     /// # Errors
     /// When the store fails or the value has no bytes.
@@ -190,6 +286,10 @@ impl<K, V> KeyValue<K, V> {
         self.key
             .serialize(key, &mut buffer)
             .map_err(|error| self.fault("key", error))?;
+        let timestamp = match &self.expiring {
+            Some(expiring) => expiring.put_at(timestamp),
+            None => timestamp,
+        };
         self.store
             .borrow_mut()
             .put(&buffer, &self.value_buffer, timestamp)?;

@@ -288,7 +288,12 @@ mod tests {
 
     #[test]
     fn what_is_no_timer_is_not_read_as_one() {
-        for row in [&b""[..], b"\0", b"\0\0\0\0\0\0\0\0", b"\x02\0\0\0\0\0\0\0\0"] {
+        for row in [
+            &b""[..],
+            b"\0",
+            b"\0\0\0\0\0\0\0\0",
+            b"\x02\0\0\0\0\0\0\0\0",
+        ] {
             assert_eq!(parse(row), None, "{row:?}");
         }
     }

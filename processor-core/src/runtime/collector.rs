@@ -36,6 +36,7 @@ pub(crate) struct Collector {
     waiting: Waiting,
     sent: u64,
     bytes: usize,
+    commit_requested: bool,
 }
 
 impl Collector {
@@ -48,6 +49,7 @@ impl Collector {
             waiting,
             sent: 0,
             bytes: 0,
+            commit_requested: false,
         }
     }
 
@@ -95,6 +97,16 @@ impl Collector {
         self.sent
     }
 
+    /// Has the next commit begin as soon as it can.
+    pub(crate) fn request_commit(&mut self) {
+        self.commit_requested = true;
+    }
+
+    /// Whether a commit is asked for that can begin now.
+    pub(crate) fn commit_requested(&self) -> bool {
+        self.commit_requested && self.phase != Phase::Committing
+    }
+
     /// Bytes of keys and values since the last commit began.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
@@ -119,6 +131,7 @@ impl Collector {
         self.open()?;
         self.phase = Phase::Committing;
         self.bytes = 0;
+        self.commit_requested = false;
         if self.transactional {
             self.producer.begin_commit(offsets, group)?;
         }
@@ -155,6 +168,7 @@ impl Collector {
         let phase = std::mem::replace(&mut self.phase, Phase::Idle);
         self.waiting = Waiting::default();
         self.bytes = 0;
+        self.commit_requested = false;
         match phase {
             Phase::Idle => Ok(()),
             Phase::Open | Phase::Committing if self.transactional => {

@@ -1,6 +1,7 @@
 //! Running a topology: threads, tasks and commits.
 
 mod collector;
+mod executor;
 mod globals;
 mod kept_plan;
 mod stores;
@@ -12,6 +13,7 @@ mod topics;
 mod waiting_tests;
 
 pub(crate) use collector::Collector;
+pub(crate) use executor::{Call, Executor, LazyExecutor};
 pub(crate) use stream_thread::{Pace, Round};
 pub use streams::{RunSummary, Streams, StreamsError};
 pub(crate) use topic_lookup::TopicLookup;

@@ -100,8 +100,14 @@ pub(crate) fn open_store(
     use std::cell::RefCell;
     use std::rc::Rc;
 
+    let order = format!("{tree}/order");
     let tree = database.tree(tree)?;
     Ok(match kind {
+        StoreKind::Expiring => {
+            let order = database.tree(&order)?;
+            let store = KeyValueStore::open_expiring(name, tree, order);
+            StoreCell::KeyValue(Rc::new(RefCell::new(store)))
+        }
         StoreKind::KeyValue => {
             StoreCell::KeyValue(Rc::new(RefCell::new(KeyValueStore::open(name, tree))))
         }

@@ -38,10 +38,10 @@ use crate::record::TaskId;
 use crate::task::{FailedRecords, Handlers, StreamTask};
 use crate::topology::{StoreId, Topic, Topology};
 
-use super::Collector;
 use super::globals::GlobalTables;
 use super::topic_lookup::TopicLookup;
 use super::topics::TopicPartitions;
+use super::{Collector, LazyExecutor};
 
 /// Bytes that may wait for a commit in flight before the thread waits with them.
 const WAITING_BYTES: usize = 16 << 20;
@@ -115,6 +115,7 @@ pub(crate) struct StreamThread {
     rewinds: u64,
     /// The last fault of a serde that was not ready in the middle of processing, and until when it is repaired.
     unready: Option<(String, Deadline)>,
+    executor: LazyExecutor,
     handlers: Handlers,
     failed: FailedRecords,
     /// Nothing is processed while a commit is in flight, so that nothing waits for its end: else a record that is
@@ -167,6 +168,7 @@ impl StreamThread {
             taken: 0,
             rewinds: 0,
             unready: None,
+            executor: LazyExecutor::default(),
             handlers,
             failed: FailedRecords::default(),
             in_step: false,

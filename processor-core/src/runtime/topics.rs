@@ -207,7 +207,9 @@ pub(crate) fn changelog_settings(
         Some(kind.retention_ms()?.saturating_add(additional))
     };
     match (kind, retention()) {
-        (StoreKind::KeyValue | StoreKind::Versioned { .. }, _) => (Cleanup::Compact, None),
+        (StoreKind::KeyValue | StoreKind::Expiring | StoreKind::Versioned { .. }, _) => {
+            (Cleanup::Compact, None)
+        }
         (StoreKind::Window { .. } | StoreKind::Session { .. }, Some(ms)) => {
             (Cleanup::CompactAndDelete, Some(ms))
         }

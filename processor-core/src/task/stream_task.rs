@@ -135,7 +135,8 @@ impl StreamTask {
     /// Takes up to `limit` records, always the one with the smallest timestamp among the heads of the queues; at equal
     /// times the first source's. Stops where a queue ran dry that may have more to come, since its next record could be
     /// the smallest. So it does where a queue [waits](Self::waits), and behind a record that failed before and was passed
-    /// over, so that this can be committed by itself. Returns how many were taken.
+    /// over, so that this can be committed by itself, and behind one whose processor asked for a commit. Returns how many
+    /// were taken.
     pub(crate) fn process(
         &mut self,
         limit: usize,
@@ -189,6 +190,9 @@ impl StreamTask {
             taken += 1;
             if time_moved && !self.wakes.is_empty() {
                 self.punctuate(wall_ms, out)?;
+            }
+            if out.commit_requested() {
+                return Ok(taken);
             }
         }
         Ok(taken)

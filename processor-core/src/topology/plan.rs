@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::error::Result;
 use crate::log::OffsetReset;
 use crate::plan::RowFormat;
-use crate::processor::Instantiation;
+use crate::processor::{Instantiation, Ttl};
 use crate::serde::Serde;
 use crate::task::SourceQueue;
 
@@ -107,10 +107,20 @@ pub(crate) struct Source {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum StoreKind {
     KeyValue,
-    Versioned { history_ms: i64 },
-    Window { retention_ms: i64 },
-    Session { retention_ms: i64 },
-    Join { retention_ms: i64 },
+    /// Key to value, in order of time as well, so that old entries are found.
+    Expiring,
+    Versioned {
+        history_ms: i64,
+    },
+    Window {
+        retention_ms: i64,
+    },
+    Session {
+        retention_ms: i64,
+    },
+    Join {
+        retention_ms: i64,
+    },
 }
 
 impl StoreKind {
@@ -119,6 +129,7 @@ impl StoreKind {
         match self {
             Self::KeyValue => "key-value",
             Self::Versioned { .. } => "versioned",
+            Self::Expiring => "key-value, expiring",
             Self::Window { .. } => "window",
             Self::Session { .. } => "session",
             Self::Join { .. } => "join",
@@ -128,7 +139,7 @@ impl StoreKind {
     /// How long entries are needed in event time; `None` for ever.
     pub(crate) fn retention_ms(self) -> Option<i64> {
         match self {
-            Self::KeyValue => None,
+            Self::KeyValue | Self::Expiring => None,
             Self::Versioned { history_ms } => Some(history_ms),
             Self::Window { retention_ms }
             | Self::Session { retention_ms }
@@ -148,6 +159,8 @@ pub(crate) struct StoreSpec {
     pub restored_from: Option<String>,
     /// What its keys and values are, as far as their serdes say.
     pub format: RowFormat,
+    /// How long entries of an expiring store live.
+    pub ttl: Option<Ttl>,
 }
 
 /// Decides what a record of a global topic does to the table: checks that key and value decode.
@@ -229,7 +242,19 @@ impl Plan {
             global: None,
             restored_from: None,
             format: RowFormat::default(),
+            ttl: None,
         });
         StoreId(self.stores.len() - 1)
+    }
+
+    /// Has the entries of a key-value store live for `ttl`; all who use it have to say the same.
+    pub(crate) fn expire(&mut self, store: StoreId, ttl: Ttl) {
+        let spec = &mut self.stores[store.0];
+        if spec.ttl.is_some_and(|known| known != ttl) {
+            let problem = format!("store '{}' is given two times to live", spec.name);
+            self.problems.push(problem);
+        }
+        spec.ttl = Some(ttl);
+        spec.kind = StoreKind::Expiring;
     }
 }

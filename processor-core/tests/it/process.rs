@@ -200,8 +200,8 @@ impl Processor<String, i64> for Ticker {
         assert_eq!(context.metadata(), None);
         let count = self.counts.get(&text("n"))?.unwrap_or(0);
         let name = match punctuated.schedule {
-            Punctuation::StreamTime(_) => "stream",
-            Punctuation::WallClock(_) => "wall",
+            Punctuation::StreamTime(_) | Punctuation::StreamTimeFrom { .. } => "stream",
+            Punctuation::WallClock(_) | Punctuation::WallClockFrom { .. } => "wall",
             Punctuation::EndOfInput => "end",
         };
         let key = format!("{name}@{}", punctuated.time);

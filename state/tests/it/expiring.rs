@@ -81,7 +81,10 @@ struct Run<'d> {
 }
 
 fn open(database: &dyn Database) -> KeyValueStore {
-    let (tree, order) = (database.tree("rows").unwrap(), database.tree("order").unwrap());
+    let (tree, order) = (
+        database.tree("rows").unwrap(),
+        database.tree("order").unwrap(),
+    );
     KeyValueStore::open_expiring("subject", tree, order)
 }
 
@@ -92,7 +95,9 @@ impl Run<'_> {
                 self.count = self.count.wrapping_add(1);
                 let (key, value) = (KEYS[*key], [self.count]);
                 self.store.put(key, &value, *time).unwrap();
-                self.model.written.insert(key.to_vec(), (*time, value.to_vec()));
+                self.model
+                    .written
+                    .insert(key.to_vec(), (*time, value.to_vec()));
             }
             Action::Write(key, None) => {
                 self.store.delete(KEYS[*key], 0).unwrap();
@@ -151,7 +156,7 @@ impl Run<'_> {
         }
         self.model.written = self.model.committed.clone();
         self.model.horizon = self.model.committed_horizon;
-        self.store.expire_before(self.model.horizon);
+        self.store.restore_horizon(self.model.horizon);
     }
 
     fn check(&self) {
@@ -167,7 +172,9 @@ impl Run<'_> {
             ControlFlow::Continue(())
         };
         let all = Bound::Unbounded;
-        self.store.scan(all, all, Direction::Forward, &mut visit).unwrap();
+        self.store
+            .scan(all, all, Direction::Forward, &mut visit)
+            .unwrap();
         assert_eq!(found, visible);
     }
 

@@ -2,6 +2,7 @@
 
 mod crash;
 mod directory;
+mod expiring;
 mod marker;
 mod model;
 mod quarantine;

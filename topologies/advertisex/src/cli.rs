@@ -50,6 +50,9 @@ struct Rules {
     /// How far below the largest timestamp before it in its feed a record may be
     #[arg(long, value_parser = duration::parse, default_value = "5m")]
     grace: Duration,
+    /// How long the id of a record is remembered, in event time, to notice a delivery that is repeated
+    #[arg(long, value_parser = duration::parse, default_value = "48h")]
+    id_ttl: Duration,
 }
 
 #[derive(Args)]
@@ -173,6 +176,7 @@ fn demo(args: DemoArgs) -> Result<()> {
         once: args.once,
         click_window: args.rules.click_window,
         grace: args.rules.grace,
+        id_ttl: args.rules.id_ttl,
     };
     let stop = stop_on_signals()?;
     demo.run(&stop, &mut |text| println!("{text}"))
@@ -220,6 +224,7 @@ fn plan(args: &PlanArgs) -> Result<ExitCode> {
         landing: PathBuf::new(),
         click_window: Duration::from_secs(30 * 60),
         grace: Duration::from_secs(5 * 60),
+        id_ttl: ingest::ID_TTL,
         replication: 1,
     };
     // A plan needs no log; the schema registry gets one of its own.
@@ -363,6 +368,7 @@ mod kafka {
                 },
                 click_window: self.rules.click_window,
                 grace: self.rules.grace,
+                id_ttl: self.rules.id_ttl,
                 look_interval: self.look_interval,
             })
         }

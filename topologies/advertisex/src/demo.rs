@@ -46,6 +46,8 @@ pub struct Demo {
     pub click_window: Duration,
     /// How far below the largest timestamp before it in its feed a record may be.
     pub grace: Duration,
+    /// How long the ids of records are remembered, in event time, to notice those that come again.
+    pub id_ttl: Duration,
 }
 
 impl Demo {
@@ -73,6 +75,7 @@ impl Demo {
             landing: input.clone(),
             click_window: self.click_window,
             grace: self.grace,
+            id_ttl: self.id_ttl,
             replication: 1,
         };
         let mut streams_config = StreamsConfig::new("advertisex").state_dir(state.join("streams"));

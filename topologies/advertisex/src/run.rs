@@ -69,6 +69,8 @@ pub struct Run {
     pub click_window: Duration,
     /// How far below the largest timestamp before it in its feed a record may be.
     pub grace: Duration,
+    /// How long the ids of records are remembered, in event time, to notice those that come again.
+    pub id_ttl: Duration,
     /// How often the landing directory is looked at.
     pub look_interval: Duration,
 }
@@ -91,6 +93,7 @@ impl Run {
             landing: landing.clone().unwrap_or_default(),
             click_window: self.click_window,
             grace: self.grace,
+            id_ttl: self.id_ttl,
             replication: self.replication,
         };
         let topology = topology(self.part, &config, Arc::clone(&log) as Arc<dyn Log>)?;

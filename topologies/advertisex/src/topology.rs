@@ -24,6 +24,8 @@ pub struct Config {
     pub click_window: Duration,
     /// How far below the largest timestamp before it in its feed a record may be.
     pub grace: Duration,
+    /// How long the ids of records are remembered: see [`ingest::Config::id_ttl`].
+    pub id_ttl: Duration,
     /// Copies of topics that are created.
     pub replication: i32,
 }
@@ -33,6 +35,7 @@ impl Config {
         ingest::Config {
             landing: self.landing.clone(),
             grace: self.grace,
+            id_ttl: self.id_ttl,
         }
     }
 

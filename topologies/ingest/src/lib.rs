@@ -8,7 +8,8 @@
 //! Every record of a file ends in exactly one bucket, decided in this order:
 //!
 //! 1. **quarantined**: it breaks the contract, or its creative is unknown and it names no campaign;
-//! 2. **duplicate**: its id was seen before in its feed; the first wins. Quarantined records count as not seen;
+//! 2. **duplicate**: its id was seen before in its feed, not longer ago than [`Config::id_ttl`]; the first wins.
+//!    Quarantined records count as not seen;
 //! 3. **late**: it lies more than the grace below the largest timestamp before it in its feed;
 //! 4. **valid**: it goes to the topic of its feed, keyed by user.
 
@@ -20,9 +21,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use events::{BID_REQUEST_SCHEMA, BidRequest, Click, Conversion, Creative, Impression};
+use events::{BID_REQUEST_SCHEMA, BidRequest, Click, Conversion, Creative, Feed, Impression};
 use processor_core::clock::millis;
 use processor_core::dsl::{Consumed, KStream, Produced, StreamsBuilder};
+use processor_core::processor::{StoreHandle, Ttl};
 use processor_core::serde::registry::SchemaRegistry;
 use processor_core::serde::{RegisteredAvro, bytes, json, registered_avro, utf8};
 use processor_core::{Topology, TopologyError};
@@ -31,7 +33,7 @@ pub use objects::{AnnounceError, Announced, LandingObject, announce};
 pub use output::{FileReport, Quarantined};
 
 use output::Ingested;
-use reader::{FeedReader, Stores};
+use reader::{FeedReader, Seen, Stores};
 
 /// Topic of objects to read, keyed by feed, JSON [`LandingObject`]s.
 pub const OBJECTS: &str = "landing-objects";
@@ -71,7 +73,14 @@ pub struct Config {
     pub landing: PathBuf,
     /// How far below the largest timestamp before it in its feed a record may be.
     pub grace: Duration,
+    /// How long the id of a record is remembered after it was read, in the event time of its feed: at least as long as a
+    /// delivery may be repeated, and longer than the grace whatever is set here. So a repeat that comes when its id is
+    /// forgotten is late, and no record is valid twice.
+    pub id_ttl: Duration,
 }
+
+/// What [`Config::id_ttl`] should be where nothing else is known: two days, within which deliveries are repeated.
+pub const ID_TTL: Duration = Duration::from_secs(48 * 60 * 60);
 
 impl Config {
     fn grace_ms(&self) -> i64 {
@@ -130,16 +139,29 @@ pub fn ingest(builder: &StreamsBuilder, config: &Config, bid_requests: Registere
     );
     let objects: KStream<String, LandingObject> =
         builder.stream(OBJECTS, Consumed::new(utf8(), json()));
+    let id_ttl = config.id_ttl.max(config.grace + Duration::from_millis(1));
     let stores = (
         builder.key_value_store("ingest-queue", utf8(), json::<LandingObject>()),
         builder.key_value_store("ingest-known", utf8(), json::<LandingObject>()),
         builder.key_value_store("ingest-progress", utf8(), json()),
-        builder.key_value_store("ingest-seen", bytes(), bytes()),
+        (
+            seen(builder, Feed::Impressions, id_ttl),
+            seen(builder, Feed::Clicks, id_ttl),
+            seen(builder, Feed::Conversions, id_ttl),
+            seen(builder, Feed::BidRequests, id_ttl),
+        ),
         creatives,
     );
     let config = config.clone();
     let ingested = objects.process("ingest", stores, move |opened| {
-        let (queue, known, progress, seen, creatives) = opened;
+        let (queue, known, progress, (impressions, clicks, conversions, bid_requests), creatives) =
+            opened;
+        let seen = Seen {
+            impressions,
+            clicks,
+            conversions,
+            bid_requests,
+        };
         let stores = Stores {
             queue,
             known,
@@ -176,4 +198,11 @@ pub fn ingest(builder: &StreamsBuilder, config: &Config, bid_requests: Registere
         .default_branch()
         .flat_map_values(|_, out| out.file())
         .to_with(FILES, Produced::new(utf8(), json::<FileReport>()));
+}
+
+/// Hashes of the ids that a feed has brought. Each feed has a store of its own, since each has its own time.
+fn seen(builder: &StreamsBuilder, feed: Feed, ttl: Duration) -> StoreHandle<Vec<u8>, Vec<u8>> {
+    let name = format!("ingest-seen-{feed}");
+    let ids = builder.key_value_store(&name, bytes(), bytes());
+    ids.ttl(Ttl::event_time_of_puts(ttl))
 }

@@ -52,10 +52,29 @@ pub(crate) struct Stores {
     pub known: KeyValue<String, LandingObject>,
     /// Progress by feed.
     pub progress: KeyValue<String, FeedProgress>,
-    /// Hashes of the ids each feed has brought.
-    pub seen: KeyValue<Vec<u8>, Vec<u8>>,
+    /// What each feed has brought.
+    pub seen: Seen,
     /// The creative dimension, by creative.
     pub creatives: ReadOnlyKeyValue<String, Creative>,
+}
+
+/// Hashes of the ids that each feed has brought, for as long as they are remembered.
+pub(crate) struct Seen {
+    pub impressions: KeyValue<Vec<u8>, Vec<u8>>,
+    pub clicks: KeyValue<Vec<u8>, Vec<u8>>,
+    pub conversions: KeyValue<Vec<u8>, Vec<u8>>,
+    pub bid_requests: KeyValue<Vec<u8>, Vec<u8>>,
+}
+
+impl Seen {
+    fn of(&mut self, feed: Feed) -> &mut KeyValue<Vec<u8>, Vec<u8>> {
+        match feed {
+            Feed::Impressions => &mut self.impressions,
+            Feed::Clicks => &mut self.clicks,
+            Feed::Conversions => &mut self.conversions,
+            Feed::BidRequests => &mut self.bid_requests,
+        }
+    }
 }
 
 /// See the [module](self).
@@ -222,7 +241,7 @@ impl FeedReader {
         let timestamp = record.timestamp();
         let before = progress.latest_ms;
         progress.latest_ms = before.max(Some(timestamp));
-        if !self.first_of_its_id(&record)? {
+        if !self.first_of_its_id(&record, before.unwrap_or(timestamp))? {
             report.duplicate += 1;
         } else if before
             .is_some_and(|before| timestamp < before.saturating_sub(self.config.grace_ms()))
@@ -264,16 +283,15 @@ impl FeedReader {
         Ok(Ok(LandingRecord::Impression(impression)))
     }
 
-    /// Notes the id of a record; false when its feed had brought it before.
-    fn first_of_its_id(&mut self, record: &LandingRecord) -> Result<bool> {
-        let mut key = xxh3_128(record.id().as_bytes()).to_be_bytes().to_vec();
-        key.push(feed_of(record) as u8);
-        if self.stores.seen.get(&key)?.is_some() {
+    /// Notes the id of a record; false when its feed had brought it before. It is remembered from the feed's time, so that
+    /// one that comes late is remembered as long as any other.
+    fn first_of_its_id(&mut self, record: &LandingRecord, latest_ms: i64) -> Result<bool> {
+        let key = xxh3_128(record.id().as_bytes()).to_be_bytes().to_vec();
+        let seen = self.stores.seen.of(feed_of(record));
+        if seen.get(&key)?.is_some() {
             return Ok(false);
         }
-        self.stores
-            .seen
-            .put(&key, &Vec::new(), record.timestamp())?;
+        seen.put(&key, &Vec::new(), record.timestamp().max(latest_ms))?;
         Ok(true)
     }
 }

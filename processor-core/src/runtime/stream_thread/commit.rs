@@ -31,6 +31,7 @@ impl StreamThread {
         since_ms >= interval_ms
             || bytes > self.shared.config.commit_bytes
             || (pace == Pace::Eager && round == Round::Idle)
+            || self.out.commit_requested()
             || self.tasks.values().any(StreamTask::wants_commit)
     }
 

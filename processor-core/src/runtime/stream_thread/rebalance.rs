@@ -1,5 +1,6 @@
 //! Partitions come and go: tasks are opened where the log and the stores left them, and given up after a commit.
 
+use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -210,6 +211,9 @@ impl StreamThread {
             lookup: &self.shared.lookup,
             wakes: &mut wakes,
             shared: HashMap::new(),
+            attached: RefCell::default(),
+            executor: &self.executor,
+            deferred: false,
             application_id: &self.shared.config.application_id,
             handlers: &self.handlers,
             failed: &self.failed,

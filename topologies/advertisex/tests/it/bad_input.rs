@@ -94,6 +94,37 @@ fn every_kind_of_bad_record_is_quarantined_alone() {
 }
 
 #[test]
+fn a_delivery_that_is_repeated_is_a_duplicate_for_two_days_of_its_feed_and_late_after_that() {
+    let directory = tempfile::tempdir().unwrap();
+    let landing = directory.path().join("landing");
+    put(&landing, "dims/creatives.csv", DIMS);
+    let two_days = 48 * 60 * 60;
+    let at = |id: &str, second: u64| impression(id, &(1_704_067_200 + second).to_string());
+    let records = [
+        at("a", 0),
+        at("b", two_days - 1),
+        at("a", 0),
+        at("c", two_days),
+        at("a", 0),
+        at("b", two_days - 1),
+    ];
+    put(&landing, "impressions/a.json", records.concat());
+    // Each feed has a time of its own.
+    let click = |second: u64| format!("{},u,c\n", 1_704_067_200 + second);
+    let clicks = [
+        "timestamp,user_id,campaign_id\n".to_owned(),
+        click(0),
+        click(0),
+    ];
+    put(&landing, "clicks/a.csv", clicks.concat());
+    let out = directory.path().join("out");
+    run(&demo(&landing, &out)).unwrap();
+    // Lines, then valid, duplicate, quarantined and late.
+    assert_eq!(buckets(&out, "impressions/a.json"), ([6, 3, 2, 0, 1], None));
+    assert_eq!(buckets(&out, "clicks/a.csv"), ([2, 1, 1, 0, 0], None));
+}
+
+#[test]
 fn files_that_cannot_be_used_have_an_error_and_no_records() {
     let directory = tempfile::tempdir().unwrap();
     let (landing, out) = (

@@ -23,6 +23,7 @@ pub(crate) fn demo(landing: &Path, out: &Path) -> Demo {
         once: true,
         click_window: Duration::from_secs(30 * 60),
         grace: Duration::from_secs(5 * 60),
+        id_ttl: ingest::ID_TTL,
     }
 }
 
