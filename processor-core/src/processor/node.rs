@@ -180,6 +180,8 @@ impl<K: Data, V: Data, P: Processor<K, V>> Wake for ProcessorNode<K, V, P> {
         let stream_time = self.held_back.unwrap_or(context.stream_time);
         self.fire_schedules(context, stream_time)?;
         self.fire_wall_timers(context)?;
+        // A callback may have set some whose time has come already.
+        self.fire_event_timers(context)?;
         self.look_after_stores()
     }
 
@@ -213,6 +215,7 @@ impl<K: Data, V: Data, P: Processor<K, V>> Wake for ProcessorNode<K, V, P> {
     fn resume(&mut self, context: &mut Context<'_>) -> Result<Work> {
         if self.work == Work::More {
             self.work = self.run(context, |processor, context| processor.resume(context))?;
+            self.fire_event_timers(context)?;
             self.look_after_stores()?;
         }
         Ok(self.work)

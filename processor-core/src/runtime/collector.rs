@@ -102,6 +102,11 @@ impl Collector {
         self.commit_requested = true;
     }
 
+    /// There is nothing to commit, so whoever asked for it has it.
+    pub(crate) fn forget_commit_request(&mut self) {
+        self.commit_requested = false;
+    }
+
     /// Whether a commit is asked for that can begin now.
     pub(crate) fn commit_requested(&self) -> bool {
         self.commit_requested && self.phase != Phase::Committing

@@ -102,6 +102,45 @@ fn a_timer_whose_time_has_come_fires_after_the_record_that_sets_it() {
     assert_eq!(read(&mut driver), pairs(&expected));
 }
 
+/// Sets a timer for the time it is, at each punctuation.
+struct SetsAtPunctuation(Timers<String>);
+
+impl Processor<String, i64> for SetsAtPunctuation {
+    type KOut = String;
+    type VOut = i64;
+
+    fn init(&mut self, setup: &mut Setup<'_, '_>) -> Result {
+        setup.schedule(Punctuation::StreamTime(Duration::from_millis(10)));
+        Ok(())
+    }
+
+    fn process(&mut self, _: Record<String, i64>, _: &mut Context<'_, '_>) -> Result {
+        Ok(())
+    }
+
+    fn punctuate(&mut self, punctuated: Punctuated, context: &mut Context<'_, '_>) -> Result {
+        context.forward(Record::new(text("punctuated"), punctuated.time, 0))?;
+        self.0.set(&text("a"), Timer::EventTime(punctuated.time))
+    }
+
+    fn on_timer(&mut self, timer: Fired<String>, context: &mut Context<'_, '_>) -> Result {
+        context.forward(Record::new(timer.key, timer.now, 0))
+    }
+}
+
+#[test]
+fn a_timer_whose_time_has_come_fires_after_the_punctuation_that_sets_it() {
+    let mut driver = driver(|builder| {
+        let timers = builder.timers("alarms", utf8());
+        let stream = builder.stream("in", numbers());
+        let processed = stream.process("alarm", timers, SetsAtPunctuation);
+        processed.to_with("out", out());
+    });
+    pipe(&mut driver, &[("x", 0, 3), ("x", 0, 9), ("x", 0, 12)]);
+    let expected = [("punctuated", 3), ("a", 3), ("punctuated", 12), ("a", 12)];
+    assert_eq!(read(&mut driver), pairs(&expected));
+}
+
 #[test]
 fn a_timer_that_is_cancelled_does_not_fire_and_says_whether_it_was_set() {
     let mut driver = driver(alarms);

@@ -47,6 +47,7 @@ impl StreamThread {
     pub(super) fn begin_commit(&mut self) -> Result<bool> {
         self.last_commit_ms = self.shared.clock.now_ms();
         if !self.needs_commit() {
+            self.out.forget_commit_request();
             return Ok(false);
         }
         let wall_ms = self.last_commit_ms;
