@@ -17,6 +17,7 @@ use crate::topology::{NodeId, NodeKind, Plan, StoreId, StoreKind};
 use super::count_windows::CountAggregate;
 use super::grouped::{Keyed, PlainAggregate, is_null};
 use super::outlet::Outlet;
+use super::panes::PaneAggregate;
 use super::session::SessionAggregate;
 use super::sliding::SlidingAggregate;
 use super::windowed::WindowAggregate;
@@ -26,6 +27,7 @@ use super::{KGroupedStream, KStream, Lineage};
 pub(crate) enum Aggregation<K, A, L> {
     Plain(PlainAggregate<K, A>),
     Windows(WindowAggregate<K, A, L>),
+    Panes(PaneAggregate<K, A, L>),
     Sliding(SlidingAggregate<K, A, L>),
     Sessions(SessionAggregate<K, A, L>),
     Counted(CountAggregate<K, A>),
@@ -41,6 +43,7 @@ impl<K: Data, A: Data, L: Data> Aggregation<K, A, L> {
         match self {
             Self::Plain(all) => all.take(context, record, adder),
             Self::Windows(windows) => windows.take(context, record, adder),
+            Self::Panes(windows) => windows.take(context, record, adder),
             Self::Sliding(windows) => windows.take(context, record, adder),
             Self::Sessions(sessions) => sessions.take(context, record, adder),
             Self::Counted(windows) => windows.take(context, record, adder),
@@ -53,6 +56,7 @@ impl<K: Data, A: Data, L: Data> Wake for Aggregation<K, A, L> {
         match self {
             Self::Plain(_) | Self::Counted(_) => Ok(()),
             Self::Windows(windows) => windows.advance(context, time),
+            Self::Panes(windows) => windows.advance(context, time),
             Self::Sliding(windows) => windows.advance(context, time),
             Self::Sessions(sessions) => sessions.advance(context, time),
         }
@@ -202,13 +206,23 @@ impl<K: Data, A: Data, L: Data> Wired<K, A, L> {
         kind: &'static str,
         store: StoreKind,
     ) -> Option<Self> {
+        Self::with_store(inputs, name, kind, (name.to_owned(), store))
+    }
+
+    /// Writes down an aggregation called `name`, and its store.
+    pub(crate) fn with_store(
+        inputs: &Inputs<K, A, L>,
+        name: &str,
+        kind: &'static str,
+        (store_name, store): (String, StoreKind),
+    ) -> Option<Self> {
         let plan = inputs.origin().plan;
         let inputs = inputs.connect(name)?;
         let nodes: Vec<NodeId> = inputs.iter().map(|input| input.node).collect();
         let key = Arc::clone(&inputs.first()?.key);
         let (node, store) = {
             let mut plan = plan.borrow_mut();
-            let store = plan.add_store(name, store);
+            let store = plan.add_store(&store_name, store);
             let kind = NodeKind::Operator(kind);
             let node = plan.add_node(name.to_owned(), kind, nodes.clone(), vec![store]);
             if nodes.len() > 1 {

@@ -66,6 +66,24 @@ impl Finals {
         self.open.remove(&(place, key.to_vec()));
     }
 
+    /// The first place at `from` or later.
+    pub(crate) fn first_from(&self, from: Timestamp) -> Option<Timestamp> {
+        let first = ((from, Timestamp::MIN), Vec::new());
+        let ((place, _), _) = self.open.range(first..).next()?;
+        Some(*place)
+    }
+
+    /// The keys that have a place from `from` to before `to`, some of them several times.
+    pub(crate) fn keys_between(
+        &self,
+        from: Timestamp,
+        to: Timestamp,
+    ) -> impl Iterator<Item = &[u8]> {
+        let bound = |time| ((time, Timestamp::MIN), Vec::new());
+        let places = self.open.range(bound(from)..bound(to));
+        places.map(|(_, key)| key.as_slice())
+    }
+
     /// Takes out what is closed now that `open_from` is the least time that is open.
     pub(crate) fn take_closed(&mut self, open_from: Timestamp) -> Vec<(Place, Vec<u8>)> {
         if open_from <= self.emitted.get() {

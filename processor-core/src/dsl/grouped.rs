@@ -84,16 +84,68 @@ impl<K: Data, V: Data> KGroupedStream<K, V> {
         }
     }
 
-    /// Counts the records of each key, in the store `name`.
+    /// Counts the records of each key, in the key-value store `name`.
     ///
-    /// Emits the new count after every record.
+    /// Emits the new count after every record, also one that comes out of order: nothing is late here. Its timestamp is the
+    /// largest of the records that it counts, its headers are those of the last. Records with a null key or value are
+    /// ignored, and counted as dropped. The count of a key is kept for ever.
+    ///
+    /// A group whose key may have changed goes through the topic `<application id>-<name>-repartition` first, which needs
+    /// serdes for key and value; without them, or under a name that is taken, the topology does not build. The store's
+    /// changelog is `<application id>-<name>-changelog`. Semantics of Kafka Streams' `KStreamAggregate`.
+    ///
+    /// ```
+    /// # use processor_core::dsl::{Consumed, StreamsBuilder};
+    /// # use processor_core::serde::{int64, nullable, utf8};
+    /// # use processor_core::testing::TopologyTestDriver;
+    /// # let builder = StreamsBuilder::new("words");
+    /// builder
+    ///     .stream("words", Consumed::new(utf8(), int64()))
+    ///     .group_by_key()
+    ///     .count("counts")
+    ///     .to_stream()
+    ///     .to("counts");
+    /// # let mut driver = TopologyTestDriver::new(builder.build().unwrap()).unwrap();
+    /// # let words = driver.input("words", utf8(), int64());
+    /// for (word, time) in [("to", 5), ("be", 6), ("to", 3)] {
+    ///     words.pipe(&mut driver, word.to_owned(), 1, time);
+    /// }
+    /// let counts = driver.output("counts", utf8(), nullable(int64()));
+    /// let counts: Vec<_> = counts.read(&mut driver).into_iter().map(|r| (r.key, r.value, r.timestamp)).collect();
+    /// assert_eq!(
+    ///     counts,
+    ///     [("to".to_owned(), Some(1), 5), ("be".to_owned(), Some(1), 6), ("to".to_owned(), Some(2), 5)]
+    /// );
+    /// ```
     pub fn count(&self, name: &str) -> KTable<K, i64> {
         self.aggregate(name, int64(), || 0, |_, _, count| count + 1)
     }
 
-    /// Combines the values of each key; the first value is taken as it is.
+    /// Combines the values of each key, in the key-value store `name`; the first value is taken as it is. The store needs
+    /// the value's serde.
     ///
-    /// Emits the new value after every record.
+    /// Emits the new value after every record; otherwise as [`count`](Self::count).
+    ///
+    /// ```
+    /// # use processor_core::dsl::{Consumed, StreamsBuilder};
+    /// # use processor_core::serde::{int64, nullable, utf8};
+    /// # use processor_core::testing::TopologyTestDriver;
+    /// # let builder = StreamsBuilder::new("bids");
+    /// builder
+    ///     .stream("bids", Consumed::new(utf8(), int64()))
+    ///     .group_by_key()
+    ///     .reduce("highest", |a, b| a.max(b))
+    ///     .to_stream()
+    ///     .to("highest");
+    /// # let mut driver = TopologyTestDriver::new(builder.build().unwrap()).unwrap();
+    /// # let bids = driver.input("bids", utf8(), int64());
+    /// for (bid, time) in [(70, 0), (50, 1), (90, 2)] {
+    ///     bids.pipe(&mut driver, "vase".to_owned(), bid, time);
+    /// }
+    /// let highest = driver.output("highest", utf8(), nullable(int64()));
+    /// let highest: Vec<_> = highest.read(&mut driver).into_iter().filter_map(|r| r.value).collect();
+    /// assert_eq!(highest, [70, 70, 90]);
+    /// ```
     pub fn reduce(
         &self,
         name: &str,
@@ -110,9 +162,32 @@ impl<K: Data, V: Data> KGroupedStream<K, V> {
         self.aggregate_optional(name, value, add)
     }
 
-    /// Folds the values of each key into an aggregate that starts with `initial`.
+    /// Folds the values of each key into an aggregate that starts with `initial`, in the key-value store `name`, whose
+    /// values `serde` reads and writes.
     ///
-    /// Emits the new aggregate after every record.
+    /// Emits the new aggregate after every record; otherwise as [`count`](Self::count). Aggregations of several groups of
+    /// different types begin with [`cogroup`](Self::cogroup).
+    ///
+    /// ```
+    /// # use processor_core::dsl::{Consumed, StreamsBuilder};
+    /// # use processor_core::serde::{int64, nullable, utf8};
+    /// # use processor_core::testing::TopologyTestDriver;
+    /// # let builder = StreamsBuilder::new("visits");
+    /// builder
+    ///     .stream("visits", Consumed::new(utf8(), utf8()))
+    ///     .group_by_key()
+    ///     .aggregate("paths", utf8(), String::new, |_, page, path| path + "/" + &page)
+    ///     .to_stream()
+    ///     .to("paths");
+    /// # let mut driver = TopologyTestDriver::new(builder.build().unwrap()).unwrap();
+    /// # let visits = driver.input("visits", utf8(), utf8());
+    /// for page in ["home", "shop"] {
+    ///     visits.pipe(&mut driver, "ann".to_owned(), page.to_owned(), 0);
+    /// }
+    /// let paths = driver.output("paths", utf8(), nullable(utf8()));
+    /// let paths: Vec<_> = paths.read(&mut driver).into_iter().filter_map(|r| r.value).collect();
+    /// assert_eq!(paths, ["/home", "/home/shop"]);
+    /// ```
     pub fn aggregate<A: Data>(
         &self,
         name: &str,
@@ -128,7 +203,11 @@ impl<K: Data, V: Data> KGroupedStream<K, V> {
 
     /// Groups the records of each key by windows of event time: tumbling and hopping ones
     /// ([`TimeWindows`](super::TimeWindows)), sliding ones ([`SlidingWindows`](super::SlidingWindows)), or one without an
-    /// end ([`UnlimitedWindows`](super::UnlimitedWindows)).
+    /// end ([`UnlimitedWindows`](super::UnlimitedWindows)). Each of them has an example.
+    ///
+    /// This by itself makes nothing: the aggregation that follows has the name and the store. Sessions are another method,
+    /// [`windowed_by_session`](Self::windowed_by_session), since their aggregates must be merged, and so are windows of so
+    /// many records, [`windowed_by_count`](Self::windowed_by_count), since they know no time.
     pub fn windowed_by(&self, windows: impl Into<Windows>) -> TimeWindowedStream<'_, K, V> {
         TimeWindowedStream::new(self, windows.into())
     }

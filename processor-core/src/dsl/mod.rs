@@ -27,6 +27,7 @@ mod merge;
 mod old_values;
 mod options;
 mod outlet;
+mod panes;
 mod print;
 mod repartition;
 mod session;

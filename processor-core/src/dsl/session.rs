@@ -140,7 +140,10 @@ impl<K: Data, V: Data, A: Data> SessionTable<K, V, A> {
 }
 
 impl<K: Data, V: Data> KGroupedStream<K, V> {
-    /// Groups the records of each key by sessions of event time.
+    /// Groups the records of each key by sessions of event time: runs of records with no more than a gap between them.
+    ///
+    /// This by itself makes nothing: the aggregation that follows has the name and the store.
+    /// [`count`](SessionWindowedStream::count) has an example.
     pub fn windowed_by_session(&self, windows: SessionWindows) -> SessionWindowedStream<'_, K, V> {
         SessionWindowedStream {
             grouped: self,
@@ -158,6 +161,31 @@ impl<K: Data, V: Data> SessionWindowedStream<'_, K, V> {
     /// the bytes of their key, each with its end as timestamp and without headers. They leave at that record whatever the
     /// wall clock says, and exactly once, through restarts and crashes, where the application is exactly-once. What the
     /// last records leave open stays open until more come.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use processor_core::dsl::{Consumed, SessionWindows, StreamsBuilder};
+    /// # use processor_core::serde::{int64, nullable, session_windowed, utf8};
+    /// # use processor_core::testing::TopologyTestDriver;
+    /// # let builder = StreamsBuilder::new("visits");
+    /// let visits = SessionWindows::gap(Duration::from_millis(10)).grace(Duration::ZERO);
+    /// builder
+    ///     .stream("pages", Consumed::new(utf8(), int64()))
+    ///     .group_by_key()
+    ///     .windowed_by_session(visits)
+    ///     .emit_final()
+    ///     .count("pages-per-visit")
+    ///     .to_stream()
+    ///     .to("visits");
+    /// # let mut driver = TopologyTestDriver::new(builder.build().unwrap()).unwrap();
+    /// # let pages = driver.input("pages", utf8(), int64());
+    /// for (user, time) in [("ann", 0), ("ann", 8), ("bob", 18), ("bob", 19)] {
+    ///     pages.pipe(&mut driver, user.to_owned(), 1, time);
+    /// }
+    /// let out = driver.output("visits", session_windowed(utf8()), nullable(int64()));
+    /// let out: Vec<_> = out.read(&mut driver).into_iter().map(|r| (r.key.start, r.key.end, r.value)).collect();
+    /// assert_eq!(out, [(0, 8, Some(2))]);
+    /// ```
     #[must_use]
     pub fn emit_final(self) -> Self {
         Self {
@@ -167,6 +195,13 @@ impl<K: Data, V: Data> SessionWindowedStream<'_, K, V> {
     }
 
     /// Counts the records of each key and session, in the session store `name`.
+    ///
+    /// Emits, for each record in time, a deletion of every session that it extends or merges, by time, then the session
+    /// that they became; or each session once: see [`emit_final`](Self::emit_final). All have the session's end as
+    /// timestamp. Records with a null key or value are ignored, and counted as dropped; late ones come out of
+    /// [`late`](SessionTable::late). A group whose key may have changed goes through the topic
+    /// `<application id>-<name>-repartition` first. The store's changelog is `<application id>-<name>-changelog`.
+    /// Semantics of Kafka Streams' `KStreamSessionWindowAggregate`; the page of the module says where they differ.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -200,7 +235,34 @@ impl<K: Data, V: Data> SessionWindowedStream<'_, K, V> {
         )
     }
 
-    /// Combines the values of each key and session, in the session store `name`; the first value is taken as it is.
+    /// Combines the values of each key and session, in the session store `name`; the first value is taken as it is. Sessions
+    /// that become one are combined by time, then the record's value. Otherwise as [`count`](Self::count).
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use processor_core::dsl::{Consumed, SessionWindows, StreamsBuilder};
+    /// # use processor_core::serde::{int64, nullable, session_windowed, utf8};
+    /// # use processor_core::testing::TopologyTestDriver;
+    /// # let builder = StreamsBuilder::new("trips");
+    /// let trips = SessionWindows::gap(Duration::from_millis(10)).grace(Duration::from_millis(100));
+    /// builder
+    ///     .stream("fares", Consumed::new(utf8(), int64()))
+    ///     .group_by_key()
+    ///     .windowed_by_session(trips)
+    ///     .reduce("spent", |a, b| a + b)
+    ///     .to_stream()
+    ///     .to("spent");
+    /// # let mut driver = TopologyTestDriver::new(builder.build().unwrap()).unwrap();
+    /// # let fares = driver.input("fares", utf8(), int64());
+    /// for (fare, time) in [(3, 0), (4, 20), (5, 10)] {
+    ///     fares.pipe(&mut driver, "ann".to_owned(), fare, time);
+    /// }
+    /// let out = driver.output("spent", session_windowed(utf8()), nullable(int64()));
+    /// let out: Vec<_> = out.read(&mut driver).into_iter().map(|r| (r.key.start, r.key.end, r.value)).collect();
+    /// // The last one joins the two.
+    /// assert_eq!(out[..2], [(0, 0, Some(3)), (20, 20, Some(4))]);
+    /// assert_eq!(out[2..], [(0, 0, None), (20, 20, None), (0, 20, Some(12))]);
+    /// ```
     pub fn reduce(
         &self,
         name: &str,
@@ -235,16 +297,26 @@ impl<K: Data, V: Data> SessionWindowedStream<'_, K, V> {
     /// ```
     /// # use std::time::Duration;
     /// # use processor_core::dsl::{Consumed, SessionWindows, StreamsBuilder};
-    /// # use processor_core::serde::{int64, utf8};
+    /// # use processor_core::serde::{int64, nullable, session_windowed, utf8};
+    /// # use processor_core::testing::TopologyTestDriver;
     /// # let builder = StreamsBuilder::new("visits");
     /// let visits = SessionWindows::gap(Duration::from_secs(1_800)).grace(Duration::from_secs(60));
-    /// let dearest = builder
+    /// builder
     ///     .stream("offers", Consumed::new(utf8(), int64()))
     ///     .group_by_key()
     ///     .windowed_by_session(visits)
     ///     .emit_final()
-    ///     .aggregate("dearest", int64(), || 0, |_, price, max| max.max(price), |_, a, b| a.max(b));
-    /// # dearest.to_stream().to("dearest"); builder.build().unwrap();
+    ///     .aggregate("dearest", int64(), || 0, |_, price, max| max.max(price), |_, a, b| a.max(b))
+    ///     .to_stream()
+    ///     .to("dearest");
+    /// # let mut driver = TopologyTestDriver::new(builder.build().unwrap()).unwrap();
+    /// # let offers = driver.input("offers", utf8(), int64());
+    /// for (price, time) in [(7, 0), (9, 60_000), (8, 86_400_000)] {
+    ///     offers.pipe(&mut driver, "ann".to_owned(), price, time);
+    /// }
+    /// let dearest = driver.output("dearest", session_windowed(utf8()), nullable(int64()));
+    /// let dearest: Vec<_> = dearest.read(&mut driver).into_iter().map(|r| (r.key.end, r.value)).collect();
+    /// assert_eq!(dearest, [(60_000, Some(9))]);
     /// ```
     pub fn aggregate<A: Data>(
         &self,

@@ -280,6 +280,12 @@ impl<K: Data, A: Data, L: Data, S: WindowRows> Windowing<K, A, L, S> {
     ) -> Result {
         self.emit_closed(context, open_from, &window)?;
         self.emit_due(context, &window)?;
+        self.expire_before(open_from);
+        Ok(())
+    }
+
+    /// Expires what lies before `open_from`.
+    pub(crate) fn expire_before(&mut self, open_from: Timestamp) {
         if let Some(closed) = &self.closed {
             closed.set(open_from);
         }
@@ -288,7 +294,6 @@ impl<K: Data, A: Data, L: Data, S: WindowRows> Windowing<K, A, L, S> {
         }
         let kept_from = open_from.saturating_sub(self.kept_ms);
         self.store.borrow_mut().expire_before(kept_from);
-        Ok(())
     }
 
     /// Emits an update of the window at hand, whose key is in the buffer and whose row is in the store, or has it wait

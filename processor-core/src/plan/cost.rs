@@ -174,8 +174,10 @@ fn keeping(
     };
     let joins = stores.iter().filter(|store| store.kind == "join").count() as u64;
     let is_join = joins > 0;
+    // A row is a window, or a pane of several.
+    let row_ms = given("pane_ms").or(given("advance_ms"));
     let windows_per_record = match (given("size_ms"), given("advance_ms")) {
-        (Some(size), Some(advance)) => size.div_ceil(advance),
+        (Some(size), Some(advance)) if given("pane_ms").is_none() => size.div_ceil(advance),
         _ => 1,
     };
     let within = |ms: Option<i64>| {
@@ -191,8 +193,7 @@ fn keeping(
         };
         let (kept, written) = match store.kind.as_str() {
             "window" => (
-                by_keys(given("advance_ms"))
-                    .min(within(store.retention_ms).saturating_mul(windows_per_record)),
+                by_keys(row_ms).min(within(store.retention_ms).saturating_mul(windows_per_record)),
                 windows_per_record,
             ),
             "session" => (by_keys(given("gap_ms")).min(within(store.retention_ms)), 1),

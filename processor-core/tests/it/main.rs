@@ -15,6 +15,7 @@ mod idle;
 mod join_all;
 mod kept_plan;
 mod map_values_async;
+mod panes;
 mod plan;
 mod plan_diff;
 mod process;
