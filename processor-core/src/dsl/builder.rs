@@ -129,8 +129,27 @@ impl StreamsBuilder {
         KStream::new(Rc::clone(&self.plan), node, outlet, key, value)
     }
 
-    /// The latest value of each key of `topic`, kept in the store `store`; a null value deletes its key and a null
-    /// key is refused.
+    /// The latest value of each key of `topic`, kept in the key-value store `store`, in the order in which records come.
+    ///
+    /// Emits with every record, also one whose timestamp is older than the row's: tables know no late records. A null
+    /// value deletes its key; a record with a null key, where the serde has one, is dropped and counted. The store's
+    /// changelog is `<application id>-<store>-changelog`. Source of the semantics: Kafka Streams' `KTableSource`.
+    ///
+    /// ```
+    /// # use processor_core::dsl::{Consumed, StreamsBuilder};
+    /// # use processor_core::serde::{int64, nullable, utf8};
+    /// # use processor_core::testing::TopologyTestDriver;
+    /// # let builder = StreamsBuilder::new("prices");
+    /// let prices = builder.table("prices", "latest-prices", Consumed::new(utf8(), int64()));
+    /// # prices.to_stream().to("changes");
+    /// # let mut driver = TopologyTestDriver::new(builder.build().unwrap()).unwrap();
+    /// # let prices = driver.input("prices", utf8(), nullable(int64()));
+    /// prices.pipe(&mut driver, "pen".to_owned(), Some(2), 0);
+    /// prices.pipe(&mut driver, "ink".to_owned(), Some(9), 1);
+    /// prices.pipe(&mut driver, "ink".to_owned(), None, 2);
+    /// assert_eq!(driver.store_get("latest-prices", b"pen"), Some((2_i64.to_be_bytes().to_vec(), 0)));
+    /// assert_eq!(driver.store_get("latest-prices", b"ink"), None);
+    /// ```
     pub fn table<K: Data, V: Data>(
         &self,
         topic: &str,
@@ -166,7 +185,10 @@ impl StreamsBuilder {
     /// The latest value of each key of `topic`, held in full by every thread, whatever partitions it has.
     ///
     /// It is read to its end before the first record is processed and goes on unsynchronised with stream time. It
-    /// needs no co-partitioning, so it suits small dimensions.
+    /// needs no co-partitioning, so it suits small dimensions. A null value deletes its key, and a record with a null key
+    /// is ignored. It emits nothing: streams look rows up with [`join_global`](KStream::join_global). The rows are in
+    /// memory; there is no changelog, since the topic is one. Source of the semantics: Kafka Streams'
+    /// `StreamsBuilder#globalTable`. An example is at [`join_global`](KStream::join_global).
     pub fn global_table<K: Data, V: Data>(
         &self,
         topic: &str,

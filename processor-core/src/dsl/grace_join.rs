@@ -110,6 +110,34 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
 
     /// Like [`join_table_as_of_with_grace`](Self::join_table_as_of_with_grace), but a record without a match is joined
     /// with `None`, and one with a null key is so at once.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use processor_core::dsl::{Consumed, Produced, StreamsBuilder};
+    /// # use processor_core::serde::{int64, utf8};
+    /// # use processor_core::testing::TopologyTestDriver;
+    /// # let builder = StreamsBuilder::new("shop");
+    /// # let a_day = Duration::from_secs(24 * 60 * 60);
+    /// # let prices = builder.versioned_table("prices", "prices", a_day, Consumed::new(utf8(), int64()));
+    /// # let sales = builder.stream("sales", Consumed::new(utf8(), int64()));
+    /// let grace = Duration::from_millis(50);
+    /// let revenue = sales.left_join_table_as_of_with_grace("revenue", &prices, grace, |_, pieces, price| {
+    ///     pieces * price.unwrap_or(1)
+    /// });
+    /// revenue.to_with("revenue", Produced::new(utf8(), int64()));
+    /// revenue.late().map_values(|_, late| late.value).to_with("late", Produced::new(utf8(), int64()));
+    /// # let mut driver = TopologyTestDriver::new(builder.build().unwrap()).unwrap();
+    /// # let sales = driver.input("sales", utf8(), int64());
+    /// // 49 comes when time is past it by 51.
+    /// for (pieces, time) in [(10, 50), (1, 100), (7, 49)] {
+    ///     sales.pipe(&mut driver, "pen".to_owned(), pieces, time);
+    /// }
+    /// let pen = "pen".to_owned();
+    /// let revenue = driver.output("revenue", utf8(), int64());
+    /// assert_eq!(revenue.read_key_values(&mut driver), [(pen.clone(), 10)]);
+    /// let late = driver.output("late", utf8(), int64());
+    /// assert_eq!(late.read_key_values(&mut driver), [(pen, 7)]);
+    /// ```
     pub fn left_join_table_as_of_with_grace<W: Data, R: Data>(
         &self,
         name: &str,

@@ -297,16 +297,16 @@ pub(crate) fn aggregate<K: Data, A: Data, L: Data>(
         Arc::clone(&serde),
     );
     wired.attach(move |instantiation| {
-        Ok(Aggregation::Plain(PlainAggregate {
-            store: instantiation.key_value(store)?,
-            encoding: Encoding::new(&operator, Arc::clone(&key_serde), Arc::clone(&value_serde)),
-            children: below.instantiate(instantiation)?,
-        }))
+        Ok(Aggregation::Plain(PlainAggregate::new(
+            instantiation.key_value(store)?,
+            Encoding::new(&operator, Arc::clone(&key_serde), Arc::clone(&value_serde)),
+            below.instantiate(instantiation)?,
+        )))
     });
     KTable::stored(plan, node, outlet, (store, name), key, serde)
 }
 
-/// An unwindowed aggregation in a task.
+/// The aggregates of an unwindowed aggregation in a task.
 pub(crate) struct PlainAggregate<K, A> {
     store: Rc<RefCell<KeyValueStore>>,
     encoding: Encoding<K, A>,
@@ -314,15 +314,40 @@ pub(crate) struct PlainAggregate<K, A> {
 }
 
 impl<K: Data, A: Data> PlainAggregate<K, A> {
+    pub(crate) fn new(
+        store: Rc<RefCell<KeyValueStore>>,
+        encoding: Encoding<K, A>,
+        children: Fanout<K, Change<A>>,
+    ) -> Self {
+        Self {
+            store,
+            encoding,
+            children,
+        }
+    }
+
     pub(crate) fn take<V, L>(
         &mut self,
         context: &mut Context<'_>,
         record: Record<K, V>,
         adder: &Adder<K, V, A, L>,
     ) -> Result {
+        let (value, record) = record.split_value();
+        self.update(context, record, |key, before| {
+            Some((adder.add)(key, value, before))
+        })
+    }
+
+    /// Replaces the aggregate of the record's key by what `next` makes of it, and forwards the change; none deletes it.
+    pub(crate) fn update(
+        &mut self,
+        context: &mut Context<'_>,
+        record: Record<K, ()>,
+        next: impl FnOnce(&K, Option<A>) -> Option<A>,
+    ) -> Result {
         let Record {
             key,
-            value,
+            value: (),
             timestamp,
             headers,
         } = record;
@@ -335,20 +360,20 @@ impl<K: Data, A: Data> PlainAggregate<K, A> {
         let old = before
             .map(|before| self.encoding.decode(&before))
             .transpose()?;
-        let new = (adder.add)(&key, value, old.clone());
-        let (key_bytes, bytes) = self.encoding.encode(&new)?;
-        store.put(key_bytes, bytes, timestamp)?;
+        let new = next(&key, old.clone());
+        match &new {
+            Some(new) => {
+                let (key_bytes, bytes) = self.encoding.encode(new)?;
+                store.put(key_bytes, bytes, timestamp)?;
+            }
+            None => store.delete(&self.encoding.key_buffer, timestamp)?,
+        }
         drop(store);
-
-        let change = Change {
-            new: Some(new),
-            old,
-        };
         self.children.forward(
             context,
             Record {
                 key,
-                value: change,
+                value: Change { new, old },
                 timestamp,
                 headers,
             },

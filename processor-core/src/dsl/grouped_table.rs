@@ -9,19 +9,18 @@
 //! largest timestamp that went into it, those of rows that are gone included. A group once made stays, also without rows;
 //! nothing is late. Source of the semantics: Kafka Streams' `KTableRepartitionMap` and `KTableAggregate`.
 
-use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
-
-use state::KeyValueStore;
 
 use crate::error::{Fault, Result};
 use crate::processor::{Context, Fanout, Process};
 use crate::record::{Change, Data, Record};
-use crate::serde::{Serde, SerdeError, SharedSerde, int64};
+use crate::serde::{Serde, SharedSerde, int64};
 use crate::topology::{NodeKind, StoreKind};
 
-use super::grouped::is_null;
+use super::changed::Changed;
+use super::encoding::Encoding;
+use super::grouped::{PlainAggregate, is_null};
 use super::outlet::Outlet;
 use super::repartition::{Keyless, repartition};
 use super::{Grouped, KStream, KTable, Rekeyed};
@@ -94,6 +93,9 @@ impl<K: Data, V: Data> KTable<K, V> {
 
 impl<K: Data, V: Data> KGroupedTable<K, V> {
     /// Counts the rows of each group, in the key-value store `name`.
+    ///
+    /// Emits with each change of a group: see [the group](KTable::group_by), which has an example. Goes through
+    /// `<application id>-<name>-repartition`; the changelog is `<application id>-<name>-changelog`.
     pub fn count(&self, name: &str) -> KTable<K, i64> {
         self.aggregate(
             name,
@@ -109,7 +111,8 @@ impl<K: Data, V: Data> KGroupedTable<K, V> {
     ///
     /// ```
     /// # use processor_core::dsl::{Consumed, Grouped, StreamsBuilder};
-    /// # use processor_core::serde::{int64, utf8};
+    /// # use processor_core::serde::{int64, nullable, utf8};
+    /// # use processor_core::testing::TopologyTestDriver;
     /// # let builder = StreamsBuilder::new("accounts");
     /// let accounts = builder.table("accounts", "accounts", Consumed::new(utf8(), int64()));
     /// let country = |account: &String, balance: &i64| (account[..2].to_owned(), *balance);
@@ -118,7 +121,14 @@ impl<K: Data, V: Data> KGroupedTable<K, V> {
     ///     .reduce("balances", |a, b| a + b, |a, b| a - b)
     ///     .to_stream()
     ///     .to("balances");
-    /// # builder.build().unwrap();
+    /// # let mut driver = TopologyTestDriver::new(builder.build().unwrap()).unwrap();
+    /// # let accounts = driver.input("accounts", utf8(), int64());
+    /// for (account, balance) in [("it1", 10), ("it2", 5), ("it1", 7)] {
+    ///     accounts.pipe(&mut driver, account.to_owned(), balance, 0);
+    /// }
+    /// let balances = driver.output("balances", utf8(), nullable(int64())).read(&mut driver);
+    /// let balances: Vec<_> = balances.into_iter().filter_map(|record| record.value).collect();
+    /// assert_eq!(balances, [10, 15, 12]);
     /// ```
     pub fn reduce(
         &self,
@@ -140,6 +150,34 @@ impl<K: Data, V: Data> KGroupedTable<K, V> {
 
     /// Folds the values of each group into an aggregate that starts with `initial`, in the key-value store `name`.
     /// `subtract` takes a value out again.
+    ///
+    /// ```
+    /// # use processor_core::dsl::{Consumed, Grouped, StreamsBuilder};
+    /// # use processor_core::serde::{int64, json, nullable, utf8};
+    /// # use processor_core::testing::TopologyTestDriver;
+    /// # let builder = StreamsBuilder::new("accounts");
+    /// # let accounts = builder.table("accounts", "accounts", Consumed::new(utf8(), int64()));
+    /// // Accounts and their balance, by country.
+    /// accounts
+    ///     .group_by(|account, balance| (account[..2].to_owned(), *balance), Grouped::by(utf8()).value(int64()))
+    ///     .aggregate(
+    ///         "countries",
+    ///         json::<(u32, i64)>(),
+    ///         || (0, 0),
+    ///         |_, balance, (accounts, sum)| (accounts + 1, sum + balance),
+    ///         |_, balance, (accounts, sum)| (accounts - 1, sum - balance),
+    ///     )
+    ///     .to_stream()
+    ///     .to("countries");
+    /// # let mut driver = TopologyTestDriver::new(builder.build().unwrap()).unwrap();
+    /// # let accounts = driver.input("accounts", utf8(), nullable(int64()));
+    /// for (account, balance) in [("it1", Some(10)), ("it2", Some(5)), ("it1", None)] {
+    ///     accounts.pipe(&mut driver, account.to_owned(), balance, 0);
+    /// }
+    /// let out = driver.output("countries", utf8(), nullable(json::<(u32, i64)>())).read(&mut driver);
+    /// let out: Vec<_> = out.into_iter().filter_map(|record| record.value).collect();
+    /// assert_eq!(out, [(1, 10), (2, 15), (1, 5)]);
+    /// ```
     pub fn aggregate<A: Data>(
         &self,
         name: &str,
@@ -180,16 +218,15 @@ impl<K: Data, V: Data> KGroupedTable<K, V> {
         let (key_serde, aggregate_serde) = (Arc::clone(&self.key), Arc::clone(&serde));
         let operator = name.to_owned();
         stream.outlet.attach(move |instantiation| {
+            let (key, serde) = (Arc::clone(&key_serde), Arc::clone(&aggregate_serde));
             Ok(Box::new(TableAggregate {
-                operator: operator.clone(),
-                store: instantiation.key_value(store)?,
-                key: Arc::clone(&key_serde),
-                serde: Arc::clone(&aggregate_serde),
+                aggregates: PlainAggregate::new(
+                    instantiation.key_value(store)?,
+                    Encoding::new(&operator, key, serde),
+                    below.instantiate(instantiation)?,
+                ),
                 add: Arc::clone(&add),
                 subtract: Arc::clone(&subtract),
-                key_buffer: Vec::new(),
-                value_buffer: Vec::new(),
-                children: below.instantiate(instantiation)?,
             }))
         });
         let (plan, key) = (Rc::clone(&stream.plan), Arc::clone(&self.key));
@@ -289,15 +326,9 @@ impl<K2, V2, F> Regroup<K2, V2, F> {
 
 /// The aggregation in a task.
 struct TableAggregate<K, A, F, S> {
-    operator: String,
-    store: Rc<RefCell<KeyValueStore>>,
-    key: SharedSerde<K>,
-    serde: SharedSerde<A>,
+    aggregates: PlainAggregate<K, A>,
     add: Arc<F>,
     subtract: Arc<S>,
-    key_buffer: Vec<u8>,
-    value_buffer: Vec<u8>,
-    children: Fanout<K, Change<A>>,
 }
 
 impl<K, V, A, F, S> Process<K, Change<V>> for TableAggregate<K, A, F, S>
@@ -309,199 +340,17 @@ where
     S: Fn(&K, V, A) -> A,
 {
     fn process(&mut self, context: &mut Context<'_>, record: Record<K, Change<V>>) -> Result {
-        let fault = |part: &str, error| {
-            let what = format_args!("a {part} of aggregation {}", self.operator);
-            Fault::serde(what, error)
-        };
-        let Record {
-            key,
-            value: change,
-            timestamp,
-            headers,
-        } = record;
-        self.key_buffer.clear();
-        self.key
-            .serialize(&key, &mut self.key_buffer)
-            .map_err(|error| fault("key", error))?;
-        let mut store = self.store.borrow_mut();
-        let before = store.get(&self.key_buffer)?;
-        let timestamp = before
-            .as_ref()
-            .map_or(timestamp, |b| b.timestamp.max(timestamp));
-        let old = before
-            .map(|before| self.serde.deserialize(&before.value))
-            .transpose()
-            .map_err(|error| fault("value", error))?;
-
-        let left = match (change.old, old.clone()) {
-            (Some(gone), Some(aggregate)) => Some((self.subtract)(&key, gone, aggregate)),
-            (_, aggregate) => aggregate,
-        };
-        let new = match change.new {
-            Some(come) => Some((self.add)(&key, come, left)),
-            None => left,
-        };
-        match &new {
-            Some(new) => {
-                self.value_buffer.clear();
-                self.serde
-                    .serialize(new, &mut self.value_buffer)
-                    .map_err(|error| fault("value", error))?;
-                store.put(&self.key_buffer, &self.value_buffer, timestamp)?;
+        let (Change { new, old }, record) = record.split_value();
+        let (add, subtract) = (&self.add, &self.subtract);
+        self.aggregates.update(context, record, |key, aggregate| {
+            let left = match (old, aggregate) {
+                (Some(gone), Some(aggregate)) => Some(subtract(key, gone, aggregate)),
+                (_, aggregate) => aggregate,
+            };
+            match new {
+                Some(come) => Some(add(key, come, left)),
+                None => left,
             }
-            None => store.delete(&self.key_buffer, timestamp)?,
-        }
-        drop(store);
-        self.children.forward(
-            context,
-            Record {
-                key,
-                value: Change { new, old },
-                timestamp,
-                headers,
-            },
-        )
-    }
-}
-
-/// A change on its way through a repartition topic, as Kafka Streams writes it since 3.5.
-///
-/// ```text
-/// old only   old ‖ 0
-/// new only   new ‖ 1
-/// both       length of new (zigzag varint) ‖ new ‖ old ‖ 2
-/// ```
-struct Changed<V>(SharedSerde<V>);
-
-const OLD: u8 = 0;
-const NEW: u8 = 1;
-const BOTH: u8 = 2;
-
-impl<V: Data> Serde<Change<V>> for Changed<V> {
-    fn format(&self) -> Option<String> {
-        Some(format!("change of {}", self.0.format()?))
-    }
-
-    fn serialize(&self, change: &Change<V>, into: &mut Vec<u8>) -> Result<(), SerdeError> {
-        let kind = match (&change.new, &change.old) {
-            (None, None) => return Err(SerdeError::new("a change has an old or a new value")),
-            (None, Some(old)) => {
-                self.0.serialize(old, into)?;
-                OLD
-            }
-            (Some(new), None) => {
-                self.0.serialize(new, into)?;
-                NEW
-            }
-            (Some(new), Some(old)) => {
-                let mut bytes = Vec::new();
-                self.0.serialize(new, &mut bytes)?;
-                write_length(bytes.len(), into);
-                into.append(&mut bytes);
-                self.0.serialize(old, into)?;
-                BOTH
-            }
-        };
-        into.push(kind);
-        Ok(())
-    }
-
-    fn deserialize(&self, bytes: &[u8]) -> Result<Change<V>, SerdeError> {
-        let value = |bytes| self.0.deserialize(bytes).map(Some);
-        let broken = || SerdeError::new("not a change of a table");
-        match bytes.split_last().ok_or_else(broken)? {
-            (&OLD, old) => Ok(Change {
-                new: None,
-                old: value(old)?,
-            }),
-            (&NEW, new) => Ok(Change {
-                new: value(new)?,
-                old: None,
-            }),
-            (&BOTH, both) => {
-                let (length, values) = read_length(both).ok_or_else(broken)?;
-                let (new, old) = values.split_at_checked(length).ok_or_else(broken)?;
-                Ok(Change {
-                    new: value(new)?,
-                    old: value(old)?,
-                })
-            }
-            (kind, _) => Err(SerdeError::new(format_args!(
-                "a change of the unknown kind {kind}"
-            ))),
-        }
-    }
-}
-
-/// Seven bits a byte, the lowest first; shifted by one, as zigzag does with numbers that are not negative.
-fn write_length(length: usize, into: &mut Vec<u8>) {
-    let mut left = length << 1;
-    while left >= 0x80 {
-        into.push((left & 0x7f) as u8 | 0x80);
-        left >>= 7;
-    }
-    into.push(left as u8);
-}
-
-fn read_length(bytes: &[u8]) -> Option<(usize, &[u8])> {
-    let mut number = 0_u32;
-    for (i, byte) in (0..5).zip(bytes) {
-        number |= u32::from(byte & 0x7f).checked_shl(7 * i)?;
-        if byte & 0x80 == 0 {
-            let length = usize::try_from(number >> 1).ok()?;
-            return Some((length, &bytes[usize::try_from(i).ok()? + 1..]));
-        }
-    }
-    None
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::serde::utf8;
-
-    fn changed() -> Changed<String> {
-        Changed(Arc::new(utf8()))
-    }
-
-    fn change(new: Option<&str>, old: Option<&str>) -> Change<String> {
-        Change {
-            new: new.map(str::to_owned),
-            old: old.map(str::to_owned),
-        }
-    }
-
-    #[test]
-    fn changes_are_written_as_kafka_streams_writes_them() {
-        // What `ChangedSerializer` of Kafka Streams 4.3.1 gives.
-        for (change, bytes) in [
-            (change(Some("new"), None), &b"new\x01"[..]),
-            (change(None, Some("oldie")), b"oldie\x00"),
-            (change(Some("new"), Some("oldie")), b"\x06newoldie\x02"),
-        ] {
-            let mut written = Vec::new();
-            changed().serialize(&change, &mut written).unwrap();
-            assert_eq!(written, bytes);
-            assert_eq!(changed().deserialize(bytes).unwrap(), change);
-        }
-        let nothing = change(None, None);
-        assert!(changed().serialize(&nothing, &mut Vec::new()).is_err());
-    }
-
-    proptest! {
-        #[test]
-        fn long_values_survive(new in ".{0,300}", old in ".{0,300}") {
-            let change = change(Some(&new), Some(&old));
-            let mut bytes = Vec::new();
-            changed().serialize(&change, &mut bytes).unwrap();
-            prop_assert_eq!(changed().deserialize(&bytes).unwrap(), change);
-        }
-
-        #[test]
-        fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..20)) {
-            let _ = changed().deserialize(&bytes);
-        }
+        })
     }
 }

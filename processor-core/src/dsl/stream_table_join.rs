@@ -21,10 +21,33 @@ use super::{GlobalTable, KStream, KTable, VersionedTable};
 
 impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
     /// Joins each record with the table's value of its key at this moment; records without a match, or with a null
-    /// key or value, are dropped. The result has the record's timestamp. Updates of the table emit nothing.
+    /// key or value, are dropped. The result has the record's timestamp and headers. Updates of the table emit nothing,
+    /// and nothing is late; see [`join_table_as_of`](Self::join_table_as_of) for the value at the record's time.
     ///
-    /// Stream and table must be co-partitioned; a stream whose key may have changed is sent through
-    /// `<application id>-<name>-repartition` first.
+    /// Stream and table must be co-partitioned, else the application does not start; a stream whose key may have changed
+    /// is sent through `<application id>-<name>-repartition` first, and then needs its serdes. No store is made. Source
+    /// of the semantics: Kafka Streams' `KStream#join(KTable)`.
+    ///
+    /// ```
+    /// # use processor_core::dsl::{Consumed, Produced, StreamsBuilder};
+    /// # use processor_core::serde::{int64, utf8};
+    /// # use processor_core::testing::TopologyTestDriver;
+    /// # let builder = StreamsBuilder::new("shop");
+    /// let prices = builder.table("prices", "prices", Consumed::new(utf8(), int64()));
+    /// builder
+    ///     .stream("sales", Consumed::new(utf8(), int64()))
+    ///     .join_table("revenue", &prices, |_, pieces, price| pieces * price)
+    ///     .to_with("revenue", Produced::new(utf8(), int64()));
+    /// # let mut driver = TopologyTestDriver::new(builder.build().unwrap()).unwrap();
+    /// # let prices = driver.input("prices", utf8(), int64());
+    /// # let sales = driver.input("sales", utf8(), int64());
+    /// // No price yet.
+    /// sales.pipe(&mut driver, "pen".to_owned(), 10, 0);
+    /// prices.pipe(&mut driver, "pen".to_owned(), 2, 5);
+    /// sales.pipe(&mut driver, "pen".to_owned(), 10, 1);
+    /// let revenue = driver.output("revenue", utf8(), int64());
+    /// assert_eq!(revenue.read_key_values(&mut driver), [("pen".to_owned(), 20)]);
+    /// ```
     pub fn join_table<W: Data, R: Data>(
         &self,
         name: &str,
@@ -37,6 +60,23 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
     }
 
     /// Like [`join_table`](Self::join_table), but a record without a match, or with a null key, is joined with `None`.
+    ///
+    /// ```
+    /// # use processor_core::dsl::{Consumed, Produced, StreamsBuilder};
+    /// # use processor_core::serde::{int64, utf8};
+    /// # use processor_core::testing::TopologyTestDriver;
+    /// # let builder = StreamsBuilder::new("shop");
+    /// # let prices = builder.table("prices", "prices", Consumed::new(utf8(), int64()));
+    /// builder
+    ///     .stream("sales", Consumed::new(utf8(), int64()))
+    ///     .left_join_table("revenue", &prices, |_, pieces, price| pieces * price.unwrap_or(1))
+    ///     .to_with("revenue", Produced::new(utf8(), int64()));
+    /// # let mut driver = TopologyTestDriver::new(builder.build().unwrap()).unwrap();
+    /// # let sales = driver.input("sales", utf8(), int64());
+    /// sales.pipe(&mut driver, "pen".to_owned(), 10, 0);
+    /// let revenue = driver.output("revenue", utf8(), int64());
+    /// assert_eq!(revenue.read_key_values(&mut driver), [("pen".to_owned(), 10)]);
+    /// ```
     pub fn left_join_table<W: Data, R: Data>(
         &self,
         name: &str,
@@ -91,6 +131,28 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
 
     /// Like [`join_table_as_of`](Self::join_table_as_of), but a record without a match, or with a null key, is joined
     /// with `None`.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use processor_core::dsl::{Consumed, Produced, StreamsBuilder};
+    /// # use processor_core::serde::{int64, utf8};
+    /// # use processor_core::testing::TopologyTestDriver;
+    /// # let builder = StreamsBuilder::new("shop");
+    /// # let a_day = Duration::from_secs(24 * 60 * 60);
+    /// # let prices = builder.versioned_table("prices", "prices", a_day, Consumed::new(utf8(), int64()));
+    /// builder
+    ///     .stream("sales", Consumed::new(utf8(), int64()))
+    ///     .left_join_table_as_of("revenue", &prices, |_, pieces, price| pieces * price.unwrap_or(1))
+    ///     .to_with("revenue", Produced::new(utf8(), int64()));
+    /// # let mut driver = TopologyTestDriver::new(builder.build().unwrap()).unwrap();
+    /// # let prices = driver.input("prices", utf8(), int64());
+    /// # let sales = driver.input("sales", utf8(), int64());
+    /// prices.pipe(&mut driver, "pen".to_owned(), 2, 100);
+    /// // Sold before there was a price.
+    /// sales.pipe(&mut driver, "pen".to_owned(), 10, 99);
+    /// let revenue = driver.output("revenue", utf8(), int64());
+    /// assert_eq!(revenue.read_key_values(&mut driver), [("pen".to_owned(), 10)]);
+    /// ```
     pub fn left_join_table_as_of<W: Data, R: Data>(
         &self,
         name: &str,
@@ -175,7 +237,32 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
     }
 
     /// Joins each record with a global table's value of the key that `select` takes from it; records without a
-    /// match, with a null selected key or with a null value are dropped. Key, partition and timestamp stay.
+    /// match, with a null selected key or with a null value are dropped. Key, partition, timestamp and headers stay.
+    ///
+    /// Emits with each record; updates of the table emit nothing, and nothing is late. The stream need not be partitioned
+    /// by anything; no store and no topic is made. Source of the semantics: Kafka Streams'
+    /// `KStream#join(GlobalKTable)`.
+    ///
+    /// ```
+    /// # use processor_core::dsl::{Consumed, Produced, StreamsBuilder};
+    /// # use processor_core::serde::utf8;
+    /// # use processor_core::testing::TopologyTestDriver;
+    /// # let builder = StreamsBuilder::new("shop");
+    /// let cities = builder.global_table("cities", "cities", Consumed::new(utf8(), utf8()));
+    /// // Orders by number, with the code of their city.
+    /// builder
+    ///     .stream("orders", Consumed::new(utf8(), utf8()))
+    ///     .join_global("named", &cities, |_, code| code.clone(), |_, code, _, city| format!("{code} {city}"))
+    ///     .to_with("named", Produced::new(utf8(), utf8()));
+    /// # let mut driver = TopologyTestDriver::new(builder.build().unwrap()).unwrap();
+    /// # let cities = driver.input("cities", utf8(), utf8());
+    /// # let orders = driver.input("orders", utf8(), utf8());
+    /// cities.pipe(&mut driver, "RM".to_owned(), "Rome".to_owned(), 0);
+    /// orders.pipe(&mut driver, "1".to_owned(), "RM".to_owned(), 0);
+    /// orders.pipe(&mut driver, "2".to_owned(), "OS".to_owned(), 0);
+    /// let named = driver.output("named", utf8(), utf8()).read_key_values(&mut driver);
+    /// assert_eq!(named, [("1".to_owned(), "RM Rome".to_owned())]);
+    /// ```
     pub fn join_global<GK: Data, GV: Data, R: Data>(
         &self,
         name: &str,
@@ -190,6 +277,29 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
 
     /// Like [`join_global`](Self::join_global), but a record without a match, or with a null selected key, is joined
     /// with `None`.
+    ///
+    /// ```
+    /// # use processor_core::dsl::{Consumed, Produced, StreamsBuilder};
+    /// # use processor_core::serde::utf8;
+    /// # use processor_core::testing::TopologyTestDriver;
+    /// # let builder = StreamsBuilder::new("shop");
+    /// let cities = builder.global_table("cities", "cities", Consumed::new(utf8(), utf8()));
+    /// // Orders by number, with the code of their city.
+    /// builder
+    ///     .stream("orders", Consumed::new(utf8(), utf8()))
+    ///     .left_join_global("named", &cities, |_, code| code.clone(), |_, code, _, city| {
+    ///         format!("{code} {}", city.unwrap_or_else(|| "?".to_owned()))
+    ///     })
+    ///     .to_with("named", Produced::new(utf8(), utf8()));
+    /// # let mut driver = TopologyTestDriver::new(builder.build().unwrap()).unwrap();
+    /// # let cities = driver.input("cities", utf8(), utf8());
+    /// # let orders = driver.input("orders", utf8(), utf8());
+    /// cities.pipe(&mut driver, "RM".to_owned(), "Rome".to_owned(), 0);
+    /// orders.pipe(&mut driver, "1".to_owned(), "RM".to_owned(), 0);
+    /// orders.pipe(&mut driver, "2".to_owned(), "OS".to_owned(), 0);
+    /// let named = driver.output("named", utf8(), utf8()).read_key_values(&mut driver);
+    /// assert_eq!(named, [("1".to_owned(), "RM Rome".to_owned()), ("2".to_owned(), "OS ?".to_owned())]);
+    /// ```
     pub fn left_join_global<GK: Data, GV: Data, R: Data>(
         &self,
         name: &str,

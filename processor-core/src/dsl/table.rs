@@ -117,6 +117,25 @@ impl<K: Data, V: Data> KTable<K, V> {
     }
 
     /// Every update of the table as a record: `Some` for a value, `None` for a deletion.
+    ///
+    /// Emits with each change of the table, with its timestamp and headers; the stream is partitioned as the table is. No
+    /// store and no topic is made. Source of the semantics: Kafka Streams' `KTable#toStream`.
+    ///
+    /// ```
+    /// # use processor_core::dsl::{Consumed, StreamsBuilder};
+    /// # use processor_core::serde::{int64, nullable, utf8};
+    /// # use processor_core::testing::TopologyTestDriver;
+    /// # let builder = StreamsBuilder::new("prices");
+    /// let prices = builder.table("prices", "prices", Consumed::new(utf8(), int64()));
+    /// prices.to_stream().to("changes");
+    /// # let mut driver = TopologyTestDriver::new(builder.build().unwrap()).unwrap();
+    /// # let prices = driver.input("prices", utf8(), nullable(int64()));
+    /// prices.pipe(&mut driver, "pen".to_owned(), Some(2), 0);
+    /// prices.pipe(&mut driver, "pen".to_owned(), None, 1);
+    /// let changes = driver.output("changes", utf8(), nullable(int64()));
+    /// let pen = "pen".to_owned();
+    /// assert_eq!(changes.read_key_values(&mut driver), [(pen.clone(), Some(2)), (pen, None)]);
+    /// ```
     #[must_use]
     pub fn to_stream(&self) -> KStream<K, Option<V>, Partitioned> {
         let outlet = Outlet::<K, Option<V>>::new();

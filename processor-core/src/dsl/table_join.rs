@@ -65,6 +65,24 @@ impl<K: Data, V: Data> KTable<K, V> {
     /// Joins each row of this table with the other's of the same key, if there is one.
     ///
     /// Like [`join`](Self::join), but a row of this table without a partner has a result as well.
+    ///
+    /// ```
+    /// # use processor_core::dsl::{Consumed, StreamsBuilder};
+    /// # use processor_core::serde::{int64, nullable, utf8};
+    /// # use processor_core::testing::TopologyTestDriver;
+    /// # let builder = StreamsBuilder::new("orders");
+    /// # let prices = builder.table("prices", "prices", Consumed::new(utf8(), int64()));
+    /// # let stock = builder.table("stock", "stock", Consumed::new(utf8(), int64()));
+    /// let worth = prices.left_join("worth", &stock, |_, price, pieces| price * pieces.unwrap_or(0));
+    /// worth.with_serdes(utf8(), int64()).to_stream().to("worth");
+    /// # let mut driver = TopologyTestDriver::new(builder.build().unwrap()).unwrap();
+    /// # let prices = driver.input("prices", utf8(), int64());
+    /// # let stock = driver.input("stock", utf8(), int64());
+    /// prices.pipe(&mut driver, "pen".to_owned(), 2, 0);
+    /// stock.pipe(&mut driver, "pen".to_owned(), 10, 1);
+    /// let worth = driver.output("worth", utf8(), nullable(int64()));
+    /// assert_eq!(worth.read_key_values(&mut driver), [("pen".to_owned(), Some(0)), ("pen".to_owned(), Some(20))]);
+    /// ```
     pub fn left_join<W: Data, R: Data>(
         &self,
         name: &str,
@@ -79,6 +97,24 @@ impl<K: Data, V: Data> KTable<K, V> {
     /// Joins the rows of both tables; where one has no row for a key, the other's alone has a result.
     ///
     /// Like [`join`](Self::join) otherwise. `join` gets at least one row.
+    ///
+    /// ```
+    /// # use processor_core::dsl::{Consumed, StreamsBuilder};
+    /// # use processor_core::serde::{int64, nullable, utf8};
+    /// # use processor_core::testing::TopologyTestDriver;
+    /// # let builder = StreamsBuilder::new("orders");
+    /// # let prices = builder.table("prices", "prices", Consumed::new(utf8(), int64()));
+    /// # let stock = builder.table("stock", "stock", Consumed::new(utf8(), int64()));
+    /// let worth = prices.outer_join("worth", &stock, |_, price, pieces| price.unwrap_or(0) * pieces.unwrap_or(0));
+    /// worth.with_serdes(utf8(), int64()).to_stream().to("worth");
+    /// # let mut driver = TopologyTestDriver::new(builder.build().unwrap()).unwrap();
+    /// # let prices = driver.input("prices", utf8(), int64());
+    /// # let stock = driver.input("stock", utf8(), int64());
+    /// prices.pipe(&mut driver, "pen".to_owned(), 2, 0);
+    /// stock.pipe(&mut driver, "pen".to_owned(), 10, 1);
+    /// let worth = driver.output("worth", utf8(), nullable(int64()));
+    /// assert_eq!(worth.read_key_values(&mut driver), [("pen".to_owned(), Some(0)), ("pen".to_owned(), Some(20))]);
+    /// ```
     pub fn outer_join<W: Data, R: Data>(
         &self,
         name: &str,

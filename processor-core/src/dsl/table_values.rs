@@ -58,7 +58,21 @@ impl<K: Data, V: Data> KTable<K, V> {
         self.derived("KTABLE-FILTER", refusals, self.value.clone(), map)
     }
 
-    /// The rows for which `drop` does not hold: see [`filter`](Self::filter).
+    /// The rows for which `drop` does not hold; otherwise like [`filter`](Self::filter).
+    ///
+    /// ```
+    /// # use processor_core::dsl::{Consumed, StreamsBuilder};
+    /// # use processor_core::serde::{int64, nullable, utf8};
+    /// # use processor_core::testing::TopologyTestDriver;
+    /// # let builder = StreamsBuilder::new("stock");
+    /// let stock = builder.table("stock", "stock", Consumed::new(utf8(), int64()));
+    /// stock.filter_not(|_, pieces| *pieces == 0).to_stream().to("available");
+    /// # let mut driver = TopologyTestDriver::new(builder.build().unwrap()).unwrap();
+    /// # let stock = driver.input("stock", utf8(), int64());
+    /// stock.pipe(&mut driver, "pen".to_owned(), 0, 0);
+    /// let available = driver.output("available", utf8(), nullable(int64()));
+    /// assert_eq!(available.read_key_values(&mut driver), [("pen".to_owned(), None)]);
+    /// ```
     #[must_use]
     pub fn filter_not(
         &self,

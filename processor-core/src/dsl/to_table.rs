@@ -25,11 +25,21 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
     ///
     /// ```
     /// # use processor_core::dsl::{Consumed, StreamsBuilder};
-    /// # use processor_core::serde::{int64, utf8};
+    /// # use processor_core::serde::{int64, nullable, utf8};
+    /// # use processor_core::testing::TopologyTestDriver;
     /// # let builder = StreamsBuilder::new("latest");
     /// let readings = builder.stream("readings", Consumed::new(utf8(), int64()));
     /// let latest = readings.filter(|_, reading| *reading >= 0).to_table("latest");
-    /// # latest.to_stream().to("latest"); builder.build().unwrap();
+    /// latest.to_stream().to("latest");
+    /// # let mut driver = TopologyTestDriver::new(builder.build().unwrap()).unwrap();
+    /// # let readings = driver.input("readings", utf8(), int64());
+    /// for (reading, time) in [(3, 5), (-1, 6), (4, 2)] {
+    ///     readings.pipe(&mut driver, "door".to_owned(), reading, time);
+    /// }
+    /// // The one that came last, though its time is earlier.
+    /// assert_eq!(driver.store_get("latest", b"door"), Some((4_i64.to_be_bytes().to_vec(), 2)));
+    /// # let out = driver.output("latest", utf8(), nullable(int64()));
+    /// # assert_eq!(out.read(&mut driver).len(), 2);
     /// ```
     pub fn to_table(&self, store: &str) -> KTable<K, V> {
         let (key, value) = (self.key.clone(), self.value.clone());

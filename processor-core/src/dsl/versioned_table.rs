@@ -166,6 +166,31 @@ impl<K: Data, V: Data> VersionedTable<K, V> {
     /// The rows for which `keep` holds, at each time; stored nowhere. A refused version is a deletion from its time on.
     ///
     /// Emits with every version, with its timestamp. `keep` never sees a deletion.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use processor_core::dsl::{Consumed, Produced, StreamsBuilder};
+    /// # use processor_core::serde::{int64, nullable, utf8};
+    /// # use processor_core::testing::TopologyTestDriver;
+    /// # let builder = StreamsBuilder::new("shop");
+    /// # let a_day = Duration::from_secs(24 * 60 * 60);
+    /// let prices = builder.versioned_table("prices", "prices", a_day, Consumed::new(utf8(), int64()));
+    /// let known = prices.filter(|_, price| *price >= 0);
+    /// builder
+    ///     .stream("sales", Consumed::new(utf8(), int64()))
+    ///     .left_join_table_as_of("priced", &known, |_, pieces, price| pieces * price.unwrap_or(0))
+    ///     .to_with("priced", Produced::new(utf8(), int64()));
+    /// # let mut driver = TopologyTestDriver::new(builder.build().unwrap()).unwrap();
+    /// # let prices = driver.input("prices", utf8(), int64());
+    /// # let sales = driver.input("sales", utf8(), int64());
+    /// prices.pipe(&mut driver, "pen".to_owned(), -1, 10);
+    /// prices.pipe(&mut driver, "pen".to_owned(), 2, 20);
+    /// sales.pipe(&mut driver, "pen".to_owned(), 5, 15);
+    /// sales.pipe(&mut driver, "pen".to_owned(), 5, 25);
+    /// let priced = driver.output("priced", utf8(), int64()).read(&mut driver);
+    /// let priced: Vec<_> = priced.into_iter().map(|record| record.value).collect();
+    /// assert_eq!(priced, [0, 10]);
+    /// ```
     #[must_use]
     pub fn filter(&self, keep: impl Fn(&K, &V) -> bool + Send + Sync + 'static) -> Self {
         let keep = Arc::new(keep);
@@ -200,6 +225,31 @@ impl<K: Data, V: Data> VersionedTable<K, V> {
     /// Emits with every version, with its timestamp; a deletion stays one, and `map` does not see it. `map` must give the
     /// same for the same row, since it is called again where a join asks for the row. The new type has no serde yet: see
     /// [`with_serdes`](Self::with_serdes).
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use processor_core::dsl::{Consumed, Produced, StreamsBuilder};
+    /// # use processor_core::serde::{int64, nullable, utf8};
+    /// # use processor_core::testing::TopologyTestDriver;
+    /// # let builder = StreamsBuilder::new("shop");
+    /// # let a_day = Duration::from_secs(24 * 60 * 60);
+    /// let prices = builder.versioned_table("prices", "prices", a_day, Consumed::new(utf8(), int64()));
+    /// let doubled = prices.map_values(|_, price| price * 2);
+    /// builder
+    ///     .stream("sales", Consumed::new(utf8(), int64()))
+    ///     .left_join_table_as_of("priced", &doubled, |_, pieces, price| pieces * price.unwrap_or(0))
+    ///     .to_with("priced", Produced::new(utf8(), int64()));
+    /// # let mut driver = TopologyTestDriver::new(builder.build().unwrap()).unwrap();
+    /// # let prices = driver.input("prices", utf8(), int64());
+    /// # let sales = driver.input("sales", utf8(), int64());
+    /// prices.pipe(&mut driver, "pen".to_owned(), -1, 10);
+    /// prices.pipe(&mut driver, "pen".to_owned(), 2, 20);
+    /// sales.pipe(&mut driver, "pen".to_owned(), 5, 15);
+    /// sales.pipe(&mut driver, "pen".to_owned(), 5, 25);
+    /// let priced = driver.output("priced", utf8(), int64()).read(&mut driver);
+    /// let priced: Vec<_> = priced.into_iter().map(|record| record.value).collect();
+    /// assert_eq!(priced, [-10, 20]);
+    /// ```
     #[must_use]
     pub fn map_values<V2: Data>(
         &self,

@@ -36,6 +36,7 @@ mod time_windows;
 mod timers;
 mod timestamps;
 mod topology;
+mod transform_values;
 mod unlimited;
 mod versioned_table;
 mod windowed;

@@ -682,12 +682,18 @@ fn of_table<K: TableKey>(op: &Op, table: &Table<K>) -> Result<Table<K>, Refusal>
         "filter" => filtered(rows.filter(move |_, v| predicate.holds(Some(*v)))),
         "filter_not" => filtered(rows.filter_not(move |_, v| predicate.holds(Some(*v)))),
         "map_values" => rows.map_values(move |k, v| nz(mapper.apply(&k.text(), Some(v)))),
-        // What its name says is what `map_values` does here: it sees the key.
-        "transform_values" => rows.map_values(move |k, v| {
-            let key = k.text();
-            let length = key.as_deref().map_or(0, length);
-            nz(mapper.apply(&key, Some(v))).wrapping_add(length)
-        }),
+        "transform_values" => {
+            let rows = rows.transform_values(&store(op), (), int64(), move |()| {
+                move |k: &K, v, _| {
+                    let key = k.text();
+                    let length = key.as_deref().map_or(0, length);
+                    Ok(mapper
+                        .apply(&key, v)
+                        .map(|mapped| mapped.wrapping_add(length)))
+                }
+            });
+            return Ok(Table::of(rows, table.kept));
+        }
         "suppress" => {
             let full = match op.text("full") {
                 "shutdown" => WhenFull::Stop,
