@@ -216,6 +216,7 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
             move |instantiation: &mut crate::processor::Instantiation<'_>| {
                 instantiation.shared(node, |instantiation| {
                     let time = OperatorTime::new(instantiation.times, &name);
+                    let right_time = time.by_input(instantiation.times, &name, "right");
                     let left_store = instantiation.join(stores.left)?;
                     let right_store = instantiation.join(stores.right)?;
                     // What had expired before a restart stays so: a probe must not find it again.
@@ -228,6 +229,7 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
                         outer,
                         join: Arc::clone(&join),
                         time,
+                        right_time,
                         key: Arc::clone(&key),
                         left: Side {
                             store: left_store,

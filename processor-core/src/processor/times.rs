@@ -71,6 +71,15 @@ impl OperatorTime {
         }
     }
 
+    /// The same time, as another input of the operator moves it: what the bound of one holds back, the other must not let
+    /// go.
+    pub(crate) fn by_input(&self, times: &mut TaskTimes, name: &str, input: &str) -> Self {
+        Self {
+            now: Rc::clone(&self.now),
+            ahead: times.cell(&format!("{name}^{input}")),
+        }
+    }
+
     /// Takes notice of a record at `timestamp`; whether time moved forward.
     #[inline]
     pub(crate) fn observe(&self, timestamp: Timestamp, context: &Context<'_>) -> bool {
@@ -135,6 +144,18 @@ mod tests {
         assert_eq!(observe(5, 500), 500);
         assert_eq!(observe(5, 2_000), 1_000);
         assert_eq!(observe(1_200, Timestamp::MAX), 1_200);
+    }
+
+    #[test]
+    fn what_holds_one_input_back_is_not_let_go_by_another() {
+        let mut times = TaskTimes::default();
+        let left = OperatorTime::new(&mut times, "join");
+        let right = left.by_input(&mut times, "join", "right");
+        right.observe_below(1_000, 10);
+        assert!(left.observe_below(20, Timestamp::MAX));
+        assert_eq!((left.now(), right.now()), (20, 20));
+        assert!(right.observe_below(30, 1_500));
+        assert_eq!(left.now(), 1_000);
     }
 
     #[test]

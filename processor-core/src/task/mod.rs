@@ -19,7 +19,7 @@ pub(crate) use future_bound::Judgement;
 pub(crate) use idle::{IdleRule, Idleness, Meanwhile};
 pub(crate) use queue::{Head, SourceQueue, TopicQueue};
 pub(crate) use restore::Restorer;
-pub(crate) use stream_task::{StoreSlot, StreamTask, TaskParts};
+pub(crate) use stream_task::{Inputs, StoreSlot, StreamTask, TaskParts};
 pub(crate) use time_header::{TimeHeader, TimeKind};
 pub(crate) use upstream_times::UpstreamTimes;
 

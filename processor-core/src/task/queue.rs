@@ -43,6 +43,11 @@ pub(crate) trait SourceQueue {
     fn next_offset(&self) -> Option<Offset>;
     /// Operators never take a record's timestamp for more than this.
     fn time_bound(&self) -> Timestamp;
+    /// Nothing older than this is to come from here, but for what is out of order in its own partition, and for what the
+    /// head and those behind it say themselves. `all_read`: nothing is in the log that is not buffered.
+    fn to_come_from(&self, all_read: bool) -> Timestamp;
+    /// Whether it is a repartition topic, whose records come from several tasks.
+    fn is_repartition(&self) -> bool;
     /// Looks whether the input has become idle, or ceased to be; `is_at_end` asks the log.
     fn look_for_idleness(&mut self, wall_ms: i64, is_at_end: &mut dyn FnMut(&Arc<str>) -> bool);
     /// How far time has come without records, if the input is idle; −1 if it stands still.
@@ -352,6 +357,12 @@ impl<K: Clone, V: Clone> SourceQueue for TopicQueue<K, V> {
     }
 
     fn push(&mut self, records: Vec<ConsumerRecord>) {
+        if let Some(upstream) = &mut self.upstream {
+            let senders = records
+                .iter()
+                .filter_map(|raw| TimeHeader::sender(&raw.headers));
+            senders.for_each(|task| upstream.add_waiting(task));
+        }
         self.raw.extend(records);
         if self.hold == Hold::Decide {
             self.hold = Hold::Nothing;
@@ -416,6 +427,15 @@ impl<K: Clone, V: Clone> SourceQueue for TopicQueue<K, V> {
         self.upstream
             .as_ref()
             .map_or(Timestamp::MAX, UpstreamTimes::bound)
+    }
+
+    fn to_come_from(&self, all_read: bool) -> Timestamp {
+        let upstream = self.upstream.as_ref();
+        upstream.map_or(Timestamp::MAX, |upstream| upstream.to_come_from(all_read))
+    }
+
+    fn is_repartition(&self) -> bool {
+        self.upstream.is_some()
     }
 
     fn look_for_idleness(&mut self, wall_ms: i64, is_at_end: &mut dyn FnMut(&Arc<str>) -> bool) {

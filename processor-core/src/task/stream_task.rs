@@ -70,8 +70,16 @@ pub(crate) struct StreamTask {
     unapplied: bool,
 }
 
-/// Which inputs are known to have nothing more to read at the moment.
-pub(crate) type CaughtUp<'a> = &'a mut dyn FnMut(&Arc<str>, i32) -> bool;
+/// Answers for an input, by topic and partition.
+pub(crate) type AskInput<'a> = &'a mut dyn FnMut(&Arc<str>, i32) -> bool;
+
+/// What a task asks about its inputs while it chooses.
+pub(crate) trait Inputs {
+    /// Whether everything was read that there is, or is known to come.
+    fn all_read(&mut self, topic: &Arc<str>, partition: i32) -> bool;
+    /// Whether an empty input need not be waited for, because of that or because it was for long enough.
+    fn may_be_empty(&mut self, topic: &Arc<str>, partition: i32) -> bool;
+}
 
 impl StreamTask {
     pub(crate) fn new(parts: TaskParts) -> Self {
@@ -133,7 +141,8 @@ impl StreamTask {
     }
 
     /// Takes up to `limit` records, always the one with the smallest timestamp among the heads of the queues; at equal
-    /// times the first source's. Stops where a queue ran dry that may have more to come, since its next record could be
+    /// times the first source's. But a repartition topic goes first as long as one of the tasks that write it lags behind the
+    /// other heads, since its records are still to come there. Stops where a queue ran dry that may have more to come, since its next record could be
     /// the smallest. So it does where a queue [waits](Self::waits), and behind a record that failed before and was passed
     /// over, so that this can be committed by itself, and behind one whose processor asked for a commit. Returns how many
     /// were taken.
@@ -142,20 +151,30 @@ impl StreamTask {
         limit: usize,
         wall_ms: i64,
         out: &mut Collector,
-        caught_up: CaughtUp<'_>,
+        inputs: &mut dyn Inputs,
     ) -> Result<usize> {
+        let partition = self.id.partition;
         // Once per call: the answer holds for what is buffered now.
-        let mut may_be_empty = vec![self.queues.len() == 1; self.queues.len()];
+        let is_single = self.queues.len() == 1;
+        let mut may_be_empty = vec![is_single; self.queues.len()];
+        let mut is_all_read = |queue: &dyn SourceQueue| {
+            is_single || queue.is_repartition() && inputs.all_read(queue.topic(), partition)
+        };
+        let all_read: Vec<bool> = self.queues.iter().map(|q| is_all_read(&**q)).collect();
         let mut taken = 0;
         while taken < limit {
-            let mut next: Option<(Timestamp, usize)> = None;
+            let mut next: Option<Next> = None;
             let mut moved = None;
             for (i, queue) in self.queues.iter_mut().enumerate() {
                 match queue.head(wall_ms, out)? {
-                    Head::At(time) if next.is_none_or(|(earliest, _)| time < earliest) => {
-                        next = Some((time, i));
+                    Head::At(time) => {
+                        let candidate = Next {
+                            earliest: time.min(queue.to_come_from(all_read[i])),
+                            time,
+                            queue: i,
+                        };
+                        next = Some(next.map_or(candidate, |next| next.min(candidate)));
                     }
-                    Head::At(_) => {}
                     Head::TimeMoved => {
                         moved = Some(i);
                         break;
@@ -167,7 +186,7 @@ impl StreamTask {
                         return Ok(taken);
                     }
                     Head::Empty if may_be_empty[i] => {}
-                    Head::Empty if taken == 0 && caught_up(queue.topic(), self.id.partition) => {
+                    Head::Empty if taken == 0 && inputs.may_be_empty(queue.topic(), partition) => {
                         may_be_empty[i] = true;
                     }
                     Head::Empty => return Ok(taken),
@@ -177,7 +196,7 @@ impl StreamTask {
                 self.time_moved(i, wall_ms, out)?;
                 continue;
             }
-            let Some((time, i)) = next else {
+            let Some(Next { time, queue: i, .. }) = next else {
                 return Ok(taken);
             };
             let time_moved = time > self.stream_time.get();
@@ -203,7 +222,8 @@ impl StreamTask {
         self.dirty = true;
         let mut context = self.context(wall_ms, out);
         context.time_bound = self.queues[i].time_bound();
-        for woken in self.wakes.iter().filter(|woken| woken.inputs.contains(&i)) {
+        // One with other inputs waits for its next record, which may be older than what the bound allows by now.
+        for woken in self.wakes.iter().filter(|woken| woken.inputs == [i]) {
             woken.node.borrow_mut().advance(&mut context, NO_TIME)?;
         }
         self.tell_idle(wall_ms, out).map(|_| ())
@@ -215,7 +235,7 @@ impl StreamTask {
         &mut self,
         wall_ms: i64,
         out: &mut Collector,
-        is_at_end: CaughtUp<'_>,
+        is_at_end: AskInput<'_>,
     ) -> Result<bool> {
         let partition = self.id.partition;
         for queue in &mut self.queues {
@@ -466,6 +486,15 @@ impl StreamTask {
             .find(|slot| slot.id == id)
             .map(|slot| &slot.cell)
     }
+}
+
+/// The head of a queue, in the order in which heads are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Next {
+    /// What may still come from this queue is not older than this, but for what is out of order in its own partition.
+    earliest: Timestamp,
+    time: Timestamp,
+    queue: usize,
 }
 
 /// How far time has come while all of these inputs are idle; nothing where one is not.

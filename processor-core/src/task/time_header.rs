@@ -74,6 +74,13 @@ impl TimeHeader {
         }
     }
 
+    /// The task that sent a record with these headers.
+    pub(crate) fn sender(headers: &Headers) -> Option<i32> {
+        let header = headers.iter().rev().find(|header| *header.name == **TIME)?;
+        let task = header.value.as_deref()?.get(1..)?.first_chunk::<4>()?;
+        Some(i32::from_be_bytes(*task))
+    }
+
     /// Takes the header out of `headers`; `None` when there is none that this version understands.
     pub(crate) fn take(headers: &mut Headers) -> Option<Self> {
         let at = headers.iter().rposition(|header| *header.name == **TIME)?;
@@ -121,6 +128,7 @@ mod tests {
             let user = header("trace", b"7");
             let mut headers = vec![user.clone()];
             sent.put(&mut headers);
+            assert_eq!(TimeHeader::sender(&headers), Some(3));
             assert_eq!(TimeHeader::take(&mut headers), Some(sent));
             assert_eq!(headers, [user]);
             assert_eq!(TimeHeader::take(&mut headers), None);

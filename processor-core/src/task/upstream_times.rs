@@ -19,6 +19,8 @@ pub(crate) struct UpstreamTimes {
 struct Upstream {
     time: Rc<Cell<Timestamp>>,
     idle: Rc<Cell<Timestamp>>,
+    /// Records and markers of it that were read and not taken yet.
+    waiting: usize,
 }
 
 impl Upstream {
@@ -34,6 +36,7 @@ impl UpstreamTimes {
             .map(|task| Upstream {
                 time: times.cell(&upstream_name(topic, task)),
                 idle: times.cell(&upstream_name(&format!("{topic}~"), task)),
+                waiting: 0,
             })
             .collect();
         Self::of(tasks)
@@ -44,14 +47,34 @@ impl UpstreamTimes {
         Self { tasks, bound }
     }
 
-    /// Takes notice of what a record or a marker says; whether the bound moved, or a task came to be idle or ceased to be.
-    pub(crate) fn observe(&mut self, header: TimeHeader) -> bool {
-        let upstream = usize::try_from(header.task)
+    /// Something of upstream task `task` waits.
+    pub(crate) fn add_waiting(&mut self, task: i32) {
+        if let Some(upstream) = self.task_mut(task) {
+            upstream.waiting += 1;
+        }
+    }
+
+    fn task_mut(&mut self, task: i32) -> Option<&mut Upstream> {
+        usize::try_from(task)
             .ok()
-            .and_then(|task| self.tasks.get(task));
-        let Some(upstream) = upstream else {
+            .and_then(|task| self.tasks.get_mut(task))
+    }
+
+    /// The least time of a task that something is still to come from: what waits, or, unless `all_read`, what nobody has read
+    /// yet. Nothing older is to come from here, but for what is out of order in its own partition.
+    pub(crate) fn to_come_from(&self, all_read: bool) -> Timestamp {
+        let to_come = |upstream: &&Upstream| upstream.waiting > 0 || !all_read;
+        let tasks = self.tasks.iter().filter(to_come);
+        let times = tasks.map(|upstream| upstream.time.get());
+        times.min().unwrap_or(Timestamp::MAX)
+    }
+
+    /// Takes notice of what a record or a marker says, which waits no longer; whether the bound moved, or a task came to be idle or ceased to be.
+    pub(crate) fn observe(&mut self, header: TimeHeader) -> bool {
+        let Some(upstream) = self.task_mut(header.task) else {
             return false;
         };
+        upstream.waiting = upstream.waiting.saturating_sub(1);
         let (before, was_idle) = (upstream.time.get(), upstream.is_idle());
         let is_idle = header.kind.is_idle();
         upstream.time.set(header.time.max(before));
@@ -98,6 +121,7 @@ mod tests {
         let task = |_| Upstream {
             time: none(),
             idle: none(),
+            waiting: 0,
         };
         UpstreamTimes::of((0..2).map(task).collect())
     }
@@ -128,6 +152,23 @@ mod tests {
         assert_eq!(times.idle(), Some(500));
         assert!(says(&mut times, 1, 900, TimeKind::Idle));
         assert_eq!((times.bound(), times.idle()), (900, Some(900)));
+    }
+
+    #[test]
+    fn only_a_task_that_something_is_to_come_from_has_to_be_waited_for() {
+        let mut times = of_two();
+        times.add_waiting(0);
+        times.add_waiting(0);
+        // Of the second one there may be something that was not read yet.
+        assert_eq!(times.to_come_from(false), NO_TIME);
+        says(&mut times, 0, 500, TimeKind::Record);
+        assert_eq!(times.to_come_from(true), 500);
+        times.add_waiting(1);
+        assert_eq!(times.to_come_from(true), NO_TIME);
+        says(&mut times, 1, 70, TimeKind::Record);
+        says(&mut times, 0, 600, TimeKind::Record);
+        assert_eq!(times.to_come_from(true), Timestamp::MAX);
+        assert_eq!(times.to_come_from(false), 70);
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod cogroup;
 mod count_windows;
 mod dead_letter;
 mod deduplicate;
+mod determinism;
 mod early;
 mod expiring;
 mod foreign_key_join;

@@ -289,15 +289,9 @@ fn time_is_the_minimum_over_two_repartitions_in_a_row() {
     assert_eq!(world.read_values("late"), Vec::<String>::new());
 }
 
-#[test]
-fn a_join_waits_for_the_side_that_has_to_come_through_a_repartition() {
-    // Both sides are there from the start. The left one is read at once, the right one has to be repartitioned first.
-    let world = World::new(&[("left", 1), ("right", 1), ("out", 1), ("late", 1)]);
-    for n in 0..200 {
-        world.write("left", 0, Some("a"), Some(&n.to_string()), n * 10);
-        world.write("right", 0, Some("x"), Some(&n.to_string()), n * 10 + 1);
-    }
-    let topology = topology(|builder| {
+/// A join of "left" with "right", whose records all get the key "a" on their way through a repartition.
+fn join_with_rekeyed() -> Topology {
+    topology(|builder| {
         let texts = || Consumed::new(utf8(), utf8());
         let left = builder.stream("left", texts());
         let right = builder
@@ -311,11 +305,65 @@ fn a_join_waits_for_the_side_that_has_to_come_through_a_repartition() {
             .late_right()
             .map_values(|_, late| late.value)
             .to_with("late", Produced::new(utf8(), utf8()));
-    });
-    let mut streams = world.streams(&topology, config());
+    })
+}
+
+#[test]
+fn a_join_waits_for_the_side_that_has_to_come_through_a_repartition() {
+    // Both sides are there from the start. The left one is read at once, the right one has to be repartitioned first.
+    let world = World::new(&[("left", 1), ("right", 1), ("out", 1), ("late", 1)]);
+    for n in 0..200 {
+        world.write("left", 0, Some("a"), Some(&n.to_string()), n * 10);
+        world.write("right", 0, Some("x"), Some(&n.to_string()), n * 10 + 1);
+    }
+    let mut streams = world.streams(&join_with_rekeyed(), config());
     streams.run_to_end().unwrap();
     streams.close().unwrap();
     assert_eq!(world.read_values("late"), Vec::<String>::new());
     let expected: Vec<String> = (0..200).map(|n| format!("{n}+{n}")).collect();
+    assert_eq!(world.read_values("out"), expected);
+}
+
+#[test]
+fn a_join_does_not_run_ahead_of_the_slower_of_the_tasks_that_write_its_other_side() {
+    // The tasks of both partitions write what they have in one go, so all of the first one's records lie before those of
+    // the second one, in whose time the left side has to wait.
+    let world = World::new(&[("left", 2), ("right", 2), ("out", 2), ("late", 2)]);
+    let home = partition_for(b"a", 2);
+    for n in 0..200 {
+        world.write("left", home, Some("a"), Some(&n.to_string()), n * 10);
+        let partition = i32::try_from(n % 2).unwrap();
+        world.write(
+            "right",
+            partition,
+            Some("x"),
+            Some(&n.to_string()),
+            n * 10 + 1,
+        );
+    }
+    let mut streams = world.streams(&join_with_rekeyed(), config());
+    streams.run_to_end().unwrap();
+    streams.close().unwrap();
+    assert_eq!(world.read_values("late"), Vec::<String>::new());
+    let mut joined = world.read_values("out");
+    joined.sort();
+    let mut expected: Vec<String> = (0..200).map(|n| format!("{n}+{n}")).collect();
+    expected.sort();
+    assert_eq!(joined, expected);
+}
+
+#[test]
+fn an_upstream_partition_without_records_does_not_change_the_order_of_a_join_s_inputs() {
+    let world = World::new(&[("left", 2), ("right", 2), ("out", 2), ("late", 2)]);
+    let home = partition_for(b"a", 2);
+    for n in 0..50 {
+        world.write("left", home, Some("a"), Some(&n.to_string()), n * 10);
+        world.write("right", 0, Some("x"), Some(&n.to_string()), n * 10 + 1);
+    }
+    let mut streams = world.streams(&join_with_rekeyed(), config());
+    streams.run_to_end().unwrap();
+    streams.close().unwrap();
+    // In order of time, so the left records were not kept back until the right ones had all been taken.
+    let expected: Vec<String> = (0..50).map(|n| format!("{n}+{n}")).collect();
     assert_eq!(world.read_values("out"), expected);
 }

@@ -27,7 +27,10 @@ pub(super) struct JoinNode<K, V, W, R> {
     pub windows: JoinWindows,
     pub outer: Outer,
     pub join: Join<K, V, W, R>,
+    /// The time, as the left input moves it.
     pub time: OperatorTime,
+    /// The same, as the right input moves it.
+    pub right_time: OperatorTime,
     pub key: SharedSerde<K>,
     pub left: Side<V>,
     pub right: Side<W>,
@@ -46,7 +49,8 @@ impl<K: Data, V: Data, W: Data, R: Data> Process<K, V> for LeftInput<K, V, W, R>
     fn process(&mut self, context: &mut Context<'_>, record: Record<K, V>) -> Result {
         let mut node = self.0.borrow_mut();
         let node = &mut *node;
-        node.move_time(context, record.timestamp);
+        let moved = node.time.observe(record.timestamp, context);
+        node.expire_if(moved);
         if node.left.value.is_null(&record.value) {
             return dropped("null value");
         }
@@ -129,7 +133,8 @@ impl<K: Data, V: Data, W: Data, R: Data> Process<K, W> for RightInput<K, V, W, R
     fn process(&mut self, context: &mut Context<'_>, record: Record<K, W>) -> Result {
         let mut node = self.0.borrow_mut();
         let node = &mut *node;
-        node.move_time(context, record.timestamp);
+        let moved = node.right_time.observe(record.timestamp, context);
+        node.expire_if(moved);
         if node.right.value.is_null(&record.value) {
             return dropped("null value");
         }
@@ -210,15 +215,16 @@ impl<K: Data, V: Data, W: Data, R: Data> Process<K, W> for RightInput<K, V, W, R
 
 impl<K: Data, V: Data, W: Data, R: Data> Wake for JoinNode<K, V, W, R> {
     fn advance(&mut self, context: &mut Context<'_>, time: Timestamp) -> Result {
-        self.move_time(context, time);
+        let moved = [&self.time, &self.right_time].map(|of| of.observe(time, context));
+        self.expire_if(moved.contains(&true));
         self.give_up_closed(context, self.time.now())
     }
 }
 
 impl<K: Data, V: Data, W: Data, R: Data> JoinNode<K, V, W, R> {
     /// Takes notice of a record's time; when it moves time forward, lets go of what can no longer be joined.
-    fn move_time(&mut self, context: &Context<'_>, timestamp: Timestamp) {
-        if self.time.observe(timestamp, context) {
+    fn expire_if(&mut self, moved: bool) {
+        if moved {
             let (left_from, right_from) = self.windows.met_from(self.outer, self.time.now());
             self.left.store.borrow_mut().expire_before(left_from);
             self.right.store.borrow_mut().expire_before(right_from);

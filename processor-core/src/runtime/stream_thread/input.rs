@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::log::{Consumer, Isolation, Offset, RecordBatch, TopicPartition};
 use crate::processor::Work;
 use crate::record::TaskId;
-use crate::task::StreamTask;
+use crate::task::{Inputs, StreamTask};
 
 use super::{LOG_TIMEOUT, Round, StreamThread, inputs_of, task_of};
 
@@ -53,17 +53,15 @@ impl StreamThread {
             ..
         } = self;
         for task in tasks.values_mut() {
-            let mut caught_up = |topic: &Arc<str>, partition: i32| {
-                let partition = TopicPartition::new(Arc::clone(topic), partition);
-                if !awaited.contains(&**topic) && caught_up(&**consumer, &partition, ends, wall_ms)
-                {
-                    waiting_since.remove(&partition);
-                    return true;
-                }
-                let limit = shared.config.max_task_idle;
-                waited_enough(waiting_since, &partition, wall_ms, limit)
+            let mut inputs = KnownInputs {
+                consumer: &**consumer,
+                awaited: &awaited,
+                ends: &mut *ends,
+                waiting_since: &mut *waiting_since,
+                max_task_idle: shared.config.max_task_idle,
+                wall_ms,
             };
-            let n = task.process(RECORDS_PER_TURN, wall_ms, out, &mut caught_up)?;
+            let n = task.process(RECORDS_PER_TURN, wall_ms, out, &mut inputs)?;
             *taken += n as u64;
             let mut is_at_end = |topic: &Arc<str>, partition: i32| {
                 is_at_end(
@@ -148,6 +146,40 @@ impl StreamThread {
             self.paused.retain(|partition| !drained.contains(partition));
         }
         Ok(())
+    }
+}
+
+/// What a thread knows of the inputs of its tasks in a round.
+struct KnownInputs<'a> {
+    consumer: &'a dyn Consumer,
+    /// Topics that will be written more to.
+    awaited: &'a BTreeSet<String>,
+    ends: &'a mut HashMap<TopicPartition, (Offset, i64)>,
+    waiting_since: &'a mut HashMap<TopicPartition, i64>,
+    max_task_idle: Duration,
+    wall_ms: i64,
+}
+
+impl Inputs for KnownInputs<'_> {
+    fn all_read(&mut self, topic: &Arc<str>, partition: i32) -> bool {
+        let partition = TopicPartition::new(Arc::clone(topic), partition);
+        !self.awaited.contains(&**topic)
+            && caught_up(self.consumer, &partition, self.ends, self.wall_ms)
+    }
+
+    fn may_be_empty(&mut self, topic: &Arc<str>, partition: i32) -> bool {
+        let all_read = self.all_read(topic, partition);
+        let partition = TopicPartition::new(Arc::clone(topic), partition);
+        if all_read {
+            self.waiting_since.remove(&partition);
+            return true;
+        }
+        waited_enough(
+            self.waiting_since,
+            &partition,
+            self.wall_ms,
+            self.max_task_idle,
+        )
     }
 }
 
