@@ -3,8 +3,8 @@
 //! Everything that needs the time takes a [`Clock`]. Production passes [`SystemClock`]; the harness and
 //! the tests pass a [`ManualClock`], which moves only when told.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Wall-clock time in milliseconds since the epoch.
@@ -50,6 +50,36 @@ impl Clock for SystemClock {
 
     fn pass(&self, duration: Duration) {
         std::thread::sleep(duration);
+    }
+}
+
+/// A clock that goes on where it was when the one below it is set back: for what is due after a time, such as the end of
+/// a session.
+pub(crate) struct SteadyClock {
+    below: Arc<dyn Clock>,
+    /// The last time below, and what is added to it.
+    last: Mutex<(i64, i64)>,
+}
+
+impl SteadyClock {
+    pub(crate) fn over(below: Arc<dyn Clock>) -> Self {
+        let last = Mutex::new((below.now_ms(), 0));
+        Self { below, last }
+    }
+}
+
+impl Clock for SteadyClock {
+    fn now_ms(&self) -> i64 {
+        let now = self.below.now_ms();
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let (before, ahead) = *last;
+        let ahead = ahead.saturating_add(before.saturating_sub(now).max(0));
+        *last = (now, ahead);
+        now.saturating_add(ahead)
+    }
+
+    fn pass(&self, duration: Duration) {
+        self.below.pass(duration);
     }
 }
 
@@ -108,5 +138,24 @@ impl Clock for ManualClock {
 
     fn pass(&self, duration: Duration) {
         self.advance(duration);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_steady_clock_goes_on_where_it_was_when_the_clock_is_set_back() {
+        let below = ManualClock::at(1_000);
+        let steady = SteadyClock::over(Arc::new(below.clone()));
+        let set = |now_ms: i64| {
+            below.0.store(now_ms, Ordering::SeqCst);
+            steady.now_ms()
+        };
+        assert_eq!(
+            [set(1_500), set(200), set(300), set(100)],
+            [1_500, 1_500, 1_600, 1_600]
+        );
     }
 }

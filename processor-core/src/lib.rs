@@ -37,6 +37,8 @@ mod config;
 pub mod dsl;
 pub mod error;
 pub mod log;
+#[doc(hidden)]
+pub mod mutant;
 pub mod partitioner;
 pub mod plan;
 pub mod processor;

@@ -60,6 +60,12 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Run topologies under faults in virtual time, seed by seed, or look whether deliberate bugs are found (--mutants)
+    #[command(disable_help_flag = true)]
+    Simulate {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// Run random topologies on this project and on Kafka Streams and compare what comes out, record by record
     #[command(disable_help_flag = true)]
     Conformance {
@@ -114,6 +120,7 @@ fn run(task: Task) -> Result<ExitCode> {
         }
         Task::Status { run_dir } => println!("{}", Local::at(run_dir).status()?),
         Task::Chaos { args } => return released("e2e", "chaos", &args),
+        Task::Simulate { args } => return released("simulation", "simulate", &args),
         Task::Conformance { args } => {
             oracle::compile()?;
             return released("conformance", "differential", &args);

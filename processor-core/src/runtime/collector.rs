@@ -12,6 +12,7 @@ use crate::log::{
     Committed, CommittedOffset, GroupMetadata, Header, Headers, LogError, Offset, Producer,
     ProducerRecord, Timestamp, TopicPartition,
 };
+use crate::mutant::{self, Mutant};
 
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -159,7 +160,10 @@ impl Collector {
             return Ok(None);
         };
         self.phase = Phase::Idle;
-        let waiting = std::mem::take(&mut self.waiting);
+        let mut waiting = std::mem::take(&mut self.waiting);
+        if mutant::is(Mutant::WaitingForgotten) {
+            waiting = waiting.emptied();
+        }
         if !waiting.records.is_empty() {
             self.open()?;
             waiting.each(|record| self.producer.send(record))?;
@@ -171,7 +175,9 @@ impl Collector {
     /// Drops everything since the last commit.
     pub(crate) fn abort(&mut self, timeout: Duration) -> Result {
         let phase = std::mem::replace(&mut self.phase, Phase::Idle);
-        self.waiting = Waiting::default();
+        if !mutant::is(Mutant::WaitingKeptOnAbort) {
+            self.waiting = Waiting::default();
+        }
         self.bytes = 0;
         self.commit_requested = false;
         match phase {

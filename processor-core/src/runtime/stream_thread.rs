@@ -97,6 +97,8 @@ pub(crate) struct StreamThread {
     globals: GlobalTables,
     tasks: BTreeMap<TaskId, StreamTask>,
     assigned: BTreeSet<TopicPartition>,
+    /// The task whose turn is next, where the last round ended early.
+    next_turn: Option<TaskId>,
     /// What the consumer was told to read: all of `assigned`, but while tasks are being opened.
     reading: BTreeSet<TopicPartition>,
     /// Where a partition without committed offset was started, to rewind to.
@@ -155,6 +157,7 @@ impl StreamThread {
             globals,
             tasks: BTreeMap::new(),
             assigned: BTreeSet::new(),
+            next_turn: None,
             reading: BTreeSet::new(),
             first_offsets: HashMap::new(),
             committing: None,
@@ -237,7 +240,7 @@ impl StreamThread {
             }
         }
         self.globals.poll(Duration::ZERO)?;
-        if self.process()? == Round::Worked {
+        if self.process(pace)? == Round::Worked {
             round = Round::Worked;
         }
         if self.out.waiting_bytes() > WAITING_BYTES {

@@ -12,6 +12,7 @@ use crate::clock::{Deadline, millis};
 use crate::dsl::{Extracted, InputTime};
 use crate::error::{Fault, Result};
 use crate::log::{ConsumerRecord, Offset, Timestamp, TopicPartition};
+use crate::mutant::{self, Mutant};
 use crate::processor::{Context, Fanout, Instantiation, NO_TIME};
 use crate::record::{Record, RecordMetadata};
 use crate::runtime::Collector;
@@ -426,6 +427,7 @@ impl<K: Clone, V: Clone> SourceQueue for TopicQueue<K, V> {
     fn time_bound(&self) -> Timestamp {
         self.upstream
             .as_ref()
+            .filter(|_| !mutant::is(Mutant::UpstreamTimesIgnored))
             .map_or(Timestamp::MAX, UpstreamTimes::bound)
     }
 

@@ -9,6 +9,7 @@ use state::{Database, MAX_BATCH, Marker, write_marker};
 
 use crate::error::Result;
 use crate::log::{ConsumerRecord, Offset, Timestamp, TopicPartition};
+use crate::mutant::{self, Mutant};
 use crate::processor::times::TASK_TIME;
 use crate::processor::{Context, NO_TIME, StoreCell, TaskTimes, Wake, Wakes, Woken, Work};
 use crate::record::TaskId;
@@ -422,6 +423,20 @@ impl StreamTask {
         self.unapplied = true;
     }
 
+    /// For [mutants](Mutant): what is not committed becomes part of the stores.
+    pub(crate) fn settle_uncommitted(&mut self) -> Result {
+        for slot in &self.stores {
+            slot.cell.with(|store| {
+                store.settle();
+                store.seal(&mut |_| ())?;
+                store.settle();
+                while !store.apply(MAX_BATCH)? {}
+                Ok::<_, state::StateError>(())
+            })?;
+        }
+        Ok(())
+    }
+
     /// Bytes of settled changes that the backend does not have yet.
     pub(crate) fn settled_bytes(&self) -> usize {
         self.stores
@@ -453,14 +468,22 @@ impl StreamTask {
         if !self.unapplied || self.stores.is_empty() {
             return Ok(());
         }
+        if mutant::is(Mutant::MarkerBeforeEntries) {
+            self.write_markers(database)?;
+        }
         for slot in &self.stores {
             while !slot.cell.with(|store| store.apply(MAX_BATCH))? {}
         }
         // IMPORTANT: after the entries they vouch for.
+        self.write_markers(database)?;
+        self.unapplied = false;
+        Ok(())
+    }
+
+    fn write_markers(&self, database: &dyn Database) -> Result {
         for slot in &self.stores {
             write_marker(database, &slot.name, &self.marker(slot))?;
         }
-        self.unapplied = false;
         Ok(())
     }
 

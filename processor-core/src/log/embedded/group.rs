@@ -312,6 +312,20 @@ impl Group {
         }
     }
 
+    /// The committed offset of `partition`, whatever is undecided.
+    pub(super) fn unstable_offset(&self, partition: &TopicPartition) -> Option<&CommittedOffset> {
+        self.offsets.get(partition)
+    }
+
+    /// What a member, or nobody in particular, is at this moment.
+    pub(super) fn anyone(&self) -> Identity {
+        Identity {
+            group: Arc::clone(&self.name),
+            member: self.members.keys().next().copied(),
+            generation: self.generation,
+        }
+    }
+
     /// Keeps `offsets` until `transaction` is decided.
     pub(super) fn add_pending(
         &mut self,

@@ -40,9 +40,10 @@ use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
-use crate::clock::{Clock, Deadline, SystemClock, millis};
+use crate::clock::{Clock, Deadline, SteadyClock, SystemClock, millis};
 use crate::log::{
-    Consumer, ConsumerConfig, Log, LogError, NewTopic, Producer, ProducerConfig, TopicPartition,
+    CommittedOffset, Consumer, ConsumerConfig, GroupMetadata, Log, LogError, NewTopic, Producer,
+    ProducerConfig, TopicPartition,
 };
 use state::State;
 
@@ -162,9 +163,10 @@ impl EmbeddedLog {
 
 /// For the simulator: what a network and slow brokers do to a log.
 impl EmbeddedLog {
-    /// A request to end the transaction of `id`, as its producer of this moment would send it; `None` if there is none.
-    pub(crate) fn end_request(&self, id: &str, commit: bool) -> Option<EndRequest> {
+    /// A request to commit, as the producer that owns `id` at this moment sends it; `None` if there is none.
+    pub(crate) fn commit_request(&self, id: &str) -> Option<EndRequest> {
         let claim = self.0.lock().ok()?.transactions.claim_of(id)?;
+        let commit = true;
         Some(EndRequest { claim, commit })
     }
 
@@ -180,6 +182,25 @@ impl EmbeddedLog {
         }
     }
 
+    /// Metadata with which a commit for `group` is not refused now, whoever asks.
+    pub(crate) fn anyones_metadata(&self, group: &str) -> Option<GroupMetadata> {
+        let mut state = self.0.lock().ok()?;
+        let (group, _) = state.group(&group.into());
+        Some(GroupMetadata(Box::new(group.anyone())))
+    }
+
+    /// What `group` has committed, pending transactions or not.
+    pub(crate) fn unstable_offsets(
+        &self,
+        group: &str,
+        partitions: &[TopicPartition],
+    ) -> Option<Vec<Option<CommittedOffset>>> {
+        let mut state = self.0.lock().ok()?;
+        let (group, _) = state.group(&group.into());
+        let offset = |partition| group.unstable_offset(partition).cloned();
+        Some(partitions.iter().map(offset).collect())
+    }
+
     /// Markers of decided transactions reach no partition that `held` holds for, until the next call.
     pub(crate) fn hold_markers(&self, held: &mut dyn FnMut(&TopicPartition) -> bool) {
         if let Ok(mut state) = self.0.lock() {
@@ -193,6 +214,14 @@ impl EmbeddedLog {
 pub(crate) struct EndRequest {
     claim: transactions::Claim,
     commit: bool,
+}
+
+impl EndRequest {
+    /// The same producer's request to abort.
+    pub(crate) fn turned_into_abort(self) -> Self {
+        let commit = false;
+        Self { commit, ..self }
+    }
 }
 
 impl fmt::Display for EndRequest {
@@ -268,7 +297,7 @@ struct Shared {
 impl Shared {
     fn new(state: State) -> Self {
         Self {
-            clock: state.options.clock.clone(),
+            clock: Arc::new(SteadyClock::over(state.options.clock.clone())),
             max_record_bytes: state.options.max_record_bytes,
             transaction_timeout: state.options.transaction_timeout,
             tombstone_ms: millis(state.options.tombstone_retention),

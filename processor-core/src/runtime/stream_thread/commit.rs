@@ -6,6 +6,7 @@ use crate::clock::{Deadline, elapsed_ms, millis};
 use crate::config::Guarantee;
 use crate::error::Result;
 use crate::log::{CommittedOffset, ErrorClass, LogError, TopicPartition};
+use crate::mutant::{self, Mutant};
 use crate::processor::time_metadata;
 use crate::runtime::kept_plan::{KEY, keep_in_directory, plan_topic};
 use crate::task::StreamTask;
@@ -83,6 +84,11 @@ impl StreamThread {
         let group = self.consumer.group_metadata()?;
         self.out.begin_commit(offsets.clone(), Some(group))?;
         self.committing = Some(offsets);
+        if mutant::is(Mutant::SettledBeforeCommit) {
+            for task in self.tasks.values_mut() {
+                task.settle_uncommitted()?;
+            }
+        }
         Ok(true)
     }
 

@@ -11,10 +11,12 @@ use crate::processor::Work;
 use crate::record::TaskId;
 use crate::task::{Inputs, StreamTask};
 
-use super::{LOG_TIMEOUT, Round, StreamThread, inputs_of, task_of};
+use super::{LOG_TIMEOUT, Pace, Round, StreamThread, inputs_of, task_of};
 
 /// Records a task takes before the next one has its turn.
 const RECORDS_PER_TURN: usize = 1_000;
+/// Records a task takes before the thread looks at the clock.
+const RECORDS_PER_LOOK: usize = 32;
 /// How long the answer of the log about the end of an input is good for.
 const END_OFFSET_FRESH_MS: i64 = 50;
 
@@ -38,10 +40,22 @@ impl StreamThread {
         Ok(())
     }
 
-    pub(super) fn process(&mut self) -> Result<Round> {
+    /// Has each task take a turn. At [`Pace::Interval`] the turns end when they took as long as a commit interval, and the
+    /// next round begins with the task that comes then: where user code is slow, commits and polls must not wait for it.
+    pub(super) fn process(&mut self, pace: Pace) -> Result<Round> {
         let wall_ms = self.shared.clock.now_ms();
+        let (look_after, budget_ms) = match pace {
+            Pace::Interval => (RECORDS_PER_LOOK, millis(self.shared.config.commit_interval)),
+            // Where the order of everything is to follow from the input alone, the time it takes must not matter.
+            Pace::Eager => (RECORDS_PER_TURN, i64::MAX),
+        };
         let mut round = Round::Idle;
         let awaited = self.awaited_topics(wall_ms);
+        let mut turns: Vec<TaskId> = self.tasks.keys().copied().collect();
+        if let Some(first) = self.next_turn.take() {
+            let at = turns.partition_point(|id| *id < first);
+            turns.rotate_left(at);
+        }
         let Self {
             shared,
             consumer,
@@ -50,9 +64,16 @@ impl StreamThread {
             ends,
             waiting_since,
             taken,
+            next_turn,
             ..
         } = self;
-        for task in tasks.values_mut() {
+        let mut over = false;
+        for id in turns {
+            if over {
+                *next_turn = Some(id);
+                break;
+            }
+            let task = tasks.get_mut(&id).expect("listed above");
             let mut inputs = KnownInputs {
                 consumer: &**consumer,
                 awaited: &awaited,
@@ -61,7 +82,15 @@ impl StreamThread {
                 max_task_idle: shared.config.max_task_idle,
                 wall_ms,
             };
-            let n = task.process(RECORDS_PER_TURN, wall_ms, out, &mut inputs)?;
+            let mut n = 0;
+            while n < RECORDS_PER_TURN && !over {
+                let of_these = task.process(look_after, wall_ms, out, &mut inputs)?;
+                n += of_these;
+                over = n > 0 && elapsed_ms(wall_ms, shared.clock.now_ms()) >= budget_ms;
+                if of_these < look_after {
+                    break;
+                }
+            }
             *taken += n as u64;
             let mut is_at_end = |topic: &Arc<str>, partition: i32| {
                 is_at_end(

@@ -12,6 +12,7 @@ use crate::log::{
     CommittedOffset, ConsumerConfig, ErrorClass, Isolation, LogError, Offset, OffsetReset,
     TopicPartition,
 };
+use crate::mutant::{self, Mutant};
 use crate::processor::{Instantiation, TaskTimes, Wakes, time_metadata};
 use crate::record::TaskId;
 use crate::runtime::stores::{OpenedStores, open_stores};
@@ -37,7 +38,9 @@ impl StreamThread {
         tracing::info!(thread = self.index, ?partitions, lost, "partitions revoked");
         // IMPORTANT: whatever becomes of the commit, the partitions are released: the group waits for that, and asks
         // once only.
-        let undone = if lost {
+        let undone = if mutant::is(Mutant::OpenAcrossRebalance) {
+            false
+        } else if lost {
             // They belong to somebody else already, and so would what is open.
             self.committing = None;
             self.abort_open()?;
@@ -53,6 +56,9 @@ impl StreamThread {
             .filter_map(|partition| task_of(&self.shared, partition))
             .collect();
         for id in &revoked {
+            if mutant::is(Mutant::RevokedGoesOn) {
+                continue;
+            }
             if let Some(mut task) = self.tasks.remove(id) {
                 task.apply(&*self.shared.database)?;
             }

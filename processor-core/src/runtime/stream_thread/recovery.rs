@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::clock::{Clock, Deadline, SystemClock};
 use crate::error::{Fault, FaultKind, Result};
 use crate::log::ErrorClass;
+use crate::mutant::{self, Mutant};
 use crate::record::TaskId;
 use crate::task::is_not_ready;
 
@@ -56,6 +57,7 @@ impl StreamThread {
                 tracing::warn!(thread = self.index, %fault, "the transaction is aborted and its input read again");
                 self.abort_open()
             }
+            Some(ErrorClass::Fenced) if mutant::is(Mutant::FencedGoesOn) => self.replace_producer(),
             Some(ErrorClass::Uncertain) => {
                 tracing::warn!(thread = self.index, %fault, "the outcome of the transaction is uncertain; a new producer settles it");
                 self.replace_producer()
@@ -128,6 +130,9 @@ impl StreamThread {
     pub(super) fn reopen_tasks(&mut self) -> Result {
         self.rewinds += 1;
         for (_, mut task) in std::mem::take(&mut self.tasks) {
+            if mutant::is(Mutant::RewindKeepsState) {
+                task.settle_uncommitted()?;
+            }
             task.apply(&*self.shared.database)?;
         }
         self.ends.clear();

@@ -1,13 +1,19 @@
 //! Clients of the embedded log that can be interrupted, refused and killed at every call.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Clock as _;
+use crate::log::embedded::EndRequest;
 use crate::log::{
-    Committed, CommittedOffset, Consumer, ConsumerConfig, GroupMetadata, Isolation, Log, LogError,
-    NewTopic, Offset, Polled, Producer, ProducerConfig, ProducerRecord, TopicPartition,
+    Committed, CommittedOffset, Consumer, ConsumerConfig, ErrorClass, GroupMetadata, Isolation,
+    Log, LogError, NewTopic, Offset, Polled, Producer, ProducerConfig, ProducerRecord,
+    TopicPartition,
 };
 
+use crate::mutant::Mutant;
+
+use super::buggy::{self, Kept};
 use super::fault::{Call, Fate, Fault, Side};
 use super::world::{Place, no_answer};
 
@@ -16,10 +22,19 @@ const SLOW_POLL: Duration = Duration::from_millis(20);
 
 /// The log, as one instance reaches it.
 pub(super) struct SimulatedLog {
-    pub(super) place: Place,
+    place: Place,
+    /// What a bug keeps of a producer that is no longer used.
+    kept: Arc<Kept>,
 }
 
 impl SimulatedLog {
+    pub(super) fn at(place: Place) -> Self {
+        Self {
+            place,
+            kept: Arc::default(),
+        }
+    }
+
     fn topics_call<T>(&self, work: impl FnOnce() -> Result<T, LogError>) -> Result<T, LogError> {
         self.place.arrive(Call::Topics, Side::Before)?;
         let result = work()?;
@@ -30,7 +45,7 @@ impl SimulatedLog {
 
 impl Log for SimulatedLog {
     fn consumer(&self, config: ConsumerConfig) -> Result<Box<dyn Consumer>, LogError> {
-        let inner = self.place.world.log.consumer(config)?;
+        let inner = buggy::consumer(&self.place, config)?;
         Ok(Box::new(SimulatedConsumer {
             inner: Some(inner),
             place: self.place.clone(),
@@ -39,11 +54,12 @@ impl Log for SimulatedLog {
 
     fn producer(&self, config: ProducerConfig) -> Result<Box<dyn Producer>, LogError> {
         let id = config.transactional_id.clone();
-        let inner = self.place.world.log.producer(config)?;
+        let inner = buggy::producer(&self.place, &self.kept, config)?;
         Ok(Box::new(SimulatedProducer {
             inner,
             id,
             place: self.place.clone(),
+            commit: None,
         }))
     }
 
@@ -195,6 +211,8 @@ struct SimulatedProducer {
     inner: Box<dyn Producer>,
     id: Option<String>,
     place: Place,
+    /// A request to commit as this producer sends it.
+    commit: Option<EndRequest>,
 }
 
 impl SimulatedProducer {
@@ -216,10 +234,10 @@ impl SimulatedProducer {
         commit: bool,
         request: impl FnOnce(&mut dyn Producer) -> Result<(), LogError>,
     ) -> LogError {
-        let on_its_way = self
-            .id
-            .as_deref()
-            .and_then(|id| self.place.world.log.end_request(id, commit));
+        let on_its_way = self.commit.clone().map(|request| match commit {
+            true => request,
+            false => request.turned_into_abort(),
+        });
         if matches!(fate, Fate::Done | Fate::Twice)
             && let Err(error) = request(&mut *self.inner)
         {
@@ -230,36 +248,9 @@ impl SimulatedProducer {
         }
         no_answer()
     }
-}
 
-impl Producer for SimulatedProducer {
-    fn init_transactions(&mut self, timeout: Duration) -> Result<(), LogError> {
-        self.told(Call::Init, |inner| inner.init_transactions(timeout))
-    }
-
-    fn begin_transaction(&mut self) -> Result<(), LogError> {
-        self.told(Call::Begin, |inner| inner.begin_transaction())
-    }
-
-    fn send(&mut self, record: ProducerRecord<'_>) -> Result<(), LogError> {
-        self.told(Call::Send, |inner| inner.send(record))
-    }
-
-    fn flush(&mut self, timeout: Duration) -> Result<(), LogError> {
-        self.told(Call::Flush, |inner| inner.flush(timeout))
-    }
-
-    fn begin_commit(
-        &mut self,
-        offsets: Vec<(TopicPartition, CommittedOffset)>,
-        group: Option<GroupMetadata>,
-    ) -> Result<(), LogError> {
-        self.told(Call::BeginCommit, |inner| {
-            inner.begin_commit(offsets, group)
-        })
-    }
-
-    fn poll_commit(&mut self, timeout: Duration) -> Result<Option<Committed>, LogError> {
+    fn ask_commit(&mut self, timeout: Duration) -> Result<Option<Committed>, LogError> {
+        self.die_with_commit_on_its_way();
         self.place.arrive(Call::PollCommit, Side::Before)?;
         if let Some(Fault::SlowCommit(polls)) =
             self.place.take_armed(|f| matches!(f, Fault::SlowCommit(_)))
@@ -290,6 +281,77 @@ impl Producer for SimulatedProducer {
         let committed = self.inner.poll_commit(Duration::ZERO)?;
         self.place.arrive(Call::PollCommit, Side::After)?;
         Ok(committed)
+    }
+
+    /// Who is about to die here may have sent its request, and somebody else may own its partitions when it arrives.
+    fn die_with_commit_on_its_way(&self) {
+        let dies = Fault::Crash(Call::PollCommit, Side::Before);
+        let mut state = self.place.world.state();
+        if !state.lives[self.place.player].armed.contains(&dies) {
+            return;
+        }
+        state.on_their_way.extend(self.commit.clone());
+    }
+
+    /// For a bug: what was refused counts as done.
+    fn taken_for_done(&mut self, error: LogError) -> Result<Option<Committed>, LogError> {
+        if error.class != ErrorClass::Abortable || !self.place.has(Mutant::CommitTakenForDone) {
+            return Err(error);
+        }
+        self.inner.abort_transaction(Duration::ZERO)?;
+        Ok(Some(Committed::default()))
+    }
+}
+
+impl Producer for SimulatedProducer {
+    fn init_transactions(&mut self, timeout: Duration) -> Result<(), LogError> {
+        let Self {
+            inner,
+            id,
+            place,
+            commit,
+        } = self;
+        place.arrive(Call::Init, Side::Before)?;
+        inner.init_transactions(timeout)?;
+        // Of this very moment: soon the id may be somebody else's.
+        let log = &place.world.log;
+        *commit = id.as_deref().and_then(|id| log.commit_request(id));
+        place.arrive(Call::Init, Side::After)
+    }
+
+    fn begin_transaction(&mut self) -> Result<(), LogError> {
+        self.told(Call::Begin, |inner| inner.begin_transaction())
+    }
+
+    fn send(&mut self, record: ProducerRecord<'_>) -> Result<(), LogError> {
+        // A client sends batches on when it likes, so a transaction is on the log in parts.
+        let send_on = self.place.one_in(3);
+        self.told(Call::Send, |inner| {
+            inner.send(record)?;
+            match send_on {
+                true => inner.flush(Duration::ZERO),
+                false => Ok(()),
+            }
+        })
+    }
+
+    fn flush(&mut self, timeout: Duration) -> Result<(), LogError> {
+        self.told(Call::Flush, |inner| inner.flush(timeout))
+    }
+
+    fn begin_commit(
+        &mut self,
+        offsets: Vec<(TopicPartition, CommittedOffset)>,
+        group: Option<GroupMetadata>,
+    ) -> Result<(), LogError> {
+        self.told(Call::BeginCommit, |inner| {
+            inner.begin_commit(offsets, group)
+        })
+    }
+
+    fn poll_commit(&mut self, timeout: Duration) -> Result<Option<Committed>, LogError> {
+        self.ask_commit(timeout)
+            .or_else(|error| self.taken_for_done(error))
     }
 
     fn abort_transaction(&mut self, timeout: Duration) -> Result<(), LogError> {

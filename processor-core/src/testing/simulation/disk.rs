@@ -5,9 +5,10 @@ use std::ops::{Bound, ControlFlow};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use state::{Database, Direction, MemoryDatabase, StateError, Tree, VisitBytes};
+use state::{Database, Direction, Marker, MemoryDatabase, StateError, Tree, VisitBytes};
 
 use crate::log::LogError;
+use crate::mutant::Mutant;
 
 use super::draw::Draw;
 use super::fault::{Call, Side};
@@ -136,6 +137,7 @@ pub(super) struct MountedDisk {
 
 impl MountedDisk {
     fn write(&self, tree: &str, write: Write) -> Result<usize, StateError> {
+        let write = self.with_bugs(tree, write);
         let call = match tree {
             MARKERS => Call::MarkerWrite,
             _ => Call::StoreWrite,
@@ -154,6 +156,34 @@ impl MountedDisk {
         };
         self.place.arrive(call, Side::After).map_err(refused)?;
         Ok(done)
+    }
+}
+
+/// Bugs that lie between an instance and its disk.
+impl MountedDisk {
+    fn with_bugs(&self, tree: &str, write: Write) -> Write {
+        let Write::Apply(mut batch) = write else {
+            return write;
+        };
+        if tree == MARKERS && self.place.has(Mutant::MarkerAhead) {
+            for value in batch.iter_mut().filter_map(|(_, value)| value.as_mut()) {
+                if let Some(mut marker) = Marker::decode(value) {
+                    marker.changelog_offsets.values_mut().for_each(|o| *o += 3);
+                    *value = marker.encode().into();
+                }
+            }
+        }
+        if tree != MARKERS && self.place.has(Mutant::DeletesForgotten) {
+            batch.retain(|(_, value)| value.is_some());
+        }
+        if tree != MARKERS && self.place.has(Mutant::WritesForgotten) {
+            let mut row = 0;
+            batch.retain(|_| {
+                row += 1;
+                row % 7 != 1
+            });
+        }
+        Write::Apply(batch)
     }
 }
 

@@ -252,13 +252,24 @@ impl Faults {
             return Vec::new();
         }
         let count = draw.below(self.most + 1);
-        let mut planned: Vec<Planned> = (0..count)
-            .map(|_| Planned {
+        let mut planned = Vec::new();
+        for _ in 0..count {
+            let first = Planned {
                 step: draw.below(steps.max(1)),
                 instance: draw.index(instances),
                 fault: draw.of_these(&self.choices)(draw),
-            })
-            .collect();
+            };
+            // What is waiting for something is worth a second blow.
+            if let Some(fault) = second_blow(first.fault, draw) {
+                let after = 1 + draw.below(150);
+                planned.push(Planned {
+                    step: first.step + after,
+                    instance: first.instance,
+                    fault,
+                });
+            }
+            planned.push(first);
+        }
         planned.sort_by_key(|planned| planned.step);
         planned
     }
@@ -269,6 +280,36 @@ const FATES: [Fate; 4] = [Fate::Lost, Fate::Done, Fate::Late, Fate::Twice];
 const RETRIABLE: [Call; 4] = [Call::Poll, Call::Committed, Call::Ends, Call::Init];
 
 const ABORTABLE: [Call; 3] = [Call::Send, Call::BeginCommit, Call::PollCommit];
+
+/// A fault of the same instance while an earlier one is not over, most of the time.
+fn second_blow(fault: Fault, draw: &mut Draw) -> Option<Fault> {
+    let choices: &[Fault] = match fault {
+        Fault::SlowCommit(_) => &[
+            Fault::Abortable(Call::PollCommit),
+            Fault::CommitUncertain(Fate::Lost),
+            Fault::CommitUncertain(Fate::Done),
+            Fault::PowerLoss,
+        ],
+        Fault::CommitUncertain(Fate::Late | Fate::Twice) => &[
+            Fault::Abortable(Call::BeginCommit),
+            Fault::Abortable(Call::PollCommit),
+            Fault::Crash(Call::BeginCommit, Side::Before),
+            Fault::Crash(Call::PollCommit, Side::Before),
+        ],
+        Fault::MarkersLate => &[
+            Fault::StateLost,
+            Fault::Leave,
+            Fault::Abortable(Call::Send),
+            Fault::Crash(Call::PollCommit, Side::After),
+        ],
+        Fault::Abortable(_) => &[
+            Fault::AbortUncertain(Fate::Lost),
+            Fault::AbortUncertain(Fate::Late),
+        ],
+        _ => return None,
+    };
+    (!draw.one_in(4)).then(|| *draw.of_these(choices))
+}
 
 fn crash(draw: &mut Draw) -> Fault {
     let call = match draw.one_in(3) {

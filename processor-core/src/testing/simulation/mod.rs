@@ -42,6 +42,7 @@
 //! ```
 
 mod baton;
+mod buggy;
 mod client;
 mod disk;
 mod draw;
@@ -60,13 +61,15 @@ use std::time::Duration;
 pub use draw::Draw;
 pub use fault::{Call, Fate, Fault, Faults, Planned, Side};
 pub use outputs::{
-    Check, OutputRecord, Outputs, same_as_sequential, same_last_per_key, same_order_per_key,
+    Check, OutputRecord, Outputs, no_contradiction, same_as_sequential, same_last_per_key,
+    same_order_per_key, same_rows,
 };
 
 use bytes::Bytes;
 
 use crate::config::StreamsConfig;
 use crate::log::Timestamp;
+use crate::mutant::Mutant;
 use crate::partitioner::partition_for;
 use crate::serde::Serde;
 use crate::topology::Topology;
@@ -92,6 +95,7 @@ pub(crate) struct Setup {
     config: StreamsConfig,
     partitions: i32,
     instances: usize,
+    mutant: Option<Mutant>,
 }
 
 /// See the [module](self).
@@ -118,6 +122,7 @@ impl Simulation {
                 config,
                 partitions: 4,
                 instances: 2,
+                mutant: None,
             },
             inputs: Vec::new(),
             faults: Faults::all(),
@@ -187,6 +192,14 @@ impl Simulation {
         self
     }
 
+    /// Gives the instances a deliberate bug, to see whether it is found.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn mutant(mut self, mutant: Mutant) -> Self {
+        self.setup.mutant = Some(mutant);
+        self
+    }
+
     /// What may go wrong.
     #[must_use]
     pub fn faults(mut self, faults: Faults) -> Self {
@@ -230,6 +243,14 @@ impl Simulation {
             Ok(summary) => Ok(summary),
             Err(failed) => Err(Box::new(shrink::shrink(self, seed, case, failed))),
         }
+    }
+
+    /// What is wrong with the result of a seed, without shrinking it.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn find_violation(&self, seed: u64) -> Option<String> {
+        let case = self.draw(seed);
+        self.attempt(seed, &case).err().map(|failed| failed.why)
     }
 
     fn draw(&self, seed: u64) -> Case {

@@ -1,5 +1,6 @@
 //! One run: instances, faults and clock, in an order that follows from a seed.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::thread::{self, Scope, ScopedJoinHandle};
 use std::time::Duration;
@@ -24,8 +25,11 @@ use super::{InputRecord, Setup};
 
 /// A wall clock of 2024, far from 0 on either side.
 const START_MS: i64 = 1_704_067_200_000;
-const SESSION: Duration = Duration::from_secs(6);
-const TRANSACTION: Duration = Duration::from_secs(2);
+/// How long a session lasts, and a transaction may: who takes over meets transactions that are over, or open.
+const PATIENCE: [(Duration, Duration); 2] = [
+    (Duration::from_secs(30), Duration::from_secs(10)),
+    (Duration::from_secs(10), Duration::from_secs(30)),
+];
 const JUMPS_MS: [i64; 4] = [1_000, 3_000, 10_000, 3_600_000];
 /// A run that takes more steps does not come to an end.
 const MOST_STEPS: u64 = 60_000;
@@ -47,7 +51,7 @@ pub(super) struct Failed {
 /// What an undisturbed instance, alone, makes of the input.
 pub(super) fn sequential(setup: &Setup, inputs: &[InputRecord]) -> Result<Outputs, StreamsError> {
     let clock = WallClock::at(START_MS);
-    let log = log(&clock);
+    let log = log(&clock, PATIENCE[0]);
     let topology = (setup.topology)();
     create_topics(setup, &topology, &log)?;
     feed(&log, inputs)?;
@@ -64,11 +68,11 @@ pub(super) fn sequential(setup: &Setup, inputs: &[InputRecord]) -> Result<Output
     Ok(outputs(&topology, &log)?)
 }
 
-fn log(clock: &WallClock) -> EmbeddedLog {
+fn log(clock: &WallClock, (session, transaction): (Duration, Duration)) -> EmbeddedLog {
     EmbeddedLog::in_memory_with_options(Options {
         clock: Arc::new(clock.clone()),
-        session_timeout: SESSION,
-        transaction_timeout: TRANSACTION,
+        session_timeout: session,
+        transaction_timeout: transaction,
         ..Options::default()
     })
 }
@@ -129,17 +133,25 @@ pub(super) fn disturbed(
     faults: &[Planned],
 ) -> Result<Finished, Failed> {
     let clock = WallClock::at(START_MS);
-    let log = log(&clock);
+    let patience = PATIENCE[Draw::of(seed).index(PATIENCE.len())];
+    let log = log(&clock, patience);
     let topology = (setup.topology)();
-    let world = Arc::new(World::new(2 * setup.instances, log.clone(), clock));
+    let world = World::new(2 * setup.instances, log.clone(), clock, setup.mutant);
+    let world = Arc::new(world);
     let cannot = |error: StreamsError| Failed {
         why: format!("the topology cannot be run: {error}"),
         story: Vec::new(),
     };
     create_topics(setup, &topology, &log).map_err(cannot)?;
     let result = thread::scope(|scope| {
-        let mut conductor =
-            Conductor::new(setup, topology.clone(), Arc::clone(&world), scope, seed);
+        let mut conductor = Conductor::new(
+            setup,
+            topology.clone(),
+            Arc::clone(&world),
+            scope,
+            seed,
+            patience,
+        );
         let result = conductor.conduct(inputs, faults);
         // Whoever is left must not wait for a turn that never comes.
         let dismissed = conductor.dismiss();
@@ -186,6 +198,9 @@ struct Conductor<'scope, 'env> {
     slots: Vec<Slot<'scope>>,
     step: u64,
     yields_one_in: u64,
+    /// A request on its way arrives at one of so many steps.
+    arrives_one_in: u64,
+    patience: (Duration, Duration),
     config: StreamsConfig,
     /// Step at which held markers are let go.
     markers_until: Option<u64>,
@@ -201,6 +216,7 @@ impl<'scope, 'env> Conductor<'scope, 'env> {
         world: Arc<World>,
         scope: &'scope Scope<'scope, 'env>,
         seed: u64,
+        patience: (Duration, Duration),
     ) -> Self {
         let mut draw = Draw::of(seed);
         let slots = (0..2 * setup.instances)
@@ -213,7 +229,7 @@ impl<'scope, 'env> Conductor<'scope, 'env> {
             })
             .collect();
         let mut config = setup.config.clone();
-        config.transaction_timeout = TRANSACTION;
+        config.transaction_timeout = patience.1;
         // Some runs apply each commit, some nearly none.
         config.apply_bytes = *draw.of_these(&[0, 0, 200, 1 << 20]);
         config.commit_interval = Duration::from_millis(*draw.of_these(&[1, 20, 100]));
@@ -224,6 +240,8 @@ impl<'scope, 'env> Conductor<'scope, 'env> {
             scope,
             slots,
             step: 0,
+            patience,
+            arrives_one_in: *draw.of_these(&[30, 300]),
             yields_one_in: *draw.of_these(&[1, 2, 5, 20]),
             config,
             markers_until: None,
@@ -238,19 +256,36 @@ impl<'scope, 'env> Conductor<'scope, 'env> {
     fn conduct(&mut self, inputs: &[InputRecord], faults: &[Planned]) -> Result<(), Violated> {
         let (first, second) = inputs.split_at(inputs.len() / 2);
         let middle = faults.len() / 2;
-        self.feed(first)?;
         for instance in 0..self.setup.instances {
             self.start_later(instance);
         }
-        self.run_until_settled(&faults[..middle])?;
+        self.run_until_settled(first, &faults[..middle])?;
         self.change_over()?;
-        self.feed(second)?;
-        self.run_until_settled(&faults[middle..])
+        self.run_until_settled(second, &faults[middle..])
     }
 
     fn feed(&self, inputs: &[InputRecord]) -> Result<(), Violated> {
         feed(&self.world.log, inputs)
             .map_err(|error| format!("the input cannot be written: {error}"))
+    }
+
+    /// Cuts input into pieces, with the steps at which they come. Records of one time stay together, since whoever reads
+    /// them could not know that there are more.
+    fn pieces<'a>(&mut self, inputs: &'a [InputRecord]) -> VecDeque<(u64, &'a [InputRecord])> {
+        let mut pieces = VecDeque::new();
+        let (mut rest, mut step) = (inputs, 0);
+        while !rest.is_empty() {
+            let least = 1 + self.draw.index(rest.len());
+            let last = rest[least - 1].timestamp;
+            let more = rest[least..]
+                .iter()
+                .take_while(|record| record.timestamp == last);
+            let (piece, later) = rest.split_at(least + more.count());
+            pieces.push_back((step, piece));
+            step += self.draw.below(300);
+            rest = later;
+        }
+        pieces
     }
 
     /// Stops all, takes some disks away, and has all start again.
@@ -285,8 +320,13 @@ impl<'scope, 'env> Conductor<'scope, 'env> {
         Ok(())
     }
 
-    fn run_until_settled(&mut self, faults: &[Planned]) -> Result<(), Violated> {
+    fn run_until_settled(
+        &mut self,
+        inputs: &[InputRecord],
+        faults: &[Planned],
+    ) -> Result<(), Violated> {
         let begin = self.step;
+        let mut pieces = self.pieces(inputs);
         let mut faults = faults.iter().peekable();
         loop {
             self.step += 1;
@@ -296,20 +336,19 @@ impl<'scope, 'env> Conductor<'scope, 'env> {
             while let Some(planned) = faults.next_if(|planned| planned.step <= self.step - begin) {
                 self.befall(planned)?;
             }
+            while let Some((_, piece)) = pieces.pop_front_if(|(step, _)| *step <= self.step - begin)
+            {
+                self.feed(piece)?;
+                self.slots.iter_mut().for_each(|s| s.idle_rounds = 0);
+            }
             self.let_arrive();
             self.start_due();
-            let calm = faults.peek().is_none();
-            self.pass_time(calm);
+            let calm = faults.peek().is_none() && pieces.is_empty();
+            self.pass_time();
             if calm && self.settled()? {
                 return Ok(());
             }
-            let now = self.now_ms();
-            let awake: Vec<usize> = (0..self.slots.len())
-                .filter(|&slot| {
-                    let awake = self.world.state().lives[slot].wakes_at_ms <= now;
-                    awake && self.slots[slot].running.is_some()
-                })
-                .collect();
+            let awake: Vec<usize> = self.awake().collect();
             if awake.is_empty() {
                 self.world.clock.jump(10);
                 continue;
@@ -319,13 +358,14 @@ impl<'scope, 'env> Conductor<'scope, 'env> {
         }
     }
 
-    /// Time goes on by itself; faster when there is nothing else to wait for.
-    fn pass_time(&mut self, calm: bool) {
-        let idle = self.running().all(|slot| self.slots[slot].idle_rounds > 0);
-        let by_ms = match (calm && idle, self.draw.below(40)) {
+    /// Time goes on by itself: slowly where there is work, or no transaction would end in time, and fast where there is
+    /// nothing but time to wait for.
+    fn pass_time(&mut self) {
+        let idle = self.awake().all(|slot| self.slots[slot].idle_rounds > 0);
+        let by_ms = match (idle, self.draw.below(200)) {
             (true, _) => 250,
             (false, 0) => self.draw.below(500),
-            (false, 1..=8) => self.draw.below(30),
+            (false, 1..=30) => self.draw.below(5),
             _ => 0,
         };
         self.world.clock.jump(i64::try_from(by_ms).unwrap_or(0));
@@ -333,6 +373,13 @@ impl<'scope, 'env> Conductor<'scope, 'env> {
 
     fn running(&self) -> impl Iterator<Item = usize> + '_ {
         (0..self.slots.len()).filter(|&slot| self.slots[slot].running.is_some())
+    }
+
+    /// Who runs and does not sleep.
+    fn awake(&self) -> impl Iterator<Item = usize> + '_ {
+        let now = self.now_ms();
+        self.running()
+            .filter(move |&slot| self.world.state().lives[slot].wakes_at_ms <= now)
     }
 
     /// Has one process go on until its next pause.
@@ -411,7 +458,9 @@ impl<'scope, 'env> Conductor<'scope, 'env> {
 
     fn start(&mut self, slot: usize) {
         self.tell(format!("instance {slot} starts"));
-        let life = Life::new(self.draw.fork(), self.yields_one_in);
+        let mut life = Life::new(self.draw.fork(), self.yields_one_in);
+        // What did not strike in the last life may do so in this one: some calls are made at the start only.
+        life.armed = std::mem::take(&mut self.world.state().lives[slot].armed);
         self.world.state().lives[slot] = life;
         let place = Place {
             world: Arc::clone(&self.world),
@@ -424,6 +473,8 @@ impl<'scope, 'env> Conductor<'scope, 'env> {
         self.slots[slot].running = Some(self.scope.spawn(move || {
             place.world.baton.wait_for_turn(slot);
             let _ends = Ends(place.clone());
+            #[cfg(feature = "mutants")]
+            crate::mutant::enter(place.world.mutant);
             live(&place, topology, config, disk)
         }));
     }
@@ -478,12 +529,13 @@ impl<'scope, 'env> Conductor<'scope, 'env> {
                 self.slots[slot].disk.tear_marker(&mut self.draw);
             }
             Fault::Zombie => {
-                let wakes = until(SESSION + Duration::from_millis(500 + self.draw.below(4_000)));
+                let wakes =
+                    until(self.patience.0 + Duration::from_millis(500 + self.draw.below(4_000)));
                 self.world.state().lives[slot].wakes_at_ms = wakes;
             }
             Fault::TransactionTimeout => {
                 let wakes =
-                    until(TRANSACTION + Duration::from_millis(100 + self.draw.below(1_000)));
+                    until(self.patience.1 + Duration::from_millis(100 + self.draw.below(1_000)));
                 self.world.state().lives[slot].wakes_at_ms = wakes;
             }
             Fault::Leave => self.world.state().lives[slot].leaving = true,
@@ -499,7 +551,7 @@ impl<'scope, 'env> Conductor<'scope, 'env> {
             Fault::MarkersLate => {
                 let draw = &mut self.draw;
                 self.world.log.hold_markers(&mut |_| draw.one_in(2));
-                self.markers_until = Some(self.step + 20 + self.draw.below(300));
+                self.markers_until = Some(self.step + 20 + self.draw.below(1_000));
             }
             Fault::ClockForward => {
                 let by_ms = *self.draw.of_these(&JUMPS_MS);
@@ -533,7 +585,7 @@ impl<'scope, 'env> Conductor<'scope, 'env> {
             self.world.log.hold_markers(&mut |_| false);
         }
         let on_their_way = self.world.state().on_their_way.len();
-        if on_their_way > 0 && self.draw.one_in(30) {
+        if on_their_way > 0 && self.draw.one_in(self.arrives_one_in) {
             let at = self.draw.index(on_their_way);
             let request = self.world.state().on_their_way.remove(at);
             self.tell(format!("arrives late: {request}"));
@@ -607,9 +659,7 @@ fn live(
     config: StreamsConfig,
     disk: Disk,
 ) -> Result<(), StreamsError> {
-    let log = Arc::new(SimulatedLog {
-        place: place.clone(),
-    });
+    let log = Arc::new(SimulatedLog::at(place.clone()));
     let database = Arc::new(MountedDisk {
         disk,
         place: place.clone(),

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use crate::clock::{Clock, millis};
 use crate::log::embedded::{EmbeddedLog, EndRequest};
-use crate::log::{Consumer, ErrorClass, LogError};
+use crate::log::{Consumer, ErrorClass, LogError, Offset, TopicPartition};
+use crate::mutant::Mutant;
 
 use super::baton::Baton;
 use super::draw::Draw;
@@ -64,6 +65,8 @@ pub(super) struct Life {
     /// Taken by the conductor.
     pub report: Option<Report>,
     pub ended: bool,
+    /// For a bug: the ends of changelogs when they were first asked for.
+    pub first_ends: BTreeMap<TopicPartition, Offset>,
     /// Hands the baton back at one of so many calls.
     yields_one_in: u64,
     draw: Draw,
@@ -81,6 +84,7 @@ impl Life {
             slow_polls: 0,
             report: None,
             ended: false,
+            first_ends: BTreeMap::new(),
             yields_one_in,
             draw,
             undisturbed: false,
@@ -102,6 +106,8 @@ pub(super) struct World {
     pub baton: Baton,
     pub clock: WallClock,
     pub log: EmbeddedLog,
+    /// A bug that all instances have.
+    pub mutant: Option<Mutant>,
     state: Mutex<State>,
 }
 
@@ -119,11 +125,17 @@ pub(super) struct State {
 }
 
 impl World {
-    pub(super) fn new(players: usize, log: EmbeddedLog, clock: WallClock) -> Self {
+    pub(super) fn new(
+        players: usize,
+        log: EmbeddedLog,
+        clock: WallClock,
+        mutant: Option<Mutant>,
+    ) -> Self {
         Self {
             baton: Baton::for_players(players),
             clock,
             log,
+            mutant,
             state: Mutex::new(State {
                 lives: (0..players).map(|_| Life::new(Draw::of(0), 1)).collect(),
                 counts: Counts::default(),
@@ -201,6 +213,11 @@ impl Place {
         }
     }
 
+    /// Whether one of so many chances came true.
+    pub(super) fn one_in(&self, chances: u64) -> bool {
+        self.world.state().lives[self.player].draw.one_in(chances)
+    }
+
     /// Takes an armed fault for which `is` holds.
     pub(super) fn take_armed(&self, is: impl Fn(&Fault) -> bool) -> Option<Fault> {
         let mut state = self.world.state();
@@ -216,6 +233,11 @@ impl Place {
         let result = checks();
         self.world.state().lives[self.player].undisturbed = false;
         result
+    }
+
+    /// Whether this instance has that bug.
+    pub(super) fn has(&self, mutant: Mutant) -> bool {
+        self.world.mutant == Some(mutant)
     }
 
     pub(super) fn is_dead(&self) -> bool {

@@ -1,0 +1,334 @@
+//! The topologies that are simulated: each kind of state, of time and of topic that the runtime has to get through a fault.
+
+use std::time::Duration;
+
+use events::{Click, Impression};
+use processor_core::Topology;
+use processor_core::dsl::{
+    Consumed, Grouped, JoinWindows, KStream, Produced, SessionWindows, StreamsBuilder, TimeWindows,
+};
+use processor_core::serde::{int64, json, nullable, utf8};
+use processor_core::testing::simulation::{
+    Draw, Faults, Simulation, no_contradiction, same_as_sequential, same_last_per_key,
+    same_order_per_key, same_rows,
+};
+
+/// A topology with its input and the check that fits it.
+pub struct Entry {
+    /// Its name.
+    pub name: &'static str,
+    make: fn() -> Simulation,
+}
+
+impl Entry {
+    /// The simulation, with all faults.
+    #[must_use]
+    pub fn simulation(&self) -> Simulation {
+        (self.make)()
+            .partitions(3)
+            .instances(3)
+            .faults(Faults::all())
+    }
+}
+
+/// All of them.
+pub const ALL: [Entry; 10] = [
+    Entry {
+        name: "count",
+        make: count,
+    },
+    Entry {
+        name: "sum behind a repartition topic",
+        make: repartitioned_sum,
+    },
+    Entry {
+        name: "left join of streams",
+        make: left_join,
+    },
+    Entry {
+        name: "final windows",
+        make: final_windows,
+    },
+    Entry {
+        name: "final windows behind a repartition topic",
+        make: repartitioned_windows,
+    },
+    Entry {
+        name: "final sessions",
+        make: final_sessions,
+    },
+    Entry {
+        name: "join of tables",
+        make: table_join,
+    },
+    Entry {
+        name: "foreign-key join",
+        make: foreign_key_join,
+    },
+    Entry {
+        name: "regrouped table",
+        make: regrouped_table,
+    },
+    Entry {
+        name: "attribution",
+        make: attribution,
+    },
+];
+
+/// The topology of a seed: they take turns.
+#[must_use]
+pub fn of_seed(seed: u64) -> &'static Entry {
+    let turn = seed % ALL.len() as u64;
+    &ALL[usize::try_from(turn).expect("a turn is an index")]
+}
+
+fn built(build: impl FnOnce(&StreamsBuilder)) -> Topology {
+    let builder = StreamsBuilder::new("simulated");
+    build(&builder);
+    builder.build().unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn numbers(builder: &StreamsBuilder, topic: &str) -> KStream<String, i64> {
+    builder.stream(topic, Consumed::new(utf8(), int64()))
+}
+
+/// Between 20 and 80 records of seven keys, in order of time.
+fn draw_numbers(draw: &mut Draw) -> Vec<(String, i64, i64)> {
+    let count = 20 + draw.below(60);
+    let mut time = 0;
+    (0..count)
+        .map(|_| {
+            time += number(draw, 4);
+            (key(draw), number(draw, 1_000), time)
+        })
+        .collect()
+}
+
+/// The same with every fourth value a delete.
+fn draw_rows(draw: &mut Draw) -> Vec<(String, Option<i64>, i64)> {
+    draw_numbers(draw)
+        .into_iter()
+        .map(|(key, value, time)| (key, (!draw.one_in(4)).then_some(value), time))
+        .collect()
+}
+
+fn key(draw: &mut Draw) -> String {
+    format!("k{}", draw.below(7))
+}
+
+fn number(draw: &mut Draw, bound: u64) -> i64 {
+    i64::try_from(draw.below(bound)).expect("a small number")
+}
+
+const TEN_MS: Duration = Duration::from_millis(10);
+const FIVE_MS: Duration = Duration::from_millis(5);
+
+fn count() -> Simulation {
+    let topology = || {
+        built(|builder| {
+            numbers(builder, "in")
+                .group_by_key()
+                .count("count")
+                .to_stream()
+                .to("out");
+        })
+    };
+    Simulation::of(topology)
+        .input("in", utf8(), int64(), draw_numbers)
+        .check(same_order_per_key())
+}
+
+fn repartitioned_sum() -> Simulation {
+    let topology = || {
+        built(|builder| {
+            numbers(builder, "in")
+                .group_by(|_, number| format!("g{}", number % 5), Grouped::by(utf8()))
+                .aggregate("sum", int64(), || 0, |_, value, sum| sum + value)
+                .to_stream()
+                .to("out");
+        })
+    };
+    // The sums on the way depend on how the partitions interleave.
+    Simulation::of(topology)
+        .input("in", utf8(), int64(), draw_numbers)
+        .check(same_last_per_key())
+}
+
+fn left_join() -> Simulation {
+    let topology = || {
+        built(|builder| {
+            let windows = JoinWindows::of(TEN_MS).grace(FIVE_MS);
+            let other = numbers(builder, "other");
+            numbers(builder, "in")
+                .left_join("join", &other, windows, |_, left, right| {
+                    left * 1_000 + right.unwrap_or(-1)
+                })
+                .to_with("out", Produced::new(utf8(), int64()));
+        })
+    };
+    Simulation::of(topology)
+        .input("in", utf8(), int64(), draw_numbers)
+        .input("other", utf8(), int64(), draw_numbers)
+        .check(same_as_sequential())
+}
+
+fn final_windows() -> Simulation {
+    let topology = || {
+        built(|builder| {
+            numbers(builder, "in")
+                .group_by_key()
+                .windowed_by(TimeWindows::tumbling(TEN_MS).grace(FIVE_MS))
+                .emit_final()
+                .count("count")
+                .to_stream()
+                .to("out");
+        })
+    };
+    Simulation::of(topology)
+        .input("in", utf8(), int64(), draw_numbers)
+        .check(same_order_per_key())
+}
+
+fn repartitioned_windows() -> Simulation {
+    let topology = || {
+        built(|builder| {
+            numbers(builder, "in")
+                .group_by(|_, number| format!("g{}", number % 5), Grouped::by(utf8()))
+                .windowed_by(TimeWindows::tumbling(TEN_MS).grace(Duration::ZERO))
+                .emit_final()
+                .count("count")
+                .to_stream()
+                .to("out");
+        })
+    };
+    Simulation::of(topology)
+        .input("in", utf8(), int64(), draw_numbers)
+        .check(no_contradiction())
+}
+
+fn final_sessions() -> Simulation {
+    let topology = || {
+        built(|builder| {
+            numbers(builder, "in")
+                .group_by_key()
+                .windowed_by_session(SessionWindows::gap(FIVE_MS).grace(FIVE_MS))
+                .emit_final()
+                .count("count")
+                .to_stream()
+                .to("out");
+        })
+    };
+    Simulation::of(topology)
+        .input("in", utf8(), int64(), draw_numbers)
+        .check(same_order_per_key())
+}
+
+fn table_join() -> Simulation {
+    let topology = || {
+        built(|builder| {
+            let left = builder.table("in", "left", Consumed::new(utf8(), int64()));
+            let right = builder.table("other", "right", Consumed::new(utf8(), int64()));
+            left.outer_join("join", &right, |_, left, right| {
+                left.unwrap_or(-1) * 1_000 + right.unwrap_or(-1)
+            })
+            .to_stream()
+            .to_with("out", Produced::new(utf8(), nullable(int64())));
+        })
+    };
+    Simulation::of(topology)
+        .input("in", utf8(), nullable(int64()), draw_rows)
+        .input("other", utf8(), nullable(int64()), draw_rows)
+        .check(same_as_sequential())
+}
+
+fn foreign_key_join() -> Simulation {
+    let topology = || {
+        built(|builder| {
+            let left = builder.table("in", "left", Consumed::new(utf8(), int64()));
+            let right = builder.table("other", "right", Consumed::new(utf8(), int64()));
+            let foreign_key = |_: &String, number: &i64| Some(format!("k{}", number % 7));
+            left.left_join_foreign_key("join", &right, int64(), foreign_key, |_, left, right| {
+                left * 1_000 + right.unwrap_or(-1)
+            })
+            .to_stream()
+            .to("out");
+        })
+    };
+    // When an answer meets its row depends on how the partitions interleave.
+    Simulation::of(topology)
+        .input("in", utf8(), nullable(int64()), draw_rows)
+        .input("other", utf8(), nullable(int64()), draw_rows)
+        .check(same_rows())
+}
+
+fn regrouped_table() -> Simulation {
+    let topology = || {
+        built(|builder| {
+            builder
+                .table("in", "rows", Consumed::new(utf8(), int64()))
+                .group_by(
+                    |_, number| (format!("g{}", number % 5), *number),
+                    Grouped::by(utf8()).value(int64()),
+                )
+                .aggregate(
+                    "sum",
+                    int64(),
+                    || 0,
+                    |_, v, sum| sum + v,
+                    |_, v, sum| sum - v,
+                )
+                .to_stream()
+                .to("out");
+        })
+    };
+    Simulation::of(topology)
+        .input("in", utf8(), nullable(int64()), draw_rows)
+        .check(same_rows())
+}
+
+fn attribution() -> Simulation {
+    let topology = || {
+        let config = attribution::Config {
+            click_window: Duration::from_millis(20),
+            grace: FIVE_MS,
+        };
+        attribution::topology(&config).unwrap_or_else(|error| panic!("{error}"))
+    };
+    let event = |draw: &mut Draw| (format!("u{}", draw.below(4)), format!("c{}", draw.below(2)));
+    let impressions = move |draw: &mut Draw| {
+        let (mut time, mut impressions) = (0, Vec::new());
+        for count in 0..30 + draw.below(30) {
+            time += number(draw, 4);
+            let (user_id, campaign_id) = event(draw);
+            let impression = Impression {
+                impression_id: format!("i{count}"),
+                campaign_id: Some(campaign_id),
+                user_id: user_id.clone(),
+                ts_ms: time,
+                ..Impression::default()
+            };
+            impressions.push((user_id, impression, time));
+        }
+        impressions
+    };
+    let clicks = move |draw: &mut Draw| {
+        let (mut time, mut clicks) = (0, Vec::new());
+        for count in 0..20 + draw.below(20) {
+            time += number(draw, 5);
+            let (user_id, campaign_id) = event(draw);
+            let click = Click {
+                click_id: format!("c{count}"),
+                campaign_id,
+                user_id: user_id.clone(),
+                ts_ms: time,
+                ..Click::default()
+            };
+            clicks.push((user_id, click, time));
+        }
+        clicks
+    };
+    Simulation::of(topology)
+        .input("impressions", utf8(), json(), impressions)
+        .input("clicks", utf8(), json(), clicks)
+        .check(same_as_sequential())
+}
