@@ -162,6 +162,37 @@ fn in_a_table_the_old_value_is_the_result_before() {
 }
 
 #[test]
+fn what_is_due_or_closed_leaves_as_the_time_of_an_idle_input_goes_on() {
+    let bound = Duration::from_secs(30);
+    let mut driver = driver(|builder| {
+        let grouped = builder
+            .stream("in", numbers().advance_when_idle(bound))
+            .group_by_key();
+        let early = grouped.windowed_by(hopping(20, 60_000));
+        let early = early.emit_early(EarlyFire::every(ms(5))).count("early");
+        early.to_stream().to("out");
+        // With one window of each kind that holds the record.
+        let paned = grouped.windowed_by(hopping(10, 0)).emit_final();
+        paned.count("paned").to_stream().to("paned");
+        let sliding = SlidingWindows::of(ms(SIZE_MS)).grace(ms(0));
+        let sliding = grouped.windowed_by(sliding).emit_final();
+        sliding.count("sliding").to_stream().to("sliding");
+    });
+    pipe(&mut driver, &[("a", 105)]);
+    driver.advance_wall_clock(bound);
+    assert_eq!(read(&mut driver), rows(&[("a", 100, 1, 105)]));
+    let starts = |driver: &mut TopologyTestDriver, topic| {
+        let output = driver.output(topic, windowed(utf8(), SIZE_MS), int64());
+        let records = output.read(driver);
+        records.iter().map(|r| r.key.start).collect::<Vec<_>>()
+    };
+    assert_eq!(starts(&mut driver, "paned"), [90, 100]);
+    assert_eq!(starts(&mut driver, "sliding"), [85]);
+    driver.advance_wall_clock(bound);
+    assert_eq!(starts(&mut driver, "paned"), Vec::<i64>::new());
+}
+
+#[test]
 fn results_that_can_never_come_are_refused() {
     for fire in [
         EarlyFire::every_records(0),
