@@ -7,8 +7,8 @@ processor can be checked against a program it shares nothing with. Slow and simp
     python3 reference.py LANDING --click-window 30m --grace 5m --out DIR
     python3 reference.py LANDING --compare advertisex-out      print differences; exit code 1 if any
 
-Writes attributed_clicks.jsonl (by click_id), campaign_minutes.jsonl (by campaign_id, minute_start_ms)
-and buckets.json. Definitions:
+Writes attributed_clicks.jsonl (by click_id), attributed_conversions.jsonl (by conversion_id),
+campaign_minutes.jsonl (by campaign_id, minute_start_ms) and buckets.json. Definitions:
 
 - A feed is one directory (impressions, clicks, conversions, bid_requests), read files by path in byte
   order, then record by record. Blank lines are no records, nor is the header of a CSV file.
@@ -25,6 +25,12 @@ and buckets.json. Definitions:
 - A click is credited to the valid impression of its user and campaign that is the latest with
   click_ts - window <= impression_ts <= click_ts; at equal times the greatest impression_id in byte
   order. No such impression: null.
+- A conversion is credited to the valid clicks of its user and campaign with
+  conversion_ts - click window <= click_ts <= conversion_ts; if there are none, to the valid impressions
+  within the view window. In order of time, then id, `last` and `first` credit that one; `linear` and
+  `position` (40 % to the first and the last, the rest to those between; half and half for two) the 50
+  latest at most, and truncated says how many more there are. Credits are whole micros that add up to the
+  value: each is rounded down, then those that lost most get one more, of equal ones the earlier.
 - A file that is empty, truncated or unreadable has file_error set and no records.
 
 Needs Python 3.11. Zstandard files need Python 3.14, the module `zstandard` or the program `zstd`; Avro
@@ -76,7 +82,12 @@ INT64 = range(-(2**63), 2**63)
 
 def main():
     options = arguments()
-    results = compute(options.landing, options.click_window, options.grace)
+    results = compute(
+        options.landing,
+        options.click_window,
+        options.grace,
+        (options.conversion_click_window, options.conversion_view_window, options.model),
+    )
     if options.out:
         write(options.out, results)
     unread = [f["path"] for f in results["buckets"]["files"] if f["file_error"] == NO_FASTAVRO]
@@ -92,9 +103,12 @@ def arguments():
     )
     parser.add_argument("landing", type=pathlib.Path)
     parser.add_argument("--click-window", type=duration_ms, default="30m")
+    parser.add_argument("--conversion-click-window", type=duration_ms, default="7d")
+    parser.add_argument("--conversion-view-window", type=duration_ms, default="1d")
+    parser.add_argument("--model", choices=SHARES, default="last")
     parser.add_argument("--grace", type=duration_ms, default="5m")
-    parser.add_argument("--out", type=pathlib.Path, help="where to write the three files")
-    parser.add_argument("--compare", type=pathlib.Path, help="a directory with the same three files")
+    parser.add_argument("--out", type=pathlib.Path, help="where to write the four files")
+    parser.add_argument("--compare", type=pathlib.Path, help="a directory with the same four files")
     options = parser.parse_args()
     if not options.landing.is_dir():
         parser.error(f"{options.landing} is not a directory")
@@ -111,7 +125,7 @@ def duration_ms(text):
 # --- the definitions ----------------------------------------------------------------------------
 
 
-def compute(landing, window_ms, grace_ms):
+def compute(landing, window_ms, grace_ms, conversion_rules=None):
     campaign_of_creative = read_creatives(landing)
     valid, files, ids = {}, [], set()
     for feed in FEEDS:
@@ -120,6 +134,7 @@ def compute(landing, window_ms, grace_ms):
     files.sort(key=lambda file: file["path"].encode())
     return {
         "attributed_clicks": attribute(valid["clicks"], valid["impressions"], window_ms),
+        "attributed_conversions": credit_conversions(valid, *(conversion_rules or CONVERSION_RULES)),
         "campaign_minutes": count_minutes(valid["impressions"], valid["clicks"]),
         "buckets": {"files": files},
         "ids": ids,
@@ -188,6 +203,65 @@ def attribute(clicks, impressions, window_ms):
     return sorted(rows, key=click_order)
 
 
+# For n touches the share of each, as whole numbers; what they add up to is the whole.
+SHARES = {
+    "last": lambda n: [0] * (n - 1) + [1],
+    "first": lambda n: [1] + [0] * (n - 1),
+    "linear": lambda n: [1] * n,
+    "position": lambda n: [1] * n if n < 3 else [40 * (n - 2), *[20] * (n - 2), 40 * (n - 2)],
+}
+CONVERSION_RULES = (7 * UNIT_MS["d"], UNIT_MS["d"], "last")
+MAX_PATH = 50
+
+
+def credit_conversions(valid, click_window_ms, view_window_ms, model):
+    by_pair = {"clicks": defaultdict(list), "impressions": defaultdict(list)}
+    for feed, pairs in by_pair.items():
+        for event in valid[feed]:
+            pairs[event["user_id"], event["campaign_id"]].append(event)
+    rows = []
+    for conversion in valid["conversions"]:
+        pair, ts = (conversion["user_id"], conversion["campaign_id"]), conversion["ts"]
+        touches = [("click", it) for it in by_pair["clicks"][pair] if ts - click_window_ms <= it["ts"] <= ts]
+        if not touches:
+            views = by_pair["impressions"][pair]
+            touches = [("impression", it) for it in views if ts - view_window_ms <= it["ts"] <= ts]
+        touches.sort(key=lambda it: (it[1]["ts"], (it[1]["id"] or "").encode()))
+        truncated = 0
+        if model in ("last", "first"):
+            touches = touches[-1:] if model == "last" else touches[:1]
+        else:
+            truncated = max(0, len(touches) - MAX_PATH)
+            touches = touches[truncated:]
+        micros = share_out(conversion["value_micros"], SHARES[model](len(touches)))
+        rows.append(
+            {
+                "conversion_id": conversion["id"],
+                "campaign_id": conversion["campaign_id"],
+                "conversion_type": conversion["conversion_type"],
+                "conversion_ts": ts,
+                "value_micros": conversion["value_micros"],
+                "currency": conversion["currency"],
+                "credits": [
+                    {"touch": kind, "touch_id": it["id"], "touch_ts": it["ts"], "credit_micros": part}
+                    for (kind, it), part in zip(touches, micros)
+                ],
+                "truncated": truncated,
+            }
+        )
+    return sorted(rows, key=conversion_order)
+
+
+def share_out(value, shares):
+    total = sum(shares)
+    exact = [divmod(abs(value) * share, total) for share in shares]
+    parts = [part for part, _ in exact]
+    by_loss = sorted(range(len(parts)), key=lambda i: (-exact[i][1], i))
+    for i in by_loss[: abs(value) - sum(parts)]:
+        parts[i] += 1
+    return parts if value >= 0 else [-part for part in parts]
+
+
 def count_minutes(impressions, clicks):
     impression_count, click_count, spend = Counter(), Counter(), Counter()
     for impression in impressions:
@@ -216,6 +290,11 @@ def click_order(row):
     """By click_id; rows whose id is unknown are told apart by the rest."""
     tail = (row["click_ts"], row["impression_ts"] or 0, row["impression_id"] or "")
     return (row["click_id"] or "").encode(), row["campaign_id"].encode(), tail
+
+
+def conversion_order(row):
+    """By conversion_id; rows whose id is unknown are told apart by the rest."""
+    return (row["conversion_id"] or "").encode(), json.dumps(row, sort_keys=True)
 
 
 def minute_order(row):
@@ -251,6 +330,9 @@ def to_event(feed, record, campaign_of_creative):
         if event["campaign_id"] is None:
             raise Quarantine(f"dim_missing: no campaign for creative {creative_id}")
         event["cost_micros"] = whole_number(record, "cost_micros")
+    if feed == "conversions":
+        event["value_micros"] = written_number(record, "value_micros")
+        event["currency"] = text(record, "currency")
     return event
 
 
@@ -271,6 +353,14 @@ def whole_number(record, field):
     if type(value) is not int or value not in INT64:
         raise Quarantine(f"{field} is not a whole number")
     return value
+
+
+def written_number(record, field):
+    """The whole number that the field's text says, 0 if there is none."""
+    value = (text(record, field) or "0").strip()
+    if not re.fullmatch(r"[+-]?\d+", value, re.ASCII) or int(value) not in INT64:
+        raise Quarantine(f"{field} is not a whole number")
+    return int(value)
 
 
 ISO_8601 = re.compile(
@@ -487,7 +577,8 @@ def read_creatives(landing):
 
 # --- output and comparison ----------------------------------------------------------------------
 
-ROW_FILES = ["attributed_clicks", "campaign_minutes"]
+ROW_FILES = ["attributed_clicks", "attributed_conversions", "campaign_minutes"]
+ID_FIELDS = {"click_id", "impression_id", "conversion_id", "touch_id"}
 
 
 def write(out, results):
@@ -507,11 +598,14 @@ def summary(results):
     totals = {bucket: sum(file[bucket] for file in files) for bucket in ["lines", *BUCKETS]}
     credited = sum(row["impression_ts"] is not None for row in clicks)
     errors = sum(file["file_error"] is not None for file in files)
+    conversions = results["attributed_conversions"]
+    shared = sum(bool(row["credits"]) for row in conversions)
     return "\n".join(
         [
             f"{len(files)} files, {errors} with an error",
             ", ".join(f"{count} {name}" for name, count in totals.items()),
             f"{credited} of {len(clicks)} clicks credited",
+            f"{shared} of {len(conversions)} conversions credited",
             f"{len(results['campaign_minutes'])} campaign minutes",
         ]
     )
@@ -535,8 +629,10 @@ def compare(directory, ours, unread):
 
 
 def without_derived_ids(row, known):
-    fields = {"click_id", "impression_id"} & row.keys()
-    return row | {field: row[field] if row[field] in known else None for field in fields}
+    ids = {field: row[field] if row[field] in known else None for field in ID_FIELDS & row.keys()}
+    if "credits" in row:
+        ids["credits"] = [without_derived_ids(credit, known) for credit in row["credits"]]
+    return row | ids
 
 
 def comparable(buckets, unread):

@@ -23,13 +23,13 @@ def clicks_csv(*rows):
     return "timestamp,user_id,campaign_id,click_id\n" + "".join(row + "\n" for row in rows)
 
 
-def results(files, window=30 * MINUTE, grace=5 * MINUTE):
+def results(files, window=30 * MINUTE, grace=5 * MINUTE, conversion_rules=None):
     with tempfile.TemporaryDirectory() as directory:
         landing = pathlib.Path(directory)
         for path, data in ({"dims/creatives.csv": CREATIVES} | files).items():
             (landing / path).parent.mkdir(parents=True, exist_ok=True)
             (landing / path).write_bytes(data if isinstance(data, bytes) else data.encode())
-        return reference.compute(landing, window, grace)
+        return reference.compute(landing, window, grace, conversion_rules)
 
 
 def buckets(files, path, **options):
@@ -70,6 +70,52 @@ class Attribution(unittest.TestCase):
     def test_another_user_or_campaign_earns_nothing(self):
         self.assertIsNone(credited(T0, impression(T0, impression_id="i", user_id="u2")))
         self.assertIsNone(credited(T0, impression(T0, impression_id="i", campaign_id="c2")))
+
+
+def conversion(ts, value, clicks=(), impressions=(), rules=None):
+    files = {
+        "impressions/a.json": b"\n".join(impressions),
+        "clicks/a.csv": clicks_csv(*clicks),
+        "conversions/a.csv": "timestamp,user_id,campaign_id,conversion_type,conversion_id,value_micros\n"
+        f"{ts},u1,c1,buy,v1,{value}\n",
+    }
+    row, = results({path: data for path, data in files.items() if data}, conversion_rules=rules)[
+        "attributed_conversions"
+    ]
+    return [(it["touch"], it["touch_id"], it["credit_micros"]) for it in row["credits"]]
+
+
+class Conversions(unittest.TestCase):
+    def test_any_click_in_its_window_beats_every_view(self):
+        seen = [impression(T0, impression_id="i")]
+        day = 24 * 60 * MINUTE
+        for click_ts, credited_to in [(T0, "click"), (T0 - 1, "impression")]:
+            found = conversion(T0 + 7 * MINUTE, 5, [f"{click_ts},u1,c1,k"], seen, (7 * MINUTE, day, "last"))
+            self.assertEqual([touch for touch, _, _ in found], [credited_to])
+        self.assertEqual(conversion(T0 + day + 1, 5, [], seen), [])
+        self.assertEqual(conversion(T0 + day, 5, [], seen), [("impression", "i", 5)])
+
+    def test_models_share_the_value_in_whole_micros(self):
+        clicks = [f"{T0 + n},u1,c1,k{n}" for n in range(3)]
+        for model, micros in {
+            "last": [100],
+            "first": [100],
+            "linear": [34, 33, 33],
+            "position": [40, 20, 40],
+        }.items():
+            rules = (MINUTE, MINUTE, model)
+            found = [part for _, _, part in conversion(T0 + 5, 100, clicks, [], rules)]
+            self.assertEqual(found, micros, model)
+        refund = conversion(T0 + 5, -100, clicks, [], (MINUTE, MINUTE, "linear"))
+        self.assertEqual([part for _, _, part in refund], [-34, -33, -33])
+        two = conversion(T0 + 1, 101, clicks, [], (MINUTE, MINUTE, "position"))
+        self.assertEqual([part for _, _, part in two], [51, 50])
+
+    def test_a_value_that_is_no_number_is_quarantined(self):
+        path = "conversions/a.csv"
+        header = "timestamp,user_id,campaign_id,conversion_type,value_micros\n"
+        rows = "".join(f"{T0 + n},u,c,buy,{value}\n" for n, value in enumerate(["", "+7", "-1", "1.5", "x"]))
+        self.assertEqual(buckets({path: header + rows}, path), {"valid": 3, "quarantined": 2})
 
 
 class Buckets(unittest.TestCase):

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use advertisex::results::Results;
 use anyhow::{Context, Result, bail, ensure};
-use attribution::ATTRIBUTED_CLICKS;
+use attribution::{ATTRIBUTED_CLICKS, ATTRIBUTED_CONVERSIONS};
 use events::generator::{GeneratorConfig, generate};
 use ingest::{CLICKS, CONVERSIONS, FILES, FileReport, IMPRESSIONS, QUARANTINE};
 use processor_core::log::embedded::EmbeddedLog;
@@ -26,15 +26,17 @@ use crate::random::Random;
 
 /// Topics whose records do not depend on how tasks interleave, and that are not compacted. The minutes of campaigns and
 /// the reports of files are: of them the last record of each key is compared, as results.
-const TOPICS: [&str; 5] = [
+const TOPICS: [&str; 6] = [
     IMPRESSIONS,
     CLICKS,
     CONVERSIONS,
     QUARANTINE,
     ATTRIBUTED_CLICKS,
+    ATTRIBUTED_CONVERSIONS,
 ];
-const RESULT_FILES: [&str; 4] = [
+const RESULT_FILES: [&str; 5] = [
     "attributed_clicks.jsonl",
+    "attributed_conversions.jsonl",
     "campaign_minutes.jsonl",
     "buckets.json",
     "quarantine.jsonl",

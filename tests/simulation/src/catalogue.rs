@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use events::{Click, Impression};
+use attribution::ConversionRules;
+use events::{Click, Conversion, Impression};
 use processor_core::Topology;
 use processor_core::dsl::{
-    Consumed, Grouped, JoinWindows, KStream, Produced, SessionWindows, StreamsBuilder, TimeWindows,
+    Consumed, Grouped, JoinWindows, KStream, Model, Produced, SessionWindows, StreamsBuilder,
+    TimeWindows,
 };
 use processor_core::serde::{int64, json, nullable, utf8};
 use processor_core::testing::simulation::{
@@ -290,6 +292,11 @@ fn attribution() -> Simulation {
     let topology = || {
         let config = attribution::Config {
             click_window: Duration::from_millis(20),
+            conversions: ConversionRules {
+                click_window: Duration::from_millis(40),
+                view_window: Duration::from_millis(10),
+                model: Model::Linear,
+            },
             grace: FIVE_MS,
         };
         attribution::topology(&config).unwrap_or_else(|error| panic!("{error}"))
@@ -327,8 +334,26 @@ fn attribution() -> Simulation {
         }
         clicks
     };
+    let conversions = move |draw: &mut Draw| {
+        let (mut time, mut conversions) = (0, Vec::new());
+        for count in 0..10 + draw.below(10) {
+            time += number(draw, 10);
+            let (user_id, campaign_id) = event(draw);
+            let conversion = Conversion {
+                conversion_id: format!("v{count}"),
+                campaign_id,
+                user_id: user_id.clone(),
+                ts_ms: time,
+                value_micros: 100,
+                ..Conversion::default()
+            };
+            conversions.push((user_id, conversion, time));
+        }
+        conversions
+    };
     Simulation::of(topology)
         .input("impressions", utf8(), json(), impressions)
         .input("clicks", utf8(), json(), clicks)
+        .input("conversions", utf8(), json(), conversions)
         .check(same_as_sequential())
 }

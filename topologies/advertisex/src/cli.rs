@@ -8,8 +8,11 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use clap::{Args, Parser, Subcommand};
+use attribution::ConversionRules;
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use events::generator::{GeneratorConfig, generate};
+use events::reference::{Definitions, Sharing};
+use processor_core::dsl::Model;
 use processor_core::log::embedded::EmbeddedLog;
 use tracing_subscriber::EnvFilter;
 
@@ -47,12 +50,65 @@ struct Rules {
     /// How long before a click an impression may be to be credited with it
     #[arg(long, value_parser = duration::parse, default_value = "30m")]
     click_window: Duration,
+    /// How long before a conversion a click may be to be credited with it
+    #[arg(long, value_parser = duration::parse, default_value = "7d")]
+    conversion_click_window: Duration,
+    /// How long before a conversion an impression may be to be credited with it, where there is no such click
+    #[arg(long, value_parser = duration::parse, default_value = "1d")]
+    conversion_view_window: Duration,
+    /// How several touches share a conversion
+    #[arg(long, value_enum, default_value = "last")]
+    model: ModelName,
     /// How far below the largest timestamp before it in its feed a record may be
     #[arg(long, value_parser = duration::parse, default_value = "5m")]
     grace: Duration,
     /// How long the id of a record is remembered, in event time, to notice a delivery that is repeated
     #[arg(long, value_parser = duration::parse, default_value = "48h")]
     id_ttl: Duration,
+}
+
+impl Rules {
+    fn conversions(&self) -> ConversionRules {
+        ConversionRules {
+            click_window: self.conversion_click_window,
+            view_window: self.conversion_view_window,
+            model: match self.model {
+                ModelName::Last => Model::Last,
+                ModelName::First => Model::First,
+                ModelName::Linear => Model::Linear,
+                ModelName::Position => Model::POSITION,
+            },
+        }
+    }
+
+    fn definitions(&self) -> Result<Definitions> {
+        let ms = |duration: Duration| i64::try_from(duration.as_millis());
+        Ok(Definitions {
+            click_window_ms: ms(self.click_window)?,
+            grace_ms: ms(self.grace)?,
+            conversion_click_window_ms: ms(self.conversion_click_window)?,
+            conversion_view_window_ms: ms(self.conversion_view_window)?,
+            sharing: match self.model {
+                ModelName::Last => Sharing::Last,
+                ModelName::First => Sharing::First,
+                ModelName::Linear => Sharing::Linear,
+                ModelName::Position => Sharing::Position,
+            },
+        })
+    }
+}
+
+/// A model of attribution. Time decay is left to users of the library: the reference does without floating point.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum ModelName {
+    /// All to the latest touch
+    Last,
+    /// All to the earliest touch
+    First,
+    /// The same to all
+    Linear,
+    /// 40 % to the first and the last, the rest to those between
+    Position,
 }
 
 #[derive(Args)]
@@ -175,6 +231,7 @@ fn demo(args: DemoArgs) -> Result<()> {
         state: args.state,
         once: args.once,
         click_window: args.rules.click_window,
+        conversions: args.rules.conversions(),
         grace: args.rules.grace,
         id_ttl: args.rules.id_ttl,
     };
@@ -198,8 +255,7 @@ fn generate_landing(args: &GenerateArgs) -> Result<()> {
         malformed_rate: args.malformed_rate,
         late_rate: args.late_rate,
         files_per_feed: args.files,
-        click_window_ms: i64::try_from(args.rules.click_window.as_millis())?,
-        grace_ms: i64::try_from(args.rules.grace.as_millis())?,
+        definitions: args.rules.definitions()?,
         ..GeneratorConfig::default()
     };
     let truth = generate(&args.out, &config)
@@ -223,6 +279,7 @@ fn plan(args: &PlanArgs) -> Result<ExitCode> {
     let config = crate::Config {
         landing: PathBuf::new(),
         click_window: Duration::from_secs(30 * 60),
+        conversions: ConversionRules::default(),
         grace: Duration::from_secs(5 * 60),
         id_ttl: ingest::ID_TTL,
         replication: 1,
@@ -367,6 +424,7 @@ mod kafka {
                     Guarantee::ExactlyOnce
                 },
                 click_window: self.rules.click_window,
+                conversions: self.rules.conversions(),
                 grace: self.rules.grace,
                 id_ttl: self.rules.id_ttl,
                 look_interval: self.look_interval,

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use attribution::ConversionRules;
 use processor_core::clock::{Clock, SystemClock};
 use processor_core::log::embedded::EmbeddedLog;
 use processor_core::{Streams, StreamsConfig};
@@ -44,6 +45,8 @@ pub struct Demo {
     pub once: bool,
     /// How long before a click an impression may be to be credited with it.
     pub click_window: Duration,
+    /// How conversions are attributed.
+    pub conversions: ConversionRules,
     /// How far below the largest timestamp before it in its feed a record may be.
     pub grace: Duration,
     /// How long the ids of records are remembered, in event time, to notice those that come again.
@@ -74,6 +77,7 @@ impl Demo {
         let config = Config {
             landing: input.clone(),
             click_window: self.click_window,
+            conversions: self.conversions,
             grace: self.grace,
             id_ttl: self.id_ttl,
             replication: 1,
@@ -154,10 +158,15 @@ impl Demo {
 
     /// What the state depends on.
     fn identity(&self, input: &Path) -> String {
+        let conversions = &self.conversions;
         format!(
-            "landing directory {} with a click window of {} ms and a grace of {} ms",
+            "landing directory {} with a click window of {} ms, conversions by {:?} over {} ms of clicks and {} ms of views, \
+             and a grace of {} ms",
             input.display(),
             self.click_window.as_millis(),
+            conversions.model,
+            conversions.click_window.as_millis(),
+            conversions.view_window.as_millis(),
             self.grace.as_millis()
         )
     }

@@ -3,6 +3,7 @@
 //! | file | holds | order |
 //! |---|---|---|
 //! | `attributed_clicks.jsonl` | one object per click that has a result | by click id |
+//! | `attributed_conversions.jsonl` | one object per conversion that has a result | by conversion id |
 //! | `campaign_minutes.jsonl` | one object per campaign and minute | by campaign, then minute |
 //! | `buckets.json` | what became of the records of each file | by path |
 //! | `quarantine.jsonl` | records that broke the contract: file, line, rule, reason | by path, then line |
@@ -12,9 +13,11 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use attribution::{ATTRIBUTED_CLICKS, Attribution, Status};
+use attribution::{
+    ATTRIBUTED_CLICKS, ATTRIBUTED_CONVERSIONS, Attribution, ConversionAttribution, Status,
+};
 use campaign_metrics::CAMPAIGN_MINUTES;
-use events::{AttributedClick, CampaignMinute};
+use events::{AttributedClick, AttributedConversion, CampaignMinute, TouchCredit};
 use ingest::{FILES, FileReport, QUARANTINE, Quarantined};
 use processor_core::log::{Log, LogError, read_to_end};
 use serde::Serialize;
@@ -25,6 +28,8 @@ use serde::de::DeserializeOwned;
 pub struct Results {
     /// By click id: the final result, or the last provisional one where there is none.
     pub attributed_clicks: Vec<AttributedClick>,
+    /// By conversion id: the final result, or the last provisional one where there is none.
+    pub attributed_conversions: Vec<AttributedConversion>,
     /// By campaign, then minute.
     pub campaign_minutes: Vec<CampaignMinute>,
     /// By path.
@@ -62,6 +67,17 @@ impl Results {
                 clicks.insert(result.click.click_id.clone(), result);
             }
         })?;
+        let mut conversions: BTreeMap<String, ConversionAttribution> = BTreeMap::new();
+        each(
+            log,
+            ATTRIBUTED_CONVERSIONS,
+            |result: ConversionAttribution| {
+                let known = conversions.get(&result.conversion.conversion_id);
+                if known.is_none_or(|known| known.revision < result.revision) {
+                    conversions.insert(result.conversion.conversion_id.clone(), result);
+                }
+            },
+        )?;
         let mut minutes = BTreeMap::new();
         each(log, CAMPAIGN_MINUTES, |minute: CampaignMinute| {
             minutes.insert((minute.campaign_id.clone(), minute.minute_start_ms), minute);
@@ -75,6 +91,10 @@ impl Results {
         quarantined.sort_by(|a, b| (&a.path, a.line).cmp(&(&b.path, b.line)));
         Ok(Self {
             attributed_clicks: clicks.into_values().map(|result| result.click).collect(),
+            attributed_conversions: conversions
+                .into_values()
+                .map(|result| result.conversion)
+                .collect(),
             campaign_minutes: minutes.into_values().collect(),
             files: files.into_values().collect(),
             quarantined,
@@ -88,6 +108,8 @@ impl Results {
     pub fn write(&self, directory: &Path) -> Result<(), ResultsError> {
         let clicks = self.attributed_clicks.iter().map(AttributedRow::from);
         write_lines(&directory.join("attributed_clicks.jsonl"), clicks)?;
+        let conversions = self.attributed_conversions.iter().map(ConversionRow::from);
+        write_lines(&directory.join("attributed_conversions.jsonl"), conversions)?;
         write_lines(
             &directory.join("campaign_minutes.jsonl"),
             &self.campaign_minutes,
@@ -119,6 +141,34 @@ impl<'a> From<&'a AttributedClick> for AttributedRow<'a> {
             click_ts: click.click_ts,
             impression_id: click.impression_id.as_deref(),
             impression_ts: click.impression_ts,
+        }
+    }
+}
+
+/// A line of `attributed_conversions.jsonl`.
+#[derive(Serialize)]
+struct ConversionRow<'a> {
+    conversion_id: &'a str,
+    campaign_id: &'a str,
+    conversion_type: &'a str,
+    conversion_ts: i64,
+    value_micros: i64,
+    currency: Option<&'a str>,
+    credits: &'a [TouchCredit],
+    truncated: usize,
+}
+
+impl<'a> From<&'a AttributedConversion> for ConversionRow<'a> {
+    fn from(conversion: &'a AttributedConversion) -> Self {
+        Self {
+            conversion_id: &conversion.conversion_id,
+            campaign_id: &conversion.campaign_id,
+            conversion_type: &conversion.conversion_type,
+            conversion_ts: conversion.conversion_ts,
+            value_micros: conversion.value_micros,
+            currency: conversion.currency.as_deref(),
+            credits: &conversion.credits,
+            truncated: conversion.truncated,
         }
     }
 }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use attribution::ConversionRules;
 use processor_core::clock::{Clock, SystemClock};
 use processor_core::log::Log;
 use processor_core::log::kafka::{KafkaLog, KafkaOptions};
@@ -67,6 +68,8 @@ pub struct Run {
     pub guarantee: Guarantee,
     /// How long before a click an impression may be to be credited with it.
     pub click_window: Duration,
+    /// How conversions are attributed.
+    pub conversions: ConversionRules,
     /// How far below the largest timestamp before it in its feed a record may be.
     pub grace: Duration,
     /// How long the ids of records are remembered, in event time, to notice those that come again.
@@ -92,6 +95,7 @@ impl Run {
         let config = Config {
             landing: landing.clone().unwrap_or_default(),
             click_window: self.click_window,
+            conversions: self.conversions,
             grace: self.grace,
             id_ttl: self.id_ttl,
             replication: self.replication,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 use std::path::Path;
 
+use events::{AttributedConversion, TouchKind};
 use ingest::FileReport;
 
 use crate::progress::grouped;
@@ -39,17 +40,47 @@ fn write_all(text: &mut String, results: &Results, out: &Path) -> fmt::Result {
         .count();
     writeln!(
         text,
-        "\n{} clicks: {} credited to an impression, {} to none\n",
+        "\n{} clicks: {} credited to an impression, {} to none",
         grouped(results.attributed_clicks.len()),
         grouped(credited),
         grouped(results.attributed_clicks.len() - credited),
     )?;
+    conversions(text, &results.attributed_conversions)?;
+    writeln!(text)?;
     buckets(text, &results.files)?;
     troubles(text, results)?;
     writeln!(
         text,
-        "\nresults in {}: attributed_clicks.jsonl, campaign_minutes.jsonl, buckets.json, quarantine.jsonl",
+        "\nresults in {}: attributed_clicks.jsonl, attributed_conversions.jsonl, campaign_minutes.jsonl, buckets.json, quarantine.jsonl",
         out.display()
+    )
+}
+
+/// Nothing where there are none.
+fn conversions(text: &mut String, conversions: &[AttributedConversion]) -> fmt::Result {
+    if conversions.is_empty() {
+        return Ok(());
+    }
+    let credited_to = |touch: TouchKind| {
+        let first = |conversion: &&AttributedConversion| {
+            conversion
+                .credits
+                .first()
+                .is_some_and(|credit| credit.touch == touch)
+        };
+        conversions.iter().filter(first).count()
+    };
+    let (clicks, views) = (
+        credited_to(TouchKind::Click),
+        credited_to(TouchKind::Impression),
+    );
+    writeln!(
+        text,
+        "{} conversions: {} credited to clicks, {} to views, {} to none",
+        grouped(conversions.len()),
+        grouped(clicks),
+        grouped(views),
+        grouped(conversions.len() - clicks - views),
     )
 }
 

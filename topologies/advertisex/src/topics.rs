@@ -10,6 +10,7 @@ use processor_core::log::{Cleanup, Log, LogError, NewTopic};
 pub fn create(log: &dyn Log, partitions: i32, replication: i32) -> Result<(), LogError> {
     let results = [
         (attribution::ATTRIBUTED_CLICKS, false),
+        (attribution::ATTRIBUTED_CONVERSIONS, false),
         (campaign_metrics::CAMPAIGN_MINUTES, true),
     ];
     let topics: Vec<NewTopic> = ingest::TOPICS

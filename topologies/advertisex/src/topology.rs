@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use attribution::ConversionRules;
 use clap::ValueEnum;
 use events::BidRequest;
 use processor_core::log::Log;
@@ -22,6 +23,8 @@ pub struct Config {
     pub landing: PathBuf,
     /// How long before a click an impression may be to be credited with it.
     pub click_window: Duration,
+    /// How conversions are attributed.
+    pub conversions: ConversionRules,
     /// How far below the largest timestamp before it in its feed a record may be.
     pub grace: Duration,
     /// How long the ids of records are remembered: see [`ingest::Config::id_ttl`].
@@ -42,6 +45,7 @@ impl Config {
     fn attribution(&self) -> attribution::Config {
         attribution::Config {
             click_window: self.click_window,
+            conversions: self.conversions,
             grace: self.grace,
         }
     }
@@ -58,7 +62,7 @@ pub enum Part {
     All,
     /// Landing files to topics.
     Ingest,
-    /// Clicks to the impressions they are credited to.
+    /// Clicks and conversions to what they are credited to.
     Attribution,
     /// Campaigns per minute.
     Metrics,
@@ -119,7 +123,9 @@ fn all(
     ingest::ingest(&builder, &config.ingest(), bid_requests);
     let impressions = ingest::impressions(&builder);
     let clicks = ingest::clicks(&builder);
-    attribution::attribute(&impressions, &clicks, &config.attribution());
+    let conversions = ingest::conversions(&builder);
+    attribution::attribute_clicks(&impressions, &clicks, &config.attribution());
+    attribution::attribute_conversions(&impressions, &clicks, &conversions, &config.attribution());
     campaign_metrics::measure(&builder, &impressions, &clicks, &config.metrics());
     builder.build()
 }

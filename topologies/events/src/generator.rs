@@ -12,7 +12,7 @@ use apache_avro::{Codec, Schema, Writer};
 use flate2::{Compression, GzBuilder};
 use serde::Serialize;
 
-use crate::reference::{Truth, evaluate};
+use crate::reference::{Definitions, Truth, evaluate};
 use crate::{BID_REQUEST_SCHEMA, BidRequest, Feed};
 
 /// What to generate.
@@ -50,10 +50,8 @@ pub struct GeneratorConfig {
     pub compress: bool,
     /// First moment, in epoch milliseconds.
     pub start_ms: i64,
-    /// Click window of the truth, in ms.
-    pub click_window_ms: i64,
-    /// Grace of the truth, in ms.
-    pub grace_ms: i64,
+    /// The rules that the truth follows from.
+    pub definitions: Definitions,
 }
 
 impl Default for GeneratorConfig {
@@ -75,8 +73,7 @@ impl Default for GeneratorConfig {
             late_rate: 0.000_1,
             compress: true,
             start_ms: 1_704_067_200_000,
-            click_window_ms: 30 * 60_000,
-            grace_ms: 5 * 60_000,
+            definitions: Definitions::default(),
         }
     }
 }
@@ -205,7 +202,7 @@ pub fn generate(out: &Path, config: &GeneratorConfig) -> io::Result<Truth> {
         "timestamp,user_id,campaign_id,conversion_type,conversion_id,value_micros,currency";
     write_feed(out, Feed::Conversions, header, conversions, config)?;
     write_bid_requests(out, config, &mut random)?;
-    let truth = evaluate(out, config.click_window_ms, config.grace_ms)?;
+    let truth = evaluate(out, &config.definitions)?;
     write_truth(&out.join("truth"), &truth)?;
     Ok(truth)
 }
@@ -337,6 +334,10 @@ fn write_truth(directory: &Path, truth: &Truth) -> io::Result<()> {
     write_lines(
         &directory.join("attributed_clicks.jsonl"),
         &truth.attributed_clicks,
+    )?;
+    write_lines(
+        &directory.join("attributed_conversions.jsonl"),
+        &truth.attributed_conversions,
     )?;
     write_lines(
         &directory.join("campaign_minutes.jsonl"),

@@ -26,4 +26,4 @@ pub use bid_request::{
 pub use dimension::{Campaign, Creative};
 pub use event::{Click, Conversion, Impression};
 pub use feed::Feed;
-pub use results::{AttributedClick, CampaignMinute};
+pub use results::{AttributedClick, AttributedConversion, CampaignMinute, TouchCredit, TouchKind};

@@ -3,6 +3,8 @@
 //! It follows the definitions word by word and shares nothing with the topologies but the reading of files, so that tests
 //! can hold one against the other. Not for large inputs.
 
+mod conversions;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::path::Path;
@@ -10,7 +12,37 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::landing::{self, LandingFile, LandingRecord};
-use crate::{AttributedClick, CampaignMinute, Click, Feed, Impression};
+use crate::{AttributedClick, AttributedConversion, CampaignMinute, Click, Feed, Impression};
+
+pub use conversions::Sharing;
+
+/// The rules that results follow from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Definitions {
+    /// How long before a click an impression may be to be credited with it, in ms.
+    pub click_window_ms: i64,
+    /// How far below the largest timestamp before it in its feed a record may be, in ms.
+    pub grace_ms: i64,
+    /// How long before a conversion a click may be to be credited with it, in ms.
+    pub conversion_click_window_ms: i64,
+    /// The same for an impression; it counts where there is no such click.
+    pub conversion_view_window_ms: i64,
+    /// How the touches of a conversion share it.
+    pub sharing: Sharing,
+}
+
+impl Default for Definitions {
+    fn default() -> Self {
+        const DAY_MS: i64 = 24 * 60 * 60_000;
+        Self {
+            click_window_ms: 30 * 60_000,
+            grace_ms: 5 * 60_000,
+            conversion_click_window_ms: 7 * DAY_MS,
+            conversion_view_window_ms: DAY_MS,
+            sharing: Sharing::Last,
+        }
+    }
+}
 
 /// What became of the records of a file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,17 +70,20 @@ pub struct FileBuckets {
 pub struct Truth {
     /// One for each valid click, by click id.
     pub attributed_clicks: Vec<AttributedClick>,
+    /// One for each valid conversion, by conversion id.
+    pub attributed_conversions: Vec<AttributedConversion>,
     /// By campaign, then minute.
     pub campaign_minutes: Vec<CampaignMinute>,
     /// By path.
     pub files: Vec<FileBuckets>,
 }
 
-/// Evaluates the landing directory at `root` for a click window and a grace in milliseconds.
+/// Evaluates the landing directory at `root`.
 ///
 /// # Errors
 /// When the directory or its dimensions cannot be read.
-pub fn evaluate(root: &Path, window_ms: i64, grace_ms: i64) -> io::Result<Truth> {
+pub fn evaluate(root: &Path, definitions: &Definitions) -> io::Result<Truth> {
+    let grace_ms = definitions.grace_ms;
     let creatives: HashMap<String, String> = landing::creatives(root)
         .map_err(io::Error::other)?
         .into_iter()
@@ -57,6 +92,7 @@ pub fn evaluate(root: &Path, window_ms: i64, grace_ms: i64) -> io::Result<Truth>
     let mut truth = Truth::default();
     let mut impressions = Vec::new();
     let mut clicks = Vec::new();
+    let mut conversions = Vec::new();
     let listing = landing::list(root)?;
     for feed in Feed::ALL {
         let mut seen = HashSet::new();
@@ -92,14 +128,17 @@ pub fn evaluate(root: &Path, window_ms: i64, grace_ms: i64) -> io::Result<Truth>
                     match record {
                         LandingRecord::Impression(impression) => impressions.push(impression),
                         LandingRecord::Click(click) => clicks.push(click),
-                        LandingRecord::Conversion(_) | LandingRecord::BidRequest(_) => {}
+                        LandingRecord::Conversion(conversion) => conversions.push(conversion),
+                        LandingRecord::BidRequest(_) => {}
                     }
                 }
             }
             truth.files.push(buckets);
         }
     }
-    truth.attributed_clicks = attribute(&impressions, &clicks, window_ms);
+    truth.attributed_clicks = attribute(&impressions, &clicks, definitions.click_window_ms);
+    truth.attributed_conversions =
+        conversions::attribute(&impressions, &clicks, &conversions, definitions);
     truth.campaign_minutes = minutes(&impressions, &clicks);
     Ok(truth)
 }

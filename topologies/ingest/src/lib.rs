@@ -130,6 +130,11 @@ pub fn clicks(builder: &StreamsBuilder) -> KStream<String, Click> {
     builder.stream(CLICKS, Consumed::new(utf8(), json()))
 }
 
+/// The valid conversions as a stream, keyed by user id.
+pub fn conversions(builder: &StreamsBuilder) -> KStream<String, Conversion> {
+    builder.stream(CONVERSIONS, Consumed::new(utf8(), json()))
+}
+
 /// Adds ingest to a topology.
 pub fn ingest(builder: &StreamsBuilder, config: &Config, bid_requests: RegisteredAvro<BidRequest>) {
     let creatives = builder.global_table(

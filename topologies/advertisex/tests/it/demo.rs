@@ -4,10 +4,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use advertisex::SCHEMAS;
+use attribution::ConversionRules;
+use events::TouchKind;
 use events::generator::{GeneratorConfig, generate};
-use events::reference::{Truth, evaluate};
+use events::reference::{Definitions, Sharing, Truth, evaluate};
+use processor_core::dsl::Model;
 use processor_core::log::embedded::EmbeddedLog;
 use processor_core::log::{Log, read_to_end};
 use processor_core::serde::Serde as _;
@@ -16,8 +20,9 @@ use serde_json::{Value, json};
 
 use crate::support::{buckets, demo, lines, put, run};
 
-const FILES: [&str; 4] = [
+const FILES: [&str; 5] = [
     "attributed_clicks.jsonl",
+    "attributed_conversions.jsonl",
     "campaign_minutes.jsonl",
     "buckets.json",
     "quarantine.jsonl",
@@ -44,6 +49,16 @@ fn assert_is_the_truth(out: &Path, truth: &Truth) {
         })
         .collect();
     assert_eq!(lines(out, "attributed_clicks.jsonl"), clicks);
+    let conversions: Vec<Value> = truth
+        .attributed_conversions
+        .iter()
+        .map(|conversion| {
+            let mut row = serde_json::to_value(conversion).unwrap();
+            row.as_object_mut().unwrap().remove("user_id");
+            row
+        })
+        .collect();
+    assert_eq!(lines(out, "attributed_conversions.jsonl"), conversions);
     let minutes: Vec<Value> = truth
         .campaign_minutes
         .iter()
@@ -82,6 +97,63 @@ fn dirty_synthetic_input_gives_the_results_of_the_definitions() {
     }
 }
 
+/// More conversions of each user and campaign than usual, and views that nobody clicked on.
+fn converting(seed: u64) -> GeneratorConfig {
+    GeneratorConfig {
+        users: 40,
+        campaigns: 3,
+        conversion_rate: 0.5,
+        // Over an hour.
+        per_second: 1,
+        ..dirty(seed)
+    }
+}
+
+#[test]
+fn conversions_are_shared_among_clicks_or_else_views_as_the_definitions_say() {
+    for (model, sharing) in [
+        (Model::Last, Sharing::Last),
+        (Model::First, Sharing::First),
+        (Model::Linear, Sharing::Linear),
+        (Model::POSITION, Sharing::Position),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let landing = directory.path().join("landing");
+        let definitions = Definitions {
+            // So short that some conversions have no click.
+            conversion_click_window_ms: 60_000,
+            conversion_view_window_ms: 600_000,
+            sharing,
+            ..Definitions::default()
+        };
+        let config = GeneratorConfig {
+            definitions,
+            ..converting(6)
+        };
+        let truth = generate(&landing, &config).unwrap();
+        let first = |touch| {
+            let credited = truth.attributed_conversions.iter();
+            credited
+                .filter(|c| {
+                    c.credits
+                        .first()
+                        .is_some_and(|credit| credit.touch == touch)
+                })
+                .count()
+        };
+        assert!(first(TouchKind::Click) > 10 && first(TouchKind::Impression) > 10);
+        let out = directory.path().join("out");
+        let mut demo = demo(&landing, &out);
+        demo.conversions = ConversionRules {
+            click_window: Duration::from_secs(60),
+            view_window: Duration::from_secs(600),
+            model,
+        };
+        run(&demo).unwrap();
+        assert_is_the_truth(&out, &truth);
+    }
+}
+
 #[test]
 fn the_shipped_sample_gives_the_results_of_the_definitions_and_says_what_is_not_real() {
     let sample =
@@ -92,7 +164,7 @@ fn the_shipped_sample_gives_the_results_of_the_definitions_and_says_what_is_not_
         printed.contains("Not in the log, so made here"),
         "{printed}"
     );
-    let truth = evaluate(&sample, 30 * 60_000, 5 * 60_000).unwrap();
+    let truth = evaluate(&sample, &Definitions::default()).unwrap();
     assert_eq!(truth.attributed_clicks.len(), 287);
     assert_is_the_truth(directory.path(), &truth);
 }
@@ -122,7 +194,7 @@ fn a_second_run_changes_nothing_and_new_files_continue() {
         "timestamp,user_id,campaign_id,click_id\n2024-01-03T00:00:01Z,new user,c-0,new\n",
     );
     run(&demo(&landing, &out)).unwrap();
-    assert_is_the_truth(&out, &evaluate(&landing, 30 * 60_000, 5 * 60_000).unwrap());
+    assert_is_the_truth(&out, &evaluate(&landing, &Definitions::default()).unwrap());
 }
 
 #[test]

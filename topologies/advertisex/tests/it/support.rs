@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use advertisex::demo::Demo;
+use attribution::ConversionRules;
 use serde_json::Value;
 
 /// Writes a file of a landing directory.
@@ -22,6 +23,7 @@ pub(crate) fn demo(landing: &Path, out: &Path) -> Demo {
         state: None,
         once: true,
         click_window: Duration::from_secs(30 * 60),
+        conversions: ConversionRules::default(),
         grace: Duration::from_secs(5 * 60),
         id_ttl: ingest::ID_TTL,
     }

@@ -1,5 +1,7 @@
 //! Attribution on the test driver, case by case and against a plain model.
 
+mod conversions;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -27,6 +29,7 @@ impl Bench {
         let config = Config {
             click_window: Duration::from_millis(WINDOW_MS.unsigned_abs()),
             grace: Duration::from_millis(GRACE_MS.unsigned_abs()),
+            ..Config::default()
         };
         let topology = topology(&config).unwrap();
         let driver =
