@@ -200,6 +200,25 @@ fn timers_and_the_time_they_go_by_survive_restarts_and_crashes() {
 }
 
 #[test]
+fn event_timers_fire_while_the_input_is_idle_and_its_time_goes_on() {
+    let mut driver = driver(|builder| {
+        let timers = builder.timers("alarms", utf8());
+        let second = Duration::from_secs(1);
+        let stream = builder.stream("in", numbers().advance_when_idle(second));
+        stream.process("alarm", timers, Alarm).to_with("out", out());
+    });
+    pipe(&mut driver, &[("a", 1_500, 0), ("b", 9_000, 0)]);
+    assert_eq!(read(&mut driver), pairs(&[("-", 1_500), ("-", 9_000)]));
+    for _ in 0..4 {
+        driver.advance_wall_clock(Duration::from_secs(1));
+    }
+    let fired = read(&mut driver);
+    assert_eq!(fired.len(), 1, "{fired:?}");
+    assert_eq!(fired[0].0, "a@event1500");
+    assert!((1_500..9_000).contains(&fired[0].1), "{fired:?}");
+}
+
+#[test]
 fn what_fired_leaves_nothing_in_the_changelog_but_tombstones() {
     let mut driver = driver(alarms);
     pipe(&mut driver, &[("a", 10, 0), ("x", 99, 10)]);
