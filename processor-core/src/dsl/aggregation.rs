@@ -20,7 +20,7 @@ use super::outlet::Outlet;
 use super::panes::PaneAggregate;
 use super::session::SessionAggregate;
 use super::sliding::SlidingAggregate;
-use super::windowed::WindowAggregate;
+use super::window_aggregate::WindowAggregate;
 use super::{KGroupedStream, KStream, Lineage};
 
 /// An aggregation in a task. `L` is what late records are shown as.

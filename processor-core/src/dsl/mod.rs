@@ -50,6 +50,7 @@ mod transform_values;
 mod unlimited;
 mod versioned_table;
 mod view;
+mod window_aggregate;
 mod window_rows;
 mod windowed;
 mod windowing;

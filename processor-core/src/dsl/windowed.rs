@@ -12,24 +12,18 @@
 
 use std::sync::Arc;
 
-use state::WindowStore;
+use crate::record::{Data, Windowed};
+use crate::serde::{Serde, SharedSerde, int64};
 
-use crate::error::Result;
-use crate::log::Timestamp;
-use crate::processor::Context;
-use crate::record::{Data, Record, Windowed};
-use crate::serde::{Serde, SharedSerde, int64, windowed};
-use crate::topology::StoreKind;
-
-use super::aggregation::{Adder, Aggregation, Inputs, Origin, Wired};
+use super::aggregation::{Adder, Inputs, Origin};
 use super::early::EarlyFire;
 use super::finals::Emit;
 use super::grouped::KGroupedStream;
 use super::late::Late;
 use super::panes::Panes;
-use super::windowing::{Outputs, Update, Windowing, WindowingPlan};
+use super::windowing::Outputs;
 use super::windows::{FixedWindows, Kind, Windows};
-use super::{KStream, KTable, Partitioned, panes, sliding};
+use super::{KStream, KTable, Partitioned, panes, sliding, window_aggregate};
 
 /// A grouped stream cut into windows.
 pub struct TimeWindowedStream<'a, K, V> {
@@ -80,7 +74,7 @@ impl<K: Data, V: Data, A: Data> WindowedTable<K, V, A> {
     /// [`emit_final`](TimeWindowedStream::emit_final) the last one of every window, with
     /// [`emit_early`](TimeWindowedStream::emit_early) some of them.
     ///
-    /// Its key is written as `key ‖ start (8 bytes, big endian)`: see [`windowed`].
+    /// Its key is written as `key ‖ start (8 bytes, big endian)`: see [`windowed`](crate::serde::windowed).
     #[must_use]
     pub fn to_stream(&self) -> KStream<Windowed<K>, A, Partitioned> {
         self.updates.clone()
@@ -531,155 +525,7 @@ pub(crate) fn aggregate<K: Data, A: Data, L: Data>(
         return WindowedTable::detached(&origin);
     }
     match windows.0 {
-        Kind::Fixed(windows) => aggregate_fixed(inputs, name, serde, windows, emit),
+        Kind::Fixed(windows) => window_aggregate::aggregate(inputs, name, serde, windows, emit),
         Kind::Sliding(windows) => sliding::aggregate(inputs, name, serde, windows, emit),
-    }
-}
-
-fn aggregate_fixed<K: Data, A: Data, L: Data>(
-    inputs: &Inputs<K, A, L>,
-    name: &str,
-    serde: SharedSerde<A>,
-    windows: FixedWindows,
-    emit: Emit,
-) -> WindowedTable<K, L, A> {
-    let origin = inputs.origin();
-    let closes_after_ms = windows.closes_after_ms();
-    let endless = "its window never closes, so it has no final result; emit each update";
-    let problem = match (emit, closes_after_ms) {
-        (Emit::Finals, None) => Some(endless.to_owned()),
-        _ => windows.problem(),
-    };
-    if let Some(problem) = problem {
-        origin.problem(name, &problem);
-        return WindowedTable::detached(&origin);
-    }
-    let retention_ms = windows
-        .size_ms()
-        .saturating_add(closes_after_ms.unwrap_or(0));
-    let store = StoreKind::Window { retention_ms };
-    let Some(wired) = Wired::new(inputs, name, "windowed aggregate", store) else {
-        return WindowedTable::detached(&origin);
-    };
-    wired.describe(&serde, &windows.parameters());
-    let mut windowing = WindowingPlan::new(name, &wired, emit, serde);
-    if closes_after_ms.is_none() {
-        windowing = windowing.endless();
-    }
-    let windowed_key = windowed(Arc::clone(&wired.key), windows.size_ms());
-    let outputs = windowing.outputs::<WindowStore>(&wired, Arc::new(windowed_key), closes_after_ms);
-    let store = wired.store;
-    wired.attach(move |instantiation| {
-        let open_from = |time| windows.open_from(time);
-        Ok(Aggregation::Windows(WindowAggregate {
-            windows,
-            windowing: windowing.open(instantiation, store, open_from)?,
-        }))
-    });
-    WindowedTable::of(outputs)
-}
-
-/// A windowed aggregation in a task.
-pub(crate) struct WindowAggregate<K, A, L> {
-    windows: FixedWindows,
-    windowing: Windowing<K, A, L, WindowStore>,
-}
-
-impl<K: Data, A: Data, L: Data> WindowAggregate<K, A, L> {
-    pub(crate) fn take<V: Data>(
-        &mut self,
-        context: &mut Context<'_>,
-        record: Record<K, V>,
-        adder: &Adder<K, V, A, L>,
-    ) -> Result {
-        let moved = self.windowing.time.observe(record.timestamp, context);
-        let time = self.windowing.time.now();
-        let open_from = self.windowing.still_open_from(self.windows.open_from(time));
-        self.windowing.encoding.encode_key(&record.key)?;
-
-        // All but the last window of a record need a copy of it.
-        let timestamp = record.timestamp;
-        let mut record = Some(record);
-        let mut starts = self.windows.starts_of(timestamp).peekable();
-        if starts.peek().is_none() {
-            metrics::counter!("dropped-records", "reason" => "before all windows").increment(1);
-        }
-        while let Some(start) = starts.next() {
-            let record = if starts.peek().is_some() {
-                record.clone()
-            } else {
-                record.take()
-            };
-            let record = record.expect("taken at the last window");
-            if start < open_from {
-                let window = (start, self.windows.end_of(start));
-                let show = |key: &K, value| (adder.show)(key, value);
-                let late = &mut self.windowing.late;
-                late.take(context, record, show, window, time)?;
-            } else {
-                self.update(context, record, start, adder)?;
-            }
-        }
-
-        if moved {
-            self.close_before(context, open_from)?;
-        }
-        Ok(())
-    }
-
-    /// Time has moved without a record.
-    pub(crate) fn advance(&mut self, context: &mut Context<'_>, time: Timestamp) -> Result {
-        if self.windowing.time.observe(time, context) {
-            let open_from = self.windows.open_from(self.windowing.time.now());
-            self.close_before(context, self.windowing.still_open_from(open_from))?;
-        }
-        Ok(())
-    }
-
-    fn close_before(&mut self, context: &mut Context<'_>, open_from: Timestamp) -> Result {
-        let windows = self.windows;
-        let window = |(start, _)| (start, windows.end_of(start));
-        self.windowing.close(context, open_from, window)
-    }
-
-    /// Adds the record, whose key is in the buffer, to a window.
-    fn update<V>(
-        &mut self,
-        context: &mut Context<'_>,
-        record: Record<K, V>,
-        start: Timestamp,
-        adder: &Adder<K, V, A, L>,
-    ) -> Result {
-        let Record {
-            key,
-            value,
-            timestamp,
-            headers,
-        } = record;
-        let windowing = &mut self.windowing;
-        let mut store = windowing.store.borrow_mut();
-        let before = store.get(&windowing.encoding.key_buffer, start)?;
-        let timestamp = before
-            .as_ref()
-            .map_or(timestamp, |before| before.timestamp.max(timestamp));
-        let before = before
-            .map(|before| windowing.encoding.decode(&before))
-            .transpose()?;
-        let is_new = before.is_none();
-        let old = before.as_ref().filter(|_| windowing.has_table()).cloned();
-        let new = (adder.add)(&key, value, before);
-        let (key_bytes, bytes) = windowing.encoding.encode(&new)?;
-        store.put(key_bytes, start, bytes, timestamp)?;
-        drop(store);
-        let end = self.windows.end_of(start);
-        let update = Update {
-            key: Windowed { key, start, end },
-            new: Some(new),
-            old,
-            is_new,
-            timestamp,
-            headers,
-        };
-        windowing.updated(context, update)
     }
 }
