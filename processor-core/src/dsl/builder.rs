@@ -52,6 +52,45 @@ impl StreamsBuilder {
         }
     }
 
+    /// The same builder, with topics and stores saved where results stay the same. Comes before the first operator.
+    ///
+    /// - Operators below one stream whose key may have changed share **one repartition topic**, that of the first of
+    ///   them, where each would make its own. Their serdes must have the same [format](Serde::format), or be the same.
+    /// - An inner **join of a stream with itself** keeps its records in one store, `<name>-this`.
+    ///
+    /// Topics and stores change with it, so it stands in the [plan](crate::plan) and its hash, and a running application
+    /// that switches it on has to drain the topics that go. Source of the semantics: Kafka Streams'
+    /// `topology.optimization`, which also moves repartition topics above operators on values, and reads a table back from
+    /// its source topic.
+    ///
+    /// # Errors
+    /// [`build`](Self::build) refuses a builder that was asked after its first operator.
+    ///
+    /// ```
+    /// # use processor_core::dsl::{Consumed, StreamsBuilder};
+    /// # use processor_core::serde::{int64, utf8};
+    /// let builder = StreamsBuilder::new("words").optimize();
+    /// let words = builder.stream("words", Consumed::new(utf8(), utf8()));
+    /// let by_word = words.select_key(|_, word| word.clone()).with_serdes(utf8(), utf8());
+    /// by_word.group_by_key().count("counts");
+    /// by_word.to_table("latest");
+    /// let plan = builder.build().unwrap().plan();
+    /// let internal: Vec<_> = plan.topics.iter().filter(|topic| topic.internal).map(|topic| &topic.name).collect();
+    /// assert_eq!(internal, ["<application>-counts-repartition"]);
+    /// ```
+    #[must_use]
+    pub fn optimize(self) -> Self {
+        let mut plan = self.plan.borrow_mut();
+        if !plan.nodes.is_empty() || !plan.stores.is_empty() {
+            let problem =
+                "it is optimised after its first operator; call `optimize` right after `new`";
+            plan.problems.push(problem.to_owned());
+        }
+        plan.optimized = true;
+        drop(plan);
+        self
+    }
+
     /// A stream of the records of `topic`.
     ///
     /// The record's key decides its partition: the stream is [`Partitioned`] by it. Null keys and values come in where the

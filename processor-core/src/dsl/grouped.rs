@@ -19,7 +19,7 @@ use super::aggregation::{Adder, Aggregation, GroupInput, Inputs, Origin, Wired};
 use super::encoding::Encoding;
 use super::lineage::{Lineage, Partitioned};
 use super::outlet::Outlet;
-use super::repartition::{Keyless, repartition};
+use super::repartition::{Keyless, repartition_once};
 use super::table::KTable;
 use super::windowed::TimeWindowedStream;
 use super::windows::Windows;
@@ -250,12 +250,11 @@ impl<K: Data, V: Data> KGroupedStream<K, V> {
                 self.missing(name, "value");
                 return None;
             };
-            repartition(
+            repartition_once(
                 &self.stream,
                 name,
                 Arc::clone(&key),
                 value,
-                None,
                 Keyless::Dropped,
             )
         } else {

@@ -75,7 +75,7 @@ pub use lineage::{Lineage, MergeWith, Partitioned, Rekeyed};
 pub use map_values_async::AsyncCalls;
 pub(crate) use options::InputTime;
 pub use options::{Consumed, Produced, Route};
-pub(crate) use repartition::{Keyless, repartition};
+pub(crate) use repartition::{Keyless, repartition_once};
 pub use session::{SessionTable, SessionWindowedStream, SessionWindows, SessionsWithoutGrace};
 pub use sliding::{SlidingWindows, SlidingWithoutGrace};
 pub use split::Split;

@@ -25,6 +25,11 @@ impl<K: Data, V: Data> Outlet<K, V> {
         })
     }
 
+    /// Whether this is `other`, whose types may be called otherwise: what comes out of one comes out of the other.
+    pub(crate) fn is<K2, V2>(&self, other: &Outlet<K2, V2>) -> bool {
+        std::ptr::addr_eq(self, other)
+    }
+
     /// Adds a consumer; records reach consumers in the order they were added.
     pub(crate) fn attach(
         &self,

@@ -43,6 +43,70 @@ pub(crate) fn repartition<K: Data, V: Data, L: Lineage>(
     hop.through(&stream.plan, sink_name, stream.node, &stream.outlet)
 }
 
+/// Like [`repartition`], for an operator that has to and does not care how: where the topology is optimised, operators
+/// below one stream share the topic of the first of them, if their serdes write the same bytes.
+pub(crate) fn repartition_once<K: Data, V: Data, L: Lineage>(
+    stream: &KStream<K, V, L>,
+    name: &str,
+    key: SharedSerde<K>,
+    value: SharedSerde<V>,
+    keyless: Keyless,
+) -> KStream<K, V, Partitioned> {
+    let wanted = Shared {
+        from: Arc::clone(&stream.outlet),
+        keyless,
+        key,
+        value,
+    };
+    let plan = &stream.plan;
+    if !plan.borrow().optimized {
+        return repartition(stream, name, wanted.key, wanted.value, None, keyless);
+    }
+    let known = plan
+        .borrow()
+        .shared_hops
+        .iter()
+        .find_map(|(hop, node, outlet)| {
+            let hop = hop.downcast_ref::<Shared<K, V>>()?;
+            let outlet = Arc::clone(outlet).downcast::<Outlet<K, V>>().ok()?;
+            hop.serves(&wanted).then_some((*node, outlet))
+        });
+    let Shared { key, value, .. } = &wanted;
+    let (key, value) = (Arc::clone(key), Arc::clone(value));
+    if let Some((node, outlet)) = known {
+        return KStream::new(Rc::clone(plan), node, outlet, Some(key), Some(value));
+    }
+    let through = repartition(stream, name, key, value, None, keyless);
+    let outlet = Arc::clone(&through.outlet);
+    plan.borrow_mut()
+        .shared_hops
+        .push((Arc::new(wanted), through.node, outlet));
+    through
+}
+
+/// What goes through a repartition topic that several operators may read.
+struct Shared<K, V> {
+    from: Arc<Outlet<K, V>>,
+    keyless: Keyless,
+    key: SharedSerde<K>,
+    value: SharedSerde<V>,
+}
+
+impl<K: Data, V: Data> Shared<K, V> {
+    fn serves(&self, wanted: &Self) -> bool {
+        self.from.is(&*wanted.from)
+            && self.keyless == wanted.keyless
+            && same_bytes(&self.key, &wanted.key)
+            && same_bytes(&self.value, &wanted.value)
+    }
+}
+
+/// Whether two serdes of one type write the same bytes, as far as can be told.
+fn same_bytes<T>(one: &SharedSerde<T>, other: &SharedSerde<T>) -> bool {
+    let format = one.format();
+    Arc::ptr_eq(one, other) || (format.is_some() && format == other.format())
+}
+
 /// A way through a topic of the application's own.
 pub(crate) struct Hop<K, V> {
     pub topic: Topic,

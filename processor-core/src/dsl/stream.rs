@@ -180,6 +180,38 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
         )
     }
 
+    /// The same stream, with your word that equal keys are in one partition although an operator may have changed them: no
+    /// operator below sends it through a repartition topic.
+    ///
+    /// That holds where all records of a new key had one and the same old key, or where what partitions the topic looks at
+    /// a part of the key that stays. Nobody checks it: where it does not hold, equal keys do not meet, and each partition
+    /// has results of its own. For a join, the other side must have its keys in the same partitions, which a topic that is
+    /// partitioned by the new key hardly ever has. Kafka Streams plans it as KIP-759.
+    ///
+    /// ```
+    /// # use processor_core::dsl::{Consumed, StreamsBuilder};
+    /// # use processor_core::serde::{int64, utf8};
+    /// # let builder = StreamsBuilder::new("sums");
+    /// let readings = builder.stream("readings", Consumed::new(utf8(), int64()));
+    /// // Each sensor is the only one of its room, so a room is in the partition of its sensor.
+    /// let by_room = readings.select_key(|sensor, _| format!("room of {sensor}"));
+    /// let by_room = by_room.with_serdes(utf8(), int64()).assume_partitioned();
+    /// by_room.group_by_key().count("readings-per-room");
+    /// let plan = builder.build().unwrap().plan();
+    /// assert!(plan.topics.iter().all(|topic| !topic.internal));
+    /// ```
+    #[must_use]
+    pub fn assume_partitioned(&self) -> KStream<K, V, Partitioned> {
+        KStream {
+            plan: Rc::clone(&self.plan),
+            node: self.node,
+            outlet: Arc::clone(&self.outlet),
+            key: self.key.clone(),
+            value: self.value.clone(),
+            lineage: PhantomData,
+        }
+    }
+
     /// Groups by the key the stream has. The name of the aggregation names the repartition topic, if one is needed.
     pub fn group_by_key(&self) -> KGroupedStream<K, V> {
         KGroupedStream::of(self, self.key.clone(), self.value.clone())

@@ -24,6 +24,7 @@ use std::sync::Arc;
 
 use crate::processor::OperatorTime;
 use crate::record::Data;
+use crate::serde::SharedSerde;
 use crate::topology::{NodeKind, StoreId, StoreKind};
 
 use self::node::{JoinNode, LeftInput, RightInput, Side};
@@ -32,7 +33,7 @@ pub use self::windows::{JoinWindows, JoinWithoutGrace};
 use super::late::Late;
 use super::lineage::{Lineage, Partitioned};
 use super::outlet::Outlet;
-use super::{KStream, Keyless, repartition};
+use super::{KStream, Keyless, repartition_once};
 
 /// The results of a join, and the records that came too late for it.
 pub struct Joined<K, V, W, R> {
@@ -76,7 +77,8 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
     /// Joins each pair of records with equal keys that lie within the windows. The result has the later timestamp of
     /// the two; records with a null key or value are dropped.
     ///
-    /// Keeps both sides in the stores `<name>-this` and `<name>-other`. Both streams must be co-partitioned; one whose
+    /// Keeps both sides in the stores `<name>-this` and `<name>-other`; a stream that is joined with itself, where the
+    /// topology is [optimised](super::StreamsBuilder::optimize), in `<name>-this` alone. Both streams must be co-partitioned; one whose
     /// key may have changed is sent through a repartition topic (`<name>-left`, `<name>-right`) first.
     pub fn join<W: Data, R: Data, M: Lineage>(
         &self,
@@ -154,26 +156,40 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
         let results = Outlet::<K, R>::new();
         let (late_left, late_right) = (Outlet::<K, Late<V>>::new(), Outlet::<K, Late<W>>::new());
 
+        let one_store = self.plan.borrow().optimized
+            && !(outer.left || outer.right)
+            && left.outlet.is(&*right.outlet)
+            && same_bytes(left.value.as_ref(), right.value.as_ref());
         let retention_ms = windows.retention_ms();
         let (node, stores) = {
             let mut plan = self.plan.borrow_mut();
-            let stores = Stores {
+            let mut stores = Stores {
                 left: plan.add_store(&format!("{name}-this"), StoreKind::Join { retention_ms }),
-                right: plan.add_store(&format!("{name}-other"), StoreKind::Join { retention_ms }),
+                right: None,
                 pending: (outer.left || outer.right)
                     .then(|| plan.add_store(&format!("{name}-pending"), StoreKind::KeyValue)),
             };
-            let ids = [stores.left, stores.right]
-                .into_iter()
+            if !one_store {
+                let right =
+                    plan.add_store(&format!("{name}-other"), StoreKind::Join { retention_ms });
+                stores.right = Some(right);
+            }
+            let ids = std::iter::once(stores.left)
+                .chain(stores.right)
                 .chain(stores.pending)
                 .collect();
             let parents = vec![left.node, right.node];
-            let kind = NodeKind::Operator("stream-stream join");
+            let kind = NodeKind::Operator(match one_store {
+                true => "stream self-join",
+                false => "stream-stream join",
+            });
             let node = plan.add_node(name.to_owned(), kind, parents.clone(), ids);
             plan.copartitioned.push((name.to_owned(), parents));
             if let (Some(key), Some(left), Some(right)) = (&left.key, &left.value, &right.value) {
                 plan.describe_store(stores.left, &**key, &**left);
-                plan.describe_store(stores.right, &**key, &**right);
+                if let Some(store) = stores.right {
+                    plan.describe_store(store, &**key, &**right);
+                }
             }
             (node, stores)
         };
@@ -218,7 +234,7 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
                     let time = OperatorTime::new(instantiation.times, &name);
                     let right_time = time.by_input(instantiation.times, &name, "right");
                     let left_store = instantiation.join(stores.left)?;
-                    let right_store = instantiation.join(stores.right)?;
+                    let right_store = instantiation.join(stores.right.unwrap_or(stores.left))?;
                     // What had expired before a restart stays so: a probe must not find it again.
                     let (left_from, right_from) = windows.met_from(outer, time.now());
                     left_store.borrow_mut().restore_horizon(left_from);
@@ -239,6 +255,7 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
                             store: right_store,
                             value: Arc::clone(&right_serde),
                         },
+                        one_store,
                         pending: match stores.pending {
                             Some(store) => Some(Pending::open(instantiation.key_value(store)?)?),
                             None => None,
@@ -280,7 +297,7 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
             return as_it_is();
         }
         match (self.key.clone(), self.value.clone()) {
-            (Some(key), Some(value)) => repartition(self, name, key, value, None, Keyless::Kept),
+            (Some(key), Some(value)) => repartition_once(self, name, key, value, Keyless::Kept),
             _ => {
                 self.plan.borrow_mut().problems.push(format!(
                     "'{name}' must be repartitioned, but has no serdes, since an operator changed a type; use \
@@ -295,8 +312,15 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
 #[derive(Clone, Copy)]
 struct Stores {
     left: StoreId,
-    right: StoreId,
+    /// None where both sides are in one store.
+    right: Option<StoreId>,
     pending: Option<StoreId>,
+}
+
+/// Whether these serdes, of the values of one stream, read each other's bytes, as far as can be told.
+fn same_bytes<V, W>(left: Option<&SharedSerde<V>>, right: Option<&SharedSerde<W>>) -> bool {
+    let format = left.and_then(|serde| serde.format());
+    format.is_some() && format == right.and_then(|serde| serde.format())
 }
 
 /// A side, in the order in which unmatched results of one timestamp leave.

@@ -10,7 +10,7 @@ use crate::record::Data;
 use crate::serde::{Serde, SerdeError, SharedSerde};
 
 use super::lineage::Lineage;
-use super::repartition::{Keyless, repartition};
+use super::repartition::{Keyless, repartition_once};
 use super::table::TableSource;
 use super::{KStream, KTable};
 
@@ -67,7 +67,7 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
         };
         let stream = if L::MUST_REPARTITION {
             let key = Arc::clone(&key);
-            repartition(self, store, key, stream_value, None, Keyless::Dropped)
+            repartition_once(self, store, key, stream_value, Keyless::Dropped)
         } else {
             let (plan, outlet) = (Rc::clone(&self.plan), Arc::clone(&self.outlet));
             KStream::new(plan, self.node, outlet, None, None)

@@ -59,14 +59,13 @@ fn canonical(plan: &TopologyPlan) -> String {
         lines.push(format!("writes {topic} from {}", listed(feeders)));
     }
     for store in &plan.stores {
-        let changelog = store.changelog.as_ref().map(|changelog| &changelog.topic);
         let part = |format: &Option<String>| format.clone().unwrap_or_else(|| "*".to_owned());
         lines.push(format!(
             "store {} is {} for {} in {} of {}/{}",
             store.name,
             store.kind,
             or_star(store.retention_ms),
-            changelog.map_or("*", |topic| topic),
+            store.changelog.topic,
             part(&store.format.key),
             part(&store.format.value)
         ));

@@ -16,7 +16,7 @@
 //! words.group_by_key().count("counts").to_stream().to("counts");
 //! let plan = builder.build().unwrap().plan();
 //!
-//! assert_eq!(plan.stores[0].changelog.as_ref().unwrap().topic, "<application>-counts-changelog");
+//! assert_eq!(plan.stores[0].changelog.topic, "<application>-counts-changelog");
 //! assert_eq!(TopologyPlan::from_json(&plan.to_json()).unwrap(), plan);
 //! ```
 
@@ -163,7 +163,7 @@ pub struct StorePlan {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retention_ms: Option<i64>,
     /// Where its changes go.
-    pub changelog: Option<ChangelogPlan>,
+    pub changelog: ChangelogPlan,
     /// Formats of keys and values, where they are known.
     #[serde(default, skip_serializing_if = "RowFormat::is_unknown")]
     pub format: RowFormat,
@@ -172,11 +172,10 @@ pub struct StorePlan {
 /// The topic that a store is rebuilt from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChangelogPlan {
-    /// Its name; [`APPLICATION`] stands for the application id. An input topic where the optimiser reuses one.
+    /// Its name; [`APPLICATION`] stands for the application id.
     pub topic: String,
-    /// `delete`, `compact` or `compact,delete`; nothing where the topic is not the application's.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cleanup: Option<String>,
+    /// `delete`, `compact` or `compact,delete`.
+    pub cleanup: String,
     /// How long it keeps records, in ms of their time; nothing where it is for ever.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retention_ms: Option<i64>,

@@ -138,26 +138,16 @@ fn pinned(plan: &Plan, topic: &Topic) -> Option<i32> {
 }
 
 fn store(spec: &StoreSpec, additional: Option<Duration>) -> StorePlan {
-    let changelog = match &spec.restored_from {
-        Some(topic) => ChangelogPlan {
-            topic: topic.clone(),
-            cleanup: None,
-            retention_ms: None,
-        },
-        None => {
-            let (cleanup, retention_ms) = changelog_settings(spec.kind, additional);
-            ChangelogPlan {
-                topic: changelog(APPLICATION, &spec.name),
-                cleanup: Some(policy(cleanup).to_owned()),
-                retention_ms,
-            }
-        }
-    };
+    let (cleanup, retention_ms) = changelog_settings(spec.kind, additional);
     StorePlan {
         name: spec.name.clone(),
         kind: spec.kind.name().to_owned(),
         retention_ms: spec.kind.retention_ms(),
-        changelog: Some(changelog),
+        changelog: ChangelogPlan {
+            topic: changelog(APPLICATION, &spec.name),
+            cleanup: policy(cleanup).to_owned(),
+            retention_ms,
+        },
         format: spec.format.clone(),
     }
 }

@@ -97,13 +97,13 @@ fn kept(store: &StorePlan) -> String {
     if let Some(ms) = store.retention_ms {
         text.push_str(&format!(", kept for {ms} ms"));
     }
-    if let Some(changelog) = &store.changelog {
-        text.push_str(&format!(", changelog: {}", changelog.topic));
-        match (&changelog.cleanup, changelog.retention_ms) {
-            (Some(cleanup), Some(ms)) => text.push_str(&format!(" {cleanup} after {ms} ms")),
-            (Some(cleanup), None) => text.push_str(&format!(" {cleanup}")),
-            (None, _) => {}
-        }
+    let changelog = &store.changelog;
+    text.push_str(&format!(
+        ", changelog: {} {}",
+        changelog.topic, changelog.cleanup
+    ));
+    if let Some(ms) = changelog.retention_ms {
+        text.push_str(&format!(" after {ms} ms"));
     }
     text
 }

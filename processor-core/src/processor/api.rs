@@ -33,6 +33,12 @@ use super::{Context, Fanout, Fired, Instantiation, Punctuated, Punctuation, Sche
 ///     }
 /// }
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not process records with a key `{K}` and a value `{V}`",
+    label = "this stream has keys `{K}` and values `{V}`",
+    note = "a processor implements `Processor<key, value>` for the types of the stream it is attached to; \
+            `map_values` or `map` gives a stream other types"
+)]
 pub trait Processor<K, V>: 'static {
     /// Key type of what it forwards.
     type KOut: Data;

@@ -108,6 +108,12 @@ impl<K, V> StoreHandle<K, V> {
 }
 
 /// One or several stores, given to a processor at once: a handle, or a tuple of handles and global tables.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no store that a processor can open",
+    label = "not a store",
+    note = "pass what `key_value_store` or `event_buffer` gave, a global table, `()` for none, or a tuple of them; a table \
+            is read by a join"
+)]
 pub trait StoreSet: Send + Sync + 'static {
     /// What the processor gets.
     type Opened;

@@ -53,10 +53,7 @@ pub(crate) fn open_stores(
     for &id in &subtopology.stores {
         let spec = &topology.plan.stores[id.0];
         let name = format!("{}/{}", spec.name, task.partition);
-        let changelog = match &spec.restored_from {
-            Some(topic) => topic.clone(),
-            None => changelog(application_id, &spec.name),
-        };
+        let changelog = changelog(application_id, &spec.name);
         let resets = resets.get(&spec.name).copied().unwrap_or(0);
         let layout = layout(&spec.name, spec.kind, &changelog, resets);
         let marker = match read_marker(database, &name) {

@@ -60,6 +60,11 @@ impl SerdeError {
 }
 
 /// Turns a `T` into bytes and back.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no serde of `{T}`",
+    label = "it reads and writes another type than `{T}`",
+    note = "`utf8()` is for `String`, `int64()` for `i64`, `json()` for any serde type, and `nullable(…)` makes an `Option`"
+)]
 pub trait Serde<T>: Send + Sync {
     /// Appends the bytes of `value` to `into`.
     ///

@@ -1,5 +1,6 @@
 //! What the builder writes down: nodes, edges, stores and topics, before partitions and tasks are known.
 
+use std::any::Any;
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
@@ -155,8 +156,6 @@ pub(crate) struct StoreSpec {
     pub kind: StoreKind,
     /// Filled from a topic by every thread in full, and not part of any task.
     pub global: Option<String>,
-    /// A topic of the user that has all of its rows, and is read back instead of a changelog.
-    pub restored_from: Option<String>,
     /// What its keys and values are, as far as their serdes say.
     pub format: RowFormat,
     /// How long entries of an expiring store live.
@@ -174,6 +173,9 @@ pub(crate) struct GlobalTableSpec {
     pub check: CheckGlobal,
 }
 
+/// Something of the DSL, whose types this module does not know.
+pub(crate) type Shareable = Arc<dyn Any + Send + Sync>;
+
 /// Everything the builder wrote down.
 #[derive(Clone, Default)]
 pub(crate) struct Plan {
@@ -189,6 +191,8 @@ pub(crate) struct Plan {
     pub problems: Vec<String>,
     /// Whether topics and stores may be saved: see [`StreamsBuilder::optimize`](crate::StreamsBuilder::optimize).
     pub optimized: bool,
+    /// Repartition topics that several operators may read: what goes through, the node that reads it, and its outlet.
+    pub shared_hops: Vec<(Shareable, NodeId, Shareable)>,
     /// Names that no user gave.
     pub made_up: HashSet<String>,
     /// What goes through internal topics, as far as the serdes say.
@@ -240,7 +244,6 @@ impl Plan {
             name: name.to_owned(),
             kind,
             global: None,
-            restored_from: None,
             format: RowFormat::default(),
             ttl: None,
         });

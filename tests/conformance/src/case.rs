@@ -15,6 +15,9 @@ pub struct Case {
     /// Which stores it keeps its state in.
     #[serde(default)]
     pub store: Store,
+    /// Whether both sides optimise the topology.
+    #[serde(default)]
+    pub optimize: bool,
     /// The defects of Kafka Streams that it may show.
     #[serde(default)]
     pub class: Option<String>,

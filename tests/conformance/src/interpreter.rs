@@ -17,7 +17,7 @@ use processor_core::processor::{
 use processor_core::serde::{Int64, Nullable, Utf8, int64, nullable, utf8};
 use processor_core::{Data, Record, StreamsBuilder, Topology, Windowed};
 
-use crate::case::Op;
+use crate::case::{Case, Op};
 use crate::functions::{
     Key, Mapper, Number, Predicate, fold, group, join, length, nz, plus, render, unfold,
 };
@@ -27,12 +27,16 @@ use crate::functions::{
 pub(crate) struct Refusal(String);
 
 /// The topology of a case.
-pub(crate) fn build(name: &str, ops: &[Op]) -> Result<Topology, Refusal> {
+pub(crate) fn build(case: &Case) -> Result<Topology, Refusal> {
+    let builder = StreamsBuilder::new(&case.name);
     let mut interpreter = Interpreter {
-        builder: StreamsBuilder::new(name),
+        builder: match case.optimize {
+            true => builder.optimize(),
+            false => builder,
+        },
         made: HashMap::new(),
     };
-    for op in ops {
+    for op in &case.topology {
         interpreter.add(op)?;
     }
     let built = interpreter.builder.build();

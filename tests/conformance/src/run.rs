@@ -40,7 +40,7 @@ pub fn run_interrupted(
     store: Store,
     after: impl Fn(usize) -> Interruption,
 ) -> Result<CaseResult> {
-    let outcome = match build(&case.name, &case.topology) {
+    let outcome = match build(case) {
         Ok(topology) => {
             let mut config = StreamsConfig::new("conformance");
             // Every commit goes through to the backend; by default changes wait in memory for two seconds.

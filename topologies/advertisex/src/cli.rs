@@ -383,6 +383,9 @@ mod kafka {
         /// Stream threads
         #[arg(long, default_value_t = 1)]
         threads: usize,
+        /// A store whose rows may go where a change of the topology makes them useless; may be repeated
+        #[arg(long, value_name = "STORE")]
+        accept_reset: Vec<String>,
         /// Partitions of topics that do not exist yet
         #[arg(long, default_value_t = 4)]
         partitions: i32,
@@ -415,6 +418,7 @@ mod kafka {
                 state: self.state,
                 static_membership: self.static_membership,
                 threads: self.threads,
+                accept_reset: self.accept_reset,
                 partitions: self.partitions,
                 replication: self.replication,
                 commit_interval: self.commit_interval,

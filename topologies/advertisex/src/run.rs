@@ -58,6 +58,8 @@ pub struct Run {
     pub static_membership: bool,
     /// Stream threads.
     pub threads: usize,
+    /// Stores that may be emptied where a change of the topology makes their rows useless.
+    pub accept_reset: Vec<String>,
     /// Partitions of topics that are created.
     pub partitions: i32,
     /// Copies of topics that are created.
@@ -161,6 +163,7 @@ impl Run {
         config.instance.clone_from(&self.instance);
         config.static_membership = self.static_membership;
         config.threads = self.threads;
+        config.accept_reset.clone_from(&self.accept_reset);
         config.guarantee = self.guarantee;
         config.commit_interval = self.commit_interval;
         config.replication = self.replication;

@@ -34,6 +34,8 @@ pub(super) struct JoinNode<K, V, W, R> {
     pub key: SharedSerde<K>,
     pub left: Side<V>,
     pub right: Side<W>,
+    /// Both sides are one stream, and their records in one store.
+    pub one_store: bool,
     pub pending: Option<Pending>,
     pub key_buffer: Vec<u8>,
     pub value_buffer: Vec<u8>,
@@ -102,6 +104,7 @@ impl<K: Data, V: Data, W: Data, R: Data> Process<K, V> for LeftInput<K, V, W, R>
             from: window.0,
             to: window.1,
             side: Input::Right,
+            skips_one_sided: node.skips_one_sided(Input::Right),
         };
         let (join, results) = (&node.join, &mut node.results);
         let matched = probe.run(&node.right, node.pending.as_mut(), |other_time, other| {
@@ -119,7 +122,7 @@ impl<K: Data, V: Data, W: Data, R: Data> Process<K, V> for LeftInput<K, V, W, R>
         let sequence = node.left.store.borrow_mut().append(
             &node.key_buffer,
             timestamp,
-            sequence_of(context),
+            node.sequence(context, timestamp),
             &node.value_buffer,
         )?;
         if node.outer.left && !matched {
@@ -186,6 +189,7 @@ impl<K: Data, V: Data, W: Data, R: Data> Process<K, W> for RightInput<K, V, W, R
             from: window.0,
             to: window.1,
             side: Input::Left,
+            skips_one_sided: node.skips_one_sided(Input::Left),
         };
         let (join, results) = (&node.join, &mut node.results);
         let matched = probe.run(&node.left, node.pending.as_mut(), |other_time, other| {
@@ -200,10 +204,14 @@ impl<K: Data, V: Data, W: Data, R: Data> Process<K, W> for RightInput<K, V, W, R
                 },
             )
         })?;
+        if node.one_store && timestamp >= node.windows.left_open_from(now) {
+            // It is there, since it came as a left record first.
+            return Ok(());
+        }
         let sequence = node.right.store.borrow_mut().append(
             &node.key_buffer,
             timestamp,
-            sequence_of(context),
+            node.sequence(context, timestamp),
             &node.value_buffer,
         )?;
         if node.outer.right && !matched {
@@ -260,6 +268,38 @@ impl<K: Data, V: Data, W: Data, R: Data> JoinNode<K, V, W, R> {
         Ok(())
     }
 
+    /// The duplicate number of the record at hand, at `timestamp`. In a store for both sides it tells whether the record
+    /// was in time for one of them only.
+    fn sequence(&self, context: &Context<'_>, timestamp: Timestamp) -> u32 {
+        let sequence = sequence_of(context);
+        if !self.one_store {
+            return sequence;
+        }
+        let now = self.time.now();
+        let (left, right) = (
+            self.windows.left_open_from(now),
+            self.windows.right_open_from(now),
+        );
+        if timestamp < left.max(right) {
+            sequence | ONE_SIDED
+        } else {
+            sequence & !ONE_SIDED
+        }
+    }
+
+    /// Whether records that were in time for one side only are not on `side`: they are on the one that closes later.
+    fn skips_one_sided(&self, side: Input) -> bool {
+        let (left, right) = (
+            self.windows.left_open_from(0),
+            self.windows.right_open_from(0),
+        );
+        self.one_store
+            && match side {
+                Input::Left => left > right,
+                Input::Right => right > left,
+            }
+    }
+
     /// Keeps the record at hand until its window closes or a partner comes.
     fn wait(&mut self, side: Input, timestamp: Timestamp, sequence: u32) -> Result {
         let pending = self
@@ -284,6 +324,8 @@ struct Probe<'a> {
     to: Timestamp,
     /// The side that is looked at.
     side: Input,
+    /// It does not have the records of its store that were in time for one side only.
+    skips_one_sided: bool,
 }
 
 impl Probe<'_> {
@@ -305,6 +347,9 @@ impl Probe<'_> {
             self.from,
             self.to,
             &mut |timestamp, sequence, bytes| {
+                if self.skips_one_sided && sequence & ONE_SIDED != 0 {
+                    return ControlFlow::Continue(());
+                }
                 matched = true;
                 let emitted = other
                     .value
@@ -329,6 +374,9 @@ impl Probe<'_> {
         failed.map_or(Ok(matched), Err)
     }
 }
+
+/// In a store for both sides: set in the duplicate number of a record that was in time for one side only.
+const ONE_SIDED: u32 = 1 << 31;
 
 /// Duplicate numbers follow the input offset, so that a replay writes the same entry again.
 #[expect(

@@ -51,14 +51,11 @@ fn gone(store: &StorePlan) -> Change {
         "is gone",
         "its rows are not read any more",
     );
-    match &store.changelog {
-        Some(changelog) if changelog.cleanup.is_some() => change.advice(format!(
-            "its changelog '{}' stays for a way back; delete it when there is none, since a store that comes back under \
-             this name would find old rows",
-            changelog.topic
-        )),
-        _ => change,
-    }
+    change.advice(format!(
+        "its changelog '{}' stays; a store that comes back under this name has missed what was read since, and a start \
+         refuses it until its reset is accepted",
+        store.changelog.topic
+    ))
 }
 
 /// A store that both plans have.
@@ -76,7 +73,6 @@ impl Both<'_> {
             .or_else(|| self.operator())
             .or_else(|| self.format())
             .or_else(|| self.windows())
-            .or_else(|| self.changelog())
             .or_else(|| self.feed())
             .or_else(|| self.retention())
             .or_else(|| self.owner_name())
@@ -153,40 +149,6 @@ impl Both<'_> {
                 what,
                 "windows that are open would be counted on as if they were the new ones",
             )
-        })
-    }
-
-    fn changelog(&self) -> Option<Change> {
-        let (before, now) = (
-            self.before.changelog.as_ref()?,
-            self.now.changelog.as_ref()?,
-        );
-        if before.topic == now.topic {
-            return None;
-        }
-        let what = format!(
-            "is rebuilt from '{}' and was from '{}'",
-            now.topic, before.topic
-        );
-        Some(if now.cleanup.is_none() {
-            self.reset(
-                what,
-                "rows whose records that topic no longer has would be lost; it must keep the last record of each key",
-            )
-        } else {
-            self.reset(
-                what,
-                format!(
-                    "the changelog does not have the rows, since they were rebuilt from '{}'; behind the committed \
-                     offsets nothing brings them back",
-                    before.topic
-                ),
-            )
-            .advice(format!(
-                "leave the optimiser on; or accept that it starts empty with `accept_reset(\"{}\")`, and set the group's \
-                 offsets of '{}' back to the beginning",
-                self.now.name, before.topic
-            ))
         })
     }
 
@@ -267,10 +229,9 @@ impl Both<'_> {
         if now < before {
             return Some(self.safe(what, "older rows go").rolling());
         }
-        let changelog = self.before.changelog.as_ref();
-        let kept = changelog.and_then(|changelog| changelog.retention_ms);
-        Some(match (kept, changelog) {
-            (Some(kept), Some(changelog)) if kept < now => self
+        let changelog = &self.before.changelog;
+        Some(match changelog.retention_ms {
+            Some(kept) if kept < now => self
                 .reset(
                     what,
                     format!(

@@ -1,0 +1,11 @@
+//! Wrong wiring does not compile, and the compiler says what is wrong in words of the DSL.
+//!
+//! One test for all files of `tests/wiring`, since each of them costs a run of the compiler. After a change of the DSL's
+//! types, or of the toolchain, `TRYBUILD=overwrite cargo test -p processor-core --no-default-features --test it wiring`
+//! writes the messages anew; read them as a user would.
+
+#[test]
+fn wrong_wiring_does_not_compile_and_the_message_names_what_is_wrong() {
+    let cases = trybuild::TestCases::new();
+    cases.compile_fail("tests/wiring/*.rs");
+}
