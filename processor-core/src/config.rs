@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::task::{OnBadRecord, Retries};
+use crate::task::{OnBadRecord, OnLateRecord, Retries};
 
 /// What a failure may do to results.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -76,12 +76,14 @@ pub struct StreamsConfig {
     /// Where nobody can say which record it was, the thread stops: for changes of stores, which are sent when they are
     /// committed; for what punctuations send; and when it is the broker that refuses, and not this client.
     pub on_production_error: OnBadRecord,
+    /// What becomes of records that come too late, where nobody reads the late branch of the operator that finds it so.
+    pub on_late_record: OnLateRecord,
     /// How often a record is tried again before [`on_processing_error`](Self::on_processing_error) or
     /// [`on_production_error`](Self::on_production_error) decides, `Fail` included. Each attempt aborts the transaction and
     /// reads the input since the last commit again, so nothing is done twice.
     pub processing_retries: Retries,
     /// Where dead letters go. The topic must exist when the application starts, and must not be one that it reads. Needed
-    /// where one of the handlers above is [`OnBadRecord::DeadLetter`].
+    /// where one of the handlers above is [`OnBadRecord::DeadLetter`] or [`OnLateRecord::DeadLetter`].
     pub dead_letter_topic: Option<String>,
     /// How long a record waits for what its serde needs to decode it, such as a schema that is being fetched. Its
     /// partition waits with it, the others go on. Then it counts as one that cannot be decoded.
@@ -116,6 +118,7 @@ impl StreamsConfig {
             on_bad_record: OnBadRecord::Fail,
             on_processing_error: OnBadRecord::Fail,
             on_production_error: OnBadRecord::Fail,
+            on_late_record: OnLateRecord::Drop,
             processing_retries: Retries::default(),
             dead_letter_topic: None,
             max_decode_wait: Duration::from_secs(60),
@@ -132,6 +135,7 @@ impl StreamsConfig {
             self.on_production_error,
         ]
         .contains(&OnBadRecord::DeadLetter)
+            || self.on_late_record == OnLateRecord::DeadLetter
     }
 
     /// Lets the rows of `store` go if a change of the topology makes them useless.

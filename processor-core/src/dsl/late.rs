@@ -32,6 +32,28 @@ impl<K: Data, L: Data> LateBranch<K, L> {
         }
     }
 
+    /// Nobody reads the branch.
+    fn drop(
+        &self,
+        context: &mut Context<'_>,
+        timestamp: Timestamp,
+        (from, to): (Timestamp, Timestamp),
+        stream_time: Timestamp,
+    ) -> Result {
+        let operator = &self.operator;
+        let why = || {
+            format!(
+                "a record of {timestamp} is too late for operator '{operator}' and its window from {from} to {to}: \
+                 stream time is {stream_time}"
+            )
+        };
+        if !context.keep_late(why)? {
+            metrics::counter!("dropped-records", "reason" => "late").increment(1);
+            tracing::debug!(%operator, timestamp, from, stream_time, "a late record is dropped; take the late branch to keep it");
+        }
+        Ok(())
+    }
+
     /// Forwards a record that was meant for `window`, from its start to its end, as what `show` makes of its value.
     pub(crate) fn take<V>(
         &mut self,
@@ -43,12 +65,7 @@ impl<K: Data, L: Data> LateBranch<K, L> {
     ) -> Result {
         let (window_start, window_end) = window;
         if self.children.is_empty() {
-            metrics::counter!("dropped-records", "reason" => "late").increment(1);
-            tracing::debug!(
-                operator = %self.operator, timestamp = record.timestamp, window_start, stream_time,
-                "a late record is dropped; take `late()` to keep it"
-            );
-            return Ok(());
+            return self.drop(context, record.timestamp, window, stream_time);
         }
         let Record {
             key,

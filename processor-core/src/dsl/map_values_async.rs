@@ -253,6 +253,7 @@ impl<K: Data, V2: Data, F> MapAsync<K, V2, F> {
             offset: first.offset,
             stream_time: first.stream_time,
             time_bound: first.time_bound,
+            as_read: None,
             task: context.task,
             wall_ms: context.wall_ms,
             out: &mut *context.out,

@@ -30,7 +30,7 @@ use crate::topology::{NodeKind, StoreId, StoreKind};
 use self::node::{JoinNode, LeftInput, RightInput, Side};
 use self::pending::Pending;
 pub use self::windows::{JoinWindows, JoinWithoutGrace};
-use super::late::Late;
+use super::late::{Late, LateBranch};
 use super::lineage::{Lineage, Partitioned};
 use super::outlet::Outlet;
 use super::{KStream, Keyless, repartition_once};
@@ -263,8 +263,8 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
                         key_buffer: Vec::new(),
                         value_buffer: Vec::new(),
                         results: results.instantiate(instantiation)?,
-                        late_left: late_left.instantiate(instantiation)?,
-                        late_right: late_right.instantiate(instantiation)?,
+                        late_left: LateBranch::new(&name, late_left.instantiate(instantiation)?),
+                        late_right: LateBranch::new(&name, late_right.instantiate(instantiation)?),
                     }));
                     instantiation.wakes.push(Rc::clone(&node) as _);
                     Ok(node)

@@ -9,6 +9,7 @@
 //! A faulty log or store says nothing about a record, so such faults never get here. What is written down is kept in
 //! memory only: after a crash the record fails once more, and nothing of the first time was committed.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,6 +44,20 @@ pub enum OnBadRecord {
     ///
     /// There is no `__streams.errors.stacktrace`. A record of a repartition topic comes without the engine's own header
     /// `__time`. Dead letters of one partition go to one partition, `partition % partitions`, so they stay in order.
+    DeadLetter,
+}
+
+/// What becomes of a record that an operator finds too late, where nobody reads that operator's late branch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnLateRecord {
+    /// It is counted in `dropped-records`, as `late`.
+    #[default]
+    Drop,
+    /// The record that was read is sent to the [`dead_letter_topic`](StreamsConfig::dead_letter_topic) as well, once
+    /// however many operators and windows it is too late for, in the transaction that commits the offset behind it. It is
+    /// as [`OnBadRecord::DeadLetter`] says; `__streams.errors.exception` is `Late`, and the message names the operator and
+    /// the window. Behind a repartition topic that is the record of the repartition topic. Records that
+    /// [`map_values_async`](crate::dsl::KStream::map_values_async) let go of are only counted.
     DeadLetter,
 }
 
@@ -97,6 +112,8 @@ pub(crate) struct Handlers {
     processing: Handling,
     sending: Handling,
     retries: Retries,
+    /// Where late records go, if they are kept.
+    late: Option<DeadLetterTopic>,
 }
 
 impl Handlers {
@@ -113,7 +130,19 @@ impl Handlers {
             processing: handling(config.on_processing_error),
             sending: handling(config.on_production_error),
             retries: config.processing_retries,
+            late: topic
+                .filter(|_| config.on_late_record == OnLateRecord::DeadLetter)
+                .cloned(),
         }
+    }
+
+    /// The letter that `record` becomes if it turns out to be late.
+    pub(crate) fn late_letter(&self, record: &ConsumerRecord) -> Option<LateLetter> {
+        Some(LateLetter {
+            topic: self.late.clone()?,
+            record: record.clone(),
+            sent: Cell::new(false),
+        })
     }
 
     /// What becomes of a record that could not be decoded because of `fault`; `None` when that stops the thread.
@@ -236,6 +265,35 @@ fn exception(fault: &Fault) -> &'static str {
         FaultKind::Serde { .. } => "Serde",
         FaultKind::User { .. } => "User",
         FaultKind::At { source, .. } | FaultKind::Undecodable { source, .. } => exception(source),
+    }
+}
+
+/// A record as it was read, in case it comes too late for somebody.
+#[derive(Debug, Clone)]
+pub(crate) struct LateLetter {
+    topic: DeadLetterTopic,
+    record: ConsumerRecord,
+    sent: Cell<bool>,
+}
+
+impl LateLetter {
+    /// Sends the record, which was read at `at`, unless that was done before. True: it is kept.
+    pub(crate) fn send_once(
+        &self,
+        at: &RecordMetadata,
+        why: impl FnOnce() -> String,
+        out: &mut Collector,
+    ) -> Result<bool> {
+        if !self.sent.replace(true) {
+            let verdict = Verdict {
+                dead_letters: Some(self.topic.clone()),
+                reason: "late",
+                exception: "Late",
+                message: why(),
+            };
+            verdict.carry_out(at, &self.record, out)?;
+        }
+        Ok(true)
     }
 }
 

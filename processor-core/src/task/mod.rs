@@ -12,8 +12,9 @@ mod stream_task;
 mod time_header;
 mod upstream_times;
 
+pub(crate) use failed::LateLetter;
 pub(crate) use failed::{DeadLetterTopic, FailedRecords, Handlers};
-pub use failed::{OnBadRecord, Retries};
+pub use failed::{OnBadRecord, OnLateRecord, Retries};
 pub use future_bound::FutureBound;
 pub(crate) use future_bound::Judgement;
 pub(crate) use idle::{IdleRule, Idleness, Meanwhile};

@@ -20,7 +20,7 @@ use crate::serde::{SerdeError, SharedSerde, deserialize_nullable};
 use crate::topology::Topic;
 
 use super::failed::Verdict;
-use super::{Handlers, Idleness, Judgement, TimeHeader, UpstreamTimes, is_not_ready};
+use super::{Handlers, Idleness, Judgement, LateLetter, TimeHeader, UpstreamTimes, is_not_ready};
 
 /// A task's input from one topic.
 pub(crate) trait SourceQueue {
@@ -106,6 +106,8 @@ pub(crate) struct TopicQueue<K, V> {
     max_decode_wait: Duration,
     raw: VecDeque<ConsumerRecord>,
     head: Option<(Record<K, V>, Offset)>,
+    /// The head, or the record at hand, as it was read, where it is to be kept if it is late.
+    as_read: Option<LateLetter>,
     /// Until when the first raw record may wait for its serde; `None` when it was not found to.
     patience: Option<Deadline>,
     next_offset: Option<Offset>,
@@ -154,6 +156,7 @@ impl<K: Clone, V: Clone> TopicQueue<K, V> {
             max_decode_wait: instantiation.max_decode_wait,
             raw: VecDeque::new(),
             head: None,
+            as_read: None,
             patience: None,
             next_offset: None,
             upstream,
@@ -237,6 +240,7 @@ impl<K: Clone, V: Clone> TopicQueue<K, V> {
                 self.pass_over(&raw, &verdict, out)?;
                 return Ok(Head::PassedOver);
             }
+            let as_read = self.handlers.late_letter(&raw);
             let mut decoded = self.decode(&mut raw, wall_ms);
             if let Err(fault) = &decoded
                 && is_not_ready(fault)
@@ -260,6 +264,7 @@ impl<K: Clone, V: Clone> TopicQueue<K, V> {
                 Ok(Decoded::Record(record)) if judgement == Judgement::Taken => {
                     let time = record.timestamp;
                     self.head = Some((record, raw.offset));
+                    self.as_read = as_read;
                     return Ok(Head::At(time));
                 }
                 Ok(Decoded::Record(record)) => {
@@ -407,6 +412,7 @@ impl<K: Clone, V: Clone> SourceQueue for TopicQueue<K, V> {
         context.topic = Some(&self.topic);
         context.offset = offset;
         context.time_bound = self.time_bound();
+        context.as_read = self.as_read.as_ref();
         self.next_offset = Some(offset + 1);
         if let Some(time) = &self.partition_time {
             time.set(time.get().max(record.timestamp));

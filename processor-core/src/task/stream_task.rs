@@ -330,6 +330,7 @@ impl StreamTask {
             stream_time: self.stream_time.get(),
             wall_ms,
             time_bound: Timestamp::MAX,
+            as_read: None,
             out,
         }
     }

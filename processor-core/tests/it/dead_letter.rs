@@ -14,7 +14,8 @@ use processor_core::processor::{KeyValue, Processor, ProcessorContext};
 use processor_core::serde::{bytes, int64, nullable, utf8};
 use processor_core::testing::TopologyTestDriver;
 use processor_core::{
-    Guarantee, OnBadRecord, Record, Retries, Streams, StreamsConfig, StreamsError, Topology,
+    Guarantee, OnBadRecord, OnLateRecord, Record, Retries, Streams, StreamsConfig, StreamsError,
+    Topology,
 };
 
 use crate::support::driver::{numbers, pairs, text, topology};
@@ -802,4 +803,52 @@ fn a_record_is_tried_again_before_its_handler_decides_and_counts_once() {
     assert_eq!(after(3, "flaky a"), (one("flaky a#1"), vec![]));
     assert_eq!(after(4, "flaky b"), (vec![], one("flaky b")));
     assert_eq!(after(0, "flaky c"), (one("flaky c#2"), vec![]));
+}
+
+/// Counts "in" in windows of ten and of five; of the former the late branch may be read.
+fn counted_in_windows(read_late: bool) -> Topology {
+    topology(|builder| {
+        let texts = texts(builder).group_by_key();
+        let windows =
+            |size| TimeWindows::tumbling(Duration::from_millis(size)).grace(Duration::ZERO);
+        let tens = texts.windowed_by(windows(10)).count("tens");
+        texts
+            .windowed_by(windows(5))
+            .count("fives")
+            .to_stream()
+            .to("fives");
+        if read_late {
+            let late = tens.late().map_values(|_, late| late.value);
+            late.to_with("late", Produced::new(utf8(), utf8()));
+        }
+    })
+}
+
+#[test]
+fn a_late_record_is_kept_once_for_all_operators_of_which_nobody_reads_the_late_branch() {
+    for read_late in [false, true] {
+        let config = StreamsConfig {
+            on_late_record: OnLateRecord::DeadLetter,
+            ..all(OnBadRecord::Fail)
+        };
+        let mut driver =
+            TopologyTestDriver::with(counted_in_windows(read_late), config, 1).unwrap();
+        let input = driver.input("in", utf8(), utf8());
+        // The second is late for the window of five, the fourth for both.
+        for (value, time) in [("a", 17), ("b", 13), ("c", 25), ("d", 7), ("e", 26)] {
+            input.pipe(&mut driver, "k".to_owned(), value.to_owned(), time);
+        }
+        driver.crash().unwrap();
+        let dead = driver.output(DEAD, utf8(), utf8()).read(&mut driver);
+        let kept: Vec<&str> = dead.iter().map(|record| record.value.as_str()).collect();
+        assert_eq!(kept, ["b", "d"]);
+        let told = told(&dead[1].headers);
+        assert_eq!(told[0], "__streams.errors.exception=Late");
+        let first = if read_late { "fives" } else { "tens" };
+        assert!(
+            told[1].contains(&format!("too late for operator '{first}'")),
+            "{}",
+            told[1]
+        );
+    }
 }

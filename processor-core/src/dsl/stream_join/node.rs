@@ -14,7 +14,7 @@ use crate::serde::{Serde, SerdeError, SharedSerde};
 
 use super::pending::Pending;
 use super::{Input, Join, JoinWindows, Outer};
-use crate::dsl::late::Late;
+use crate::dsl::late::LateBranch;
 
 pub(super) struct Side<V> {
     pub store: Rc<RefCell<JoinStore>>,
@@ -40,8 +40,8 @@ pub(super) struct JoinNode<K, V, W, R> {
     pub key_buffer: Vec<u8>,
     pub value_buffer: Vec<u8>,
     pub results: Fanout<K, R>,
-    pub late_left: Fanout<K, Late<V>>,
-    pub late_right: Fanout<K, Late<W>>,
+    pub late_left: LateBranch<K, V>,
+    pub late_right: LateBranch<K, W>,
 }
 
 pub(super) struct LeftInput<K, V, W, R>(pub Rc<RefCell<JoinNode<K, V, W, R>>>);
@@ -82,14 +82,9 @@ impl<K: Data, V: Data, W: Data, R: Data> Process<K, V> for LeftInput<K, V, W, R>
         let (timestamp, now) = (record.timestamp, node.time.now());
         let window = node.windows.around_left(timestamp);
         if timestamp < node.windows.left_open_from(now) {
-            return late(
-                &node.name,
-                &mut node.late_left,
-                context,
-                record,
-                window,
-                now,
-            );
+            return node
+                .late_left
+                .take(context, record, |_, value| value, window, now);
         }
         encode(&*node.key, &record.key, &mut node.key_buffer, &node.name)?;
         encode(
@@ -167,14 +162,9 @@ impl<K: Data, V: Data, W: Data, R: Data> Process<K, W> for RightInput<K, V, W, R
         let (timestamp, now) = (record.timestamp, node.time.now());
         let window = node.windows.around_right(timestamp);
         if timestamp < node.windows.right_open_from(now) {
-            return late(
-                &node.name,
-                &mut node.late_right,
-                context,
-                record,
-                window,
-                now,
-            );
+            return node
+                .late_right
+                .take(context, record, |_, value| value, window, now);
         }
         encode(&*node.key, &record.key, &mut node.key_buffer, &node.name)?;
         encode(
@@ -402,44 +392,4 @@ fn broken(operator: &str, error: SerdeError) -> Fault {
 pub(in crate::dsl) fn dropped(reason: &'static str) -> Result {
     metrics::counter!("dropped-records", "reason" => reason).increment(1);
     Ok(())
-}
-
-fn late<K: Data, V: Data>(
-    operator: &str,
-    branch: &mut Fanout<K, Late<V>>,
-    context: &mut Context<'_>,
-    record: Record<K, V>,
-    (window_start, window_end): (Timestamp, Timestamp),
-    stream_time: Timestamp,
-) -> Result {
-    if branch.is_empty() {
-        tracing::debug!(
-            operator,
-            timestamp = record.timestamp,
-            stream_time,
-            "a late record is dropped; take `late_left()` or `late_right()` to keep it"
-        );
-        return dropped("late");
-    }
-    let Record {
-        key,
-        value,
-        timestamp,
-        headers,
-    } = record;
-    let value = Late {
-        value,
-        window_start,
-        window_end,
-        stream_time,
-    };
-    branch.forward(
-        context,
-        Record {
-            key,
-            value,
-            timestamp,
-            headers,
-        },
-    )
 }
