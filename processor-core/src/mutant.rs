@@ -1,7 +1,7 @@
 //! Deliberate bugs of the commit protocol: the simulator must find each of them.
 //!
 //! Most are put in between an instance and its log and disk, by the [simulation](crate::testing::simulation). The few that
-//! cannot be seen from there are asked for with [`is`] where the protocol would go wrong; without the feature `mutants` the
+//! cannot be seen from there are asked for with `is` where the protocol would go wrong; without the feature `mutants` the
 //! answer is a constant, and with it they are there in simulated instances only.
 
 /// A bug.
