@@ -72,6 +72,8 @@ pub(crate) struct Adder<K, V, A, L> {
     pub add: Add<K, V, A>,
     /// A late value, as the late branch shows it.
     pub show: Show<K, V, L>,
+    /// Which of the inputs this is, from 0.
+    pub input: usize,
 }
 
 impl<K, V, A, L> Clone for Adder<K, V, A, L> {
@@ -79,6 +81,7 @@ impl<K, V, A, L> Clone for Adder<K, V, A, L> {
         Self {
             add: Arc::clone(&self.add),
             show: Arc::clone(&self.show),
+            input: self.input,
         }
     }
 }
@@ -89,6 +92,7 @@ impl<K, V, A> Adder<K, V, A, V> {
         Self {
             add: Arc::new(add),
             show: Arc::new(|_, value| value),
+            input: 0,
         }
     }
 }
@@ -99,9 +103,9 @@ type Make<K, A, L> =
 
 /// A group that goes into an aggregation, whatever its type of values.
 pub(crate) trait Input<K, A, L> {
-    /// The group partitioned by its key, through a repartition topic called `name` if it must be; nothing after a problem
-    /// that `build` reports.
-    fn connect(&self, name: &str) -> Option<Connection<K, A, L>>;
+    /// The group partitioned by its key, through a repartition topic called `name` if it must be, as input number `input`;
+    /// nothing after a problem that `build` reports.
+    fn connect(&self, name: &str, input: usize) -> Option<Connection<K, A, L>>;
 
     /// Where the group stands in the plan.
     fn origin(&self) -> Origin;
@@ -140,9 +144,11 @@ pub(crate) struct GroupInput<K, V, A, L> {
 }
 
 impl<K: Data, V: Data, A: Data, L: Data> Input<K, A, L> for GroupInput<K, V, A, L> {
-    fn connect(&self, name: &str) -> Option<Connection<K, A, L>> {
+    fn connect(&self, name: &str, input: usize) -> Option<Connection<K, A, L>> {
         let Keyed { stream, key, value } = self.group.keyed(name)?;
-        let (adder, key_serde, node) = (self.adder.clone(), Arc::clone(&key), stream.node);
+        let mut adder = self.adder.clone();
+        adder.input = input;
+        let (key_serde, node) = (Arc::clone(&key), stream.node);
         let attach = Box::new(move |make: Make<K, A, L>| {
             stream.outlet.attach(move |instantiation| {
                 Ok(Box::new(InputNode {
@@ -179,12 +185,12 @@ impl<K, A, L> Inputs<K, A, L> {
     /// All of them connected, through repartition topics named after `name`.
     fn connect(&self, name: &str) -> Option<Vec<Connection<K, A, L>>> {
         if self.others.is_empty() {
-            return Some(vec![self.first.connect(name)?]);
+            return Some(vec![self.first.connect(name, 0)?]);
         }
         let inputs = std::iter::once(&self.first).chain(&self.others);
-        (1..)
-            .zip(inputs)
-            .map(|(number, input)| input.connect(&format!("{name}-{number}")))
+        inputs
+            .enumerate()
+            .map(|(i, input)| input.connect(&format!("{name}-{}", i + 1), i))
             .collect()
     }
 }
@@ -237,6 +243,11 @@ impl<K: Data, A: Data, L: Data> Wired<K, A, L> {
             key,
             inputs,
         })
+    }
+
+    /// How many inputs there are.
+    pub(crate) fn input_count(&self) -> usize {
+        self.inputs.len()
     }
 
     /// A store beside the other, for early results of the aggregation, which is called `name`.

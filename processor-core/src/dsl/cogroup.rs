@@ -2,8 +2,13 @@
 //! share one aggregate of a key.
 //!
 //! Everything else is as for one group: what is null is ignored, each record gives an update or each window its final
-//! result, late records go to a branch. The stream time is that of all groups together: the largest timestamp of any of
-//! their records.
+//! result, late records go to a branch.
+//!
+//! **Time.** Where each update is emitted, each group has a stream time of its own, by which its records are late, as in
+//! Kafka Streams. The store they share goes by the furthest: of a window that it has forgotten, a record of a group that
+//! is behind, and in time there, gives the aggregate that it alone makes, and leaves nothing behind. Take a grace that
+//! covers how far groups may be apart. Where each window is emitted once, at its close, there is one time for all: the
+//! largest timestamp of any of their records, and what comes later is late.
 //!
 //! The groups must be co-partitioned. One whose key may have changed goes through a repartition topic first, which is
 //! called `<application id>-<name>-<its number, from 1>-repartition`.
@@ -86,6 +91,7 @@ fn member<K: Data, V: Data, A: Data>(
                     add(key, value, before.unwrap_or_else(|| initial()))
                 }),
                 show: Arc::new(move |key: &K, value| add_late(key, value, initial_late())),
+                input: 0,
             },
         })
     })

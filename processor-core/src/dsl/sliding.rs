@@ -181,9 +181,11 @@ impl<K: Data, A: Data, L: Data> SlidingAggregate<K, A, L> {
         adder: &Adder<K, V, A, L>,
     ) -> Result {
         let timestamp = record.timestamp;
-        let moved = self.windowing.time.observe(timestamp, context);
-        let time = self.windowing.time.now();
-        let open_from = self.windowing.still_open_from(self.windows.open_from(time));
+        let moved = self.windowing.observe(adder.input, timestamp, context);
+        let (windows, time) = (self.windows, self.windowing.time_of(adder.input));
+        let open_from = self
+            .windowing
+            .open_from_of(adder.input, |time| windows.open_from(time));
         self.windowing.encoding.encode_key(&record.key)?;
 
         let own = self.windows.own_start(timestamp);
@@ -199,7 +201,7 @@ impl<K: Data, A: Data, L: Data> SlidingAggregate<K, A, L> {
         }
 
         if moved {
-            self.close_before(context, open_from)?;
+            self.close_passed(context)?;
         }
         Ok(())
     }
@@ -207,13 +209,15 @@ impl<K: Data, A: Data, L: Data> SlidingAggregate<K, A, L> {
     /// Time has moved without a record.
     pub(crate) fn advance(&mut self, context: &mut Context<'_>, time: Timestamp) -> Result {
         if self.windowing.time.observe(time, context) {
-            let open_from = self.windows.open_from(self.windowing.time.now());
-            self.close_before(context, self.windowing.still_open_from(open_from))?;
+            self.close_passed(context)?;
         }
         Ok(())
     }
 
-    fn close_before(&mut self, context: &mut Context<'_>, open_from: Timestamp) -> Result {
+    /// Closes what time has passed.
+    fn close_passed(&mut self, context: &mut Context<'_>) -> Result {
+        let open_from = self.windows.open_from(self.windowing.time.now());
+        let open_from = self.windowing.still_open_from(open_from);
         let windows = self.windows;
         let window = |(start, _)| (start, windows.end_of(start));
         self.windowing.close(context, open_from, window)

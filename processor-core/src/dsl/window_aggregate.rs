@@ -52,8 +52,12 @@ pub(crate) fn aggregate<K: Data, A: Data, L: Data>(
     let windowed_key = windowed(Arc::clone(&wired.key), windows.size_ms());
     let outputs = windowing.outputs::<WindowStore>(&wired, Arc::new(windowed_key), closes_after_ms);
     let store = wired.store;
+    let by_starts = windowing.has_input_times();
     wired.attach(move |instantiation| {
-        let open_from = |time| windows.open_from(time);
+        let open_from = |time| match by_starts {
+            true => windows.kept_from(time),
+            false => windows.open_from(time),
+        };
         Ok(Aggregation::Windows(WindowAggregate {
             windows,
             windowing: windowing.open(instantiation, store, open_from)?,
@@ -75,9 +79,13 @@ impl<K: Data, A: Data, L: Data> WindowAggregate<K, A, L> {
         record: Record<K, V>,
         adder: &Adder<K, V, A, L>,
     ) -> Result {
-        let moved = self.windowing.time.observe(record.timestamp, context);
-        let time = self.windowing.time.now();
-        let open_from = self.windowing.still_open_from(self.windows.open_from(time));
+        let moved = self
+            .windowing
+            .observe(adder.input, record.timestamp, context);
+        let (windows, time) = (self.windows, self.windowing.time_of(adder.input));
+        let open_from = self
+            .windowing
+            .open_from_of(adder.input, |time| windows.open_from(time));
         self.windowing.encoding.encode_key(&record.key)?;
 
         // All but the last window of a record need a copy of it.
@@ -105,7 +113,7 @@ impl<K: Data, A: Data, L: Data> WindowAggregate<K, A, L> {
         }
 
         if moved {
-            self.close_before(context, open_from)?;
+            self.close_passed(context)?;
         }
         Ok(())
     }
@@ -113,13 +121,19 @@ impl<K: Data, A: Data, L: Data> WindowAggregate<K, A, L> {
     /// Time has moved without a record.
     pub(crate) fn advance(&mut self, context: &mut Context<'_>, time: Timestamp) -> Result {
         if self.windowing.time.observe(time, context) {
-            let open_from = self.windows.open_from(self.windowing.time.now());
-            self.close_before(context, self.windowing.still_open_from(open_from))?;
+            self.close_passed(context)?;
         }
         Ok(())
     }
 
-    fn close_before(&mut self, context: &mut Context<'_>, open_from: Timestamp) -> Result {
+    /// Closes what time has passed.
+    fn close_passed(&mut self, context: &mut Context<'_>) -> Result {
+        let open_from = self.windows.open_from(self.windowing.time.now());
+        let mut open_from = self.windowing.still_open_from(open_from);
+        if self.windowing.has_input_times() {
+            // As in Kafka Streams, which has the store decide here.
+            open_from = self.windows.kept_from(self.windowing.time.now());
+        }
         let windows = self.windows;
         let window = |(start, _)| (start, windows.end_of(start));
         self.windowing.close(context, open_from, window)

@@ -39,6 +39,8 @@ pub(crate) struct WindowingPlan<K, A, L> {
     late: Arc<Outlet<K, Late<L>>>,
     /// How long rows are kept after their windows closed; they are hidden from look-ups.
     kept_ms: i64,
+    /// Inputs that have a time each; none where all have one together.
+    inputs: usize,
 }
 
 /// Where the results of a windowed aggregation can be taken.
@@ -60,6 +62,8 @@ impl<K: Data, A: Data, L: Data> WindowingPlan<K, A, L> {
             Emit::Early(fire) => Some((fire, wired.add_early_store(name))),
             Emit::Updates | Emit::Finals => None,
         };
+        // A window leaves once, so with final results all inputs have to agree when.
+        let several = wired.input_count() > 1 && emit == Emit::Updates;
         Self {
             operator: name.to_owned(),
             finals: emit != Emit::Updates,
@@ -70,6 +74,7 @@ impl<K: Data, A: Data, L: Data> WindowingPlan<K, A, L> {
             changes: Outlet::new(),
             late: Outlet::new(),
             kept_ms: 0,
+            inputs: if several { wired.input_count() } else { 0 },
         }
     }
 
@@ -84,6 +89,11 @@ impl<K: Data, A: Data, L: Data> WindowingPlan<K, A, L> {
     /// Keeps the rows of closed windows for `kept_ms` more, for the operator alone.
     pub(crate) fn keeping(self, kept_ms: i64) -> Self {
         Self { kept_ms, ..self }
+    }
+
+    /// Whether each input has a time of its own.
+    pub(crate) fn has_input_times(&self) -> bool {
+        self.inputs > 0
     }
 
     /// The streams and the table of the aggregation, whose keys are written by `windowed_key`. `closes_after_ms`: when
@@ -167,9 +177,14 @@ impl<K: Data, A: Data, L: Data> WindowingPlan<K, A, L> {
         }
         let restore = |early| Early::restore(instantiation, &self.operator, early, open_from);
         let early = self.early.map(restore).transpose()?;
+        let time_of = |input: usize| {
+            OperatorTime::new(instantiation.times, &format!("{}.{input}", self.operator))
+        };
+        let inputs = (0..self.inputs).map(time_of).collect();
         Ok(Windowing {
             store,
             time,
+            inputs,
             closed,
             kept_ms: self.kept_ms,
             finals,
@@ -198,7 +213,10 @@ fn closed(
 /// A windowed aggregation in a task, but for its windows.
 pub(crate) struct Windowing<K, A, L, S> {
     pub(crate) store: Rc<RefCell<S>>,
+    /// The largest timestamp of all inputs.
     pub(crate) time: OperatorTime,
+    /// The time of each input, where they do not share one.
+    inputs: Vec<OperatorTime>,
     /// How far windows have closed, where their rows are kept for longer: for `kept_ms`.
     closed: Option<Rc<Cell<Timestamp>>>,
     kept_ms: i64,
@@ -225,6 +243,42 @@ pub(crate) struct Update<K, A> {
 }
 
 impl<K: Data, A: Data, L: Data, S: WindowRows> Windowing<K, A, L, S> {
+    /// Whether each input has a time of its own.
+    pub(crate) fn has_input_times(&self) -> bool {
+        !self.inputs.is_empty()
+    }
+
+    /// Takes notice of a record at `timestamp` of one of the inputs; whether the time of all moved forward.
+    pub(crate) fn observe(
+        &self,
+        input: usize,
+        timestamp: Timestamp,
+        context: &Context<'_>,
+    ) -> bool {
+        if let Some(time) = self.inputs.get(input) {
+            time.observe(timestamp, context);
+        }
+        self.time.observe(timestamp, context)
+    }
+
+    /// The time by which a record of `input` is late.
+    pub(crate) fn time_of(&self, input: usize) -> Timestamp {
+        self.inputs.get(input).unwrap_or(&self.time).now()
+    }
+
+    /// The least place that is open for a record of `input`; `open_from` gives it for a time.
+    pub(crate) fn open_from_of(
+        &self,
+        input: usize,
+        open_from: impl Fn(Timestamp) -> Timestamp,
+    ) -> Timestamp {
+        let own = open_from(self.time_of(input));
+        match self.inputs.is_empty() {
+            true => self.still_open_from(own),
+            false => own,
+        }
+    }
+
     /// The least place that is open: by time, `open_from` on, but nothing that was closed before.
     pub(crate) fn still_open_from(&self, open_from: Timestamp) -> Timestamp {
         let emitted = self.finals.as_ref().map_or(Timestamp::MIN, Finals::emitted);

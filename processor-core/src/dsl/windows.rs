@@ -93,6 +93,18 @@ impl FixedWindows {
         }
     }
 
+    /// The least start that a store shows after it took the windows of `time`, where it goes by their starts.
+    pub(crate) fn kept_from(self, time: Timestamp) -> Timestamp {
+        match self {
+            Self::Aligned(windows) => {
+                let last = time.max(0) / windows.advance_ms * windows.advance_ms;
+                let kept_ms = windows.size_ms.saturating_add(windows.grace_ms);
+                last.saturating_sub(kept_ms).saturating_add(1)
+            }
+            Self::Unlimited(_) => Timestamp::MIN,
+        }
+    }
+
     /// How long after its end a window closes; nothing if it never does.
     pub(crate) fn closes_after_ms(self) -> Option<i64> {
         match self {
