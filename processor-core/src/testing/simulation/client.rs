@@ -250,8 +250,13 @@ impl SimulatedProducer {
     }
 
     fn ask_commit(&mut self, timeout: Duration) -> Result<Option<Committed>, LogError> {
-        self.die_with_commit_on_its_way();
-        self.place.arrive(Call::PollCommit, Side::Before)?;
+        let arrived = self.place.arrive(Call::PollCommit, Side::Before);
+        if arrived.is_err() && self.place.is_dead() {
+            // Who dies here may have sent its request, and somebody else may own its partitions when that arrives.
+            let sent = self.commit.clone();
+            self.place.world.state().on_their_way.extend(sent);
+        }
+        arrived?;
         if let Some(Fault::SlowCommit(polls)) =
             self.place.take_armed(|f| matches!(f, Fault::SlowCommit(_)))
         {
@@ -281,16 +286,6 @@ impl SimulatedProducer {
         let committed = self.inner.poll_commit(Duration::ZERO)?;
         self.place.arrive(Call::PollCommit, Side::After)?;
         Ok(committed)
-    }
-
-    /// Who is about to die here may have sent its request, and somebody else may own its partitions when it arrives.
-    fn die_with_commit_on_its_way(&self) {
-        let dies = Fault::Crash(Call::PollCommit, Side::Before);
-        let mut state = self.place.world.state();
-        if !state.lives[self.place.player].armed.contains(&dies) {
-            return;
-        }
-        state.on_their_way.extend(self.commit.clone());
     }
 
     /// For a bug: what was refused counts as done.
