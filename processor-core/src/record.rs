@@ -94,23 +94,6 @@ impl<K, V> Record<K, V> {
         rest.with_value(value)
     }
 
-    /// The value, and the rest of the record.
-    pub(crate) fn split_value(self) -> (V, Record<K, ()>) {
-        let Self {
-            key,
-            value,
-            timestamp,
-            headers,
-        } = self;
-        let rest = Record {
-            key,
-            value: (),
-            timestamp,
-            headers,
-        };
-        (value, rest)
-    }
-
     /// The same record with another value.
     pub fn with_value<V2>(self, value: V2) -> Record<K, V2> {
         Record {

@@ -331,7 +331,7 @@ impl<K: Data, A: Data> PlainAggregate<K, A> {
         record: Record<K, V>,
         adder: &Adder<K, V, A, L>,
     ) -> Result {
-        let (value, record) = record.split_value();
+        let (record, value) = record.take_value();
         self.update(context, record, |key, before| {
             Some((adder.add)(key, value, before))
         })

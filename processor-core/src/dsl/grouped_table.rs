@@ -340,7 +340,7 @@ where
     S: Fn(&K, V, A) -> A,
 {
     fn process(&mut self, context: &mut Context<'_>, record: Record<K, Change<V>>) -> Result {
-        let (Change { new, old }, record) = record.split_value();
+        let (record, Change { new, old }) = record.take_value();
         let (add, subtract) = (&self.add, &self.subtract);
         self.aggregates.update(context, record, |key, aggregate| {
             let left = match (old, aggregate) {

@@ -67,26 +67,12 @@ impl<K: Data, L: Data> LateBranch<K, L> {
         if self.children.is_empty() {
             return self.drop(context, record.timestamp, window, stream_time);
         }
-        let Record {
-            key,
-            value,
-            timestamp,
-            headers,
-        } = record;
-        let value = Late {
-            value: show(&key, value),
+        let late = record.map_value(|key, value| Late {
+            value: show(key, value),
             window_start,
             window_end,
             stream_time,
-        };
-        self.children.forward(
-            context,
-            Record {
-                key,
-                value,
-                timestamp,
-                headers,
-            },
-        )
+        });
+        self.children.forward(context, late)
     }
 }

@@ -31,8 +31,9 @@ use super::encoding::Encoding;
 use super::finals::{Emit, Finals};
 use super::time_windows::TimeWindows;
 use super::view::{Look, View};
+use super::window_rows::Place;
 use super::windowed::WindowedTable;
-use super::windowing::{Update, Windowing, WindowingPlan};
+use super::windowing::{Arrival, Closing, Update, Windowing, WindowingPlan};
 
 /// What the aggregates of two panes give together.
 pub(crate) type Combine<A> = Arc<dyn Fn(A, A) -> A + Send + Sync>;
@@ -60,7 +61,7 @@ impl Panes {
     }
 
     /// Start and end of a window; the end is not part of it.
-    fn bounds(self, start: Timestamp) -> (Timestamp, Timestamp) {
+    fn window_at(self, start: Timestamp) -> (Timestamp, Timestamp) {
         (start, start.saturating_add(self.windows.size_ms))
     }
 
@@ -81,6 +82,16 @@ impl Panes {
         let pane = panes.first_from(start)?;
         let first_with_it = self.windows.starts_of(pane).next()?;
         Some(start.max(first_with_it))
+    }
+}
+
+impl Closing for Panes {
+    fn open_from(self, time: Timestamp) -> Timestamp {
+        self.windows.open_from(time)
+    }
+
+    fn bounds(self, (start, _): Place) -> (Timestamp, Timestamp) {
+        self.window_at(start)
     }
 }
 
@@ -129,10 +140,9 @@ pub(crate) fn aggregate<K: Data, A: Data, L: Data>(
         })
     }));
     wired.attach(move |instantiation| {
-        let open_from = |time| windows.open_from(time);
         Ok(Aggregation::Panes(PaneAggregate {
             panes,
-            windowing: windowing.open(instantiation, store, open_from)?,
+            windowing: windowing.open(instantiation, store, panes)?,
             combine: Arc::clone(&combine),
         }))
     });
@@ -155,20 +165,23 @@ impl<K: Data, A: Data, L: Data> PaneAggregate<K, A, L> {
         adder: &Adder<K, V, A, L>,
     ) -> Result {
         let timestamp = record.timestamp;
-        let moved = self.windowing.time.observe(timestamp, context);
-        let (windows, time) = (self.panes.windows, self.windowing.time.now());
-        let open_from = self.windowing.still_open_from(windows.open_from(time));
+        let Arrival {
+            time,
+            open_from,
+            moved,
+        } = self
+            .windowing
+            .arrive(context, adder.input, timestamp, self.panes);
 
         let mut is_in_time = false;
-        for start in windows.starts_of(timestamp) {
+        for start in self.panes.windows.starts_of(timestamp) {
             if start >= open_from {
                 is_in_time = true;
                 break;
             }
-            let window = self.panes.bounds(start);
-            let show = |key: &K, value| (adder.show)(key, value);
+            let window = self.panes.window_at(start);
             let late = &mut self.windowing.late;
-            late.take(context, record.clone(), show, window, time)?;
+            late.take(context, record.clone(), &*adder.show, window, time)?;
         }
         // IMPORTANT: before the record goes into its pane, since it may be late for windows that close now.
         if moved {
@@ -183,8 +196,7 @@ impl<K: Data, A: Data, L: Data> PaneAggregate<K, A, L> {
     /// Time has moved without a record.
     pub(crate) fn advance(&mut self, context: &mut Context<'_>, time: Timestamp) -> Result {
         if self.windowing.time.observe(time, context) {
-            let open_from = self.panes.windows.open_from(self.windowing.time.now());
-            self.close_before(context, self.windowing.still_open_from(open_from))?;
+            self.close_before(context, self.windowing.open_from(self.panes))?;
         }
         Ok(())
     }
@@ -224,7 +236,7 @@ impl<K: Data, A: Data, L: Data> PaneAggregate<K, A, L> {
     fn close_before(&mut self, context: &mut Context<'_>, open_from: Timestamp) -> Result {
         let mut from = self.windowing.still_open_from(Timestamp::MIN);
         while let Some(start) = self.next_window(from).filter(|start| *start < open_from) {
-            let (start, end) = self.panes.bounds(start);
+            let (start, end) = self.panes.window_at(start);
             let panes = self.windowing.finals.iter();
             let keys: BTreeSet<Vec<u8>> = panes
                 .flat_map(|panes| panes.keys_between(start, end))
@@ -323,7 +335,7 @@ impl<K, A> Look<Windowed<K>, A> for PaneRows<K, A> {
             &self.encoding,
             &self.combine,
             &self.encoding.key_buffer,
-            self.panes.bounds(key.start),
+            self.panes.window_at(key.start),
         )
     }
 }

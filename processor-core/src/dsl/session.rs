@@ -35,7 +35,8 @@ use super::aggregation::{Adder, Aggregation, Inputs, Origin, Wired};
 use super::finals::Emit;
 use super::grouped::KGroupedStream;
 use super::late::Late;
-use super::windowing::{Outputs, Update, Windowing, WindowingPlan};
+use super::window_rows::Place;
+use super::windowing::{Arrival, Closing, Outputs, Update, Windowing, WindowingPlan};
 use super::{KStream, KTable, Partitioned};
 
 /// What makes a session: see [`SessionWindows::gap`].
@@ -66,14 +67,20 @@ impl SessionWindows {
         }
     }
 
-    /// The least end of a session that is still open at `time`.
+    /// How long after its end a session is kept.
+    fn retention_ms(self) -> i64 {
+        self.gap_ms.saturating_add(self.grace_ms)
+    }
+}
+
+/// Sessions are placed by their ends.
+impl Closing for SessionWindows {
     fn open_from(self, time: Timestamp) -> Timestamp {
         time.saturating_sub(self.retention_ms())
     }
 
-    /// How long after its end a session is kept.
-    fn retention_ms(self) -> i64 {
-        self.gap_ms.saturating_add(self.grace_ms)
+    fn bounds(self, (end, start): Place) -> (Timestamp, Timestamp) {
+        (start, end)
     }
 }
 
@@ -381,10 +388,9 @@ pub(crate) fn aggregate<K: Data, A: Data, L: Data>(
         windowing.outputs::<SessionStore>(&wired, Arc::new(windowed_key), Some(closes_after_ms));
     let store = wired.store;
     wired.attach(move |instantiation| {
-        let open_from = |time| windows.open_from(time);
         Ok(Aggregation::Sessions(SessionAggregate {
             windows,
-            windowing: windowing.open(instantiation, store, open_from)?,
+            windowing: windowing.open(instantiation, store, windows)?,
             merge: Arc::clone(&merge),
         }))
     });
@@ -413,43 +419,33 @@ impl<K: Data, A: Data, L: Data> SessionAggregate<K, A, L> {
         adder: &Adder<K, V, A, L>,
     ) -> Result {
         let timestamp = record.timestamp;
-        let moved = self.windowing.observe(adder.input, timestamp, context);
-        let (windows, time) = (self.windows, self.windowing.time_of(adder.input));
-        let open_from = self
+        let Arrival {
+            time,
+            open_from,
+            moved,
+        } = self
             .windowing
-            .open_from_of(adder.input, |time| windows.open_from(time));
+            .arrive(context, adder.input, timestamp, self.windows);
         self.windowing.encoding.encode_key(&record.key)?;
 
         let found = self.find(timestamp, open_from)?;
         if found.is_empty() && timestamp < open_from {
             let window = (timestamp, timestamp);
-            let show = |key: &K, value| (adder.show)(key, value);
             let late = &mut self.windowing.late;
-            late.take(context, record, show, window, time)?;
+            late.take(context, record, &*adder.show, window, time)?;
         } else {
             self.add_to(context, found, record, adder)?;
         }
 
-        if moved {
-            self.close_passed(context)?;
+        match moved {
+            true => self.windowing.close_passed(context, self.windows),
+            false => Ok(()),
         }
-        Ok(())
     }
 
     /// Time has moved without a record.
     pub(crate) fn advance(&mut self, context: &mut Context<'_>, time: Timestamp) -> Result {
-        if self.windowing.time.observe(time, context) {
-            self.close_passed(context)?;
-        }
-        Ok(())
-    }
-
-    /// Closes what time has passed.
-    fn close_passed(&mut self, context: &mut Context<'_>) -> Result {
-        let open_from = self.windows.open_from(self.windowing.time.now());
-        let open_from = self.windowing.still_open_from(open_from);
-        let session = |(end, start)| (start, end);
-        self.windowing.close(context, open_from, session)
+        self.windowing.advance(context, time, self.windows)
     }
 
     /// The open sessions, by time, that a record at `timestamp` belongs to; its key is in the buffer.

@@ -42,8 +42,9 @@ use crate::topology::StoreKind;
 
 use super::aggregation::{Adder, Aggregation, Inputs, Wired};
 use super::finals::Emit;
+use super::window_rows::Place;
 use super::windowed::WindowedTable;
-use super::windowing::{Update, Windowing, WindowingPlan};
+use super::windowing::{Arrival, Closing, Update, Windowing, WindowingPlan};
 
 /// How far apart the records of a window may be: see [`SlidingWindows::of`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,11 +104,6 @@ impl SlidingWindows {
     }
 
     /// The least start of a window that is still open at `time`.
-    fn open_from(self, time: Timestamp) -> Timestamp {
-        time.saturating_sub(self.grace_ms)
-            .saturating_sub(self.difference_ms)
-    }
-
     fn end_of(self, start: Timestamp) -> Timestamp {
         start.saturating_add(self.difference_ms)
     }
@@ -121,6 +117,17 @@ impl SlidingWindows {
     /// what is open, and the windows that its own are made from start up to two differences before it.
     fn kept_ms(self) -> i64 {
         self.difference_ms.saturating_mul(2)
+    }
+}
+
+impl Closing for SlidingWindows {
+    fn open_from(self, time: Timestamp) -> Timestamp {
+        time.saturating_sub(self.grace_ms)
+            .saturating_sub(self.difference_ms)
+    }
+
+    fn bounds(self, (start, _): Place) -> (Timestamp, Timestamp) {
+        (start, self.end_of(start))
     }
 }
 
@@ -158,10 +165,9 @@ pub(crate) fn aggregate<K: Data, A: Data, L: Data>(
         windowing.outputs::<WindowStore>(&wired, Arc::new(windowed_key), Some(closes_after_ms));
     let store = wired.store;
     wired.attach(move |instantiation| {
-        let open_from = |time| windows.open_from(time);
         Ok(Aggregation::Sliding(SlidingAggregate {
             windows,
-            windowing: windowing.open(instantiation, store, open_from)?,
+            windowing: windowing.open(instantiation, store, windows)?,
         }))
     });
     WindowedTable::of(outputs)
@@ -181,46 +187,35 @@ impl<K: Data, A: Data, L: Data> SlidingAggregate<K, A, L> {
         adder: &Adder<K, V, A, L>,
     ) -> Result {
         let timestamp = record.timestamp;
-        let moved = self.windowing.observe(adder.input, timestamp, context);
-        let (windows, time) = (self.windows, self.windowing.time_of(adder.input));
-        let open_from = self
+        let Arrival {
+            time,
+            open_from,
+            moved,
+        } = self
             .windowing
-            .open_from_of(adder.input, |time| windows.open_from(time));
+            .arrive(context, adder.input, timestamp, self.windows);
         self.windowing.encoding.encode_key(&record.key)?;
 
         let own = self.windows.own_start(timestamp);
         if own < open_from {
             let window = (own, self.windows.end_of(own));
-            let show = |key: &K, value| (adder.show)(key, value);
             let late = &mut self.windowing.late;
-            late.take(context, record.clone(), show, window, time)?;
+            late.take(context, record.clone(), &*adder.show, window, time)?;
         }
         // The last window that can hold it starts with it.
         if timestamp >= open_from {
             self.add(context, record, open_from, adder)?;
         }
 
-        if moved {
-            self.close_passed(context)?;
+        match moved {
+            true => self.windowing.close_passed(context, self.windows),
+            false => Ok(()),
         }
-        Ok(())
     }
 
     /// Time has moved without a record.
     pub(crate) fn advance(&mut self, context: &mut Context<'_>, time: Timestamp) -> Result {
-        if self.windowing.time.observe(time, context) {
-            self.close_passed(context)?;
-        }
-        Ok(())
-    }
-
-    /// Closes what time has passed.
-    fn close_passed(&mut self, context: &mut Context<'_>) -> Result {
-        let open_from = self.windows.open_from(self.windowing.time.now());
-        let open_from = self.windowing.still_open_from(open_from);
-        let windows = self.windows;
-        let window = |(start, _)| (start, windows.end_of(start));
-        self.windowing.close(context, open_from, window)
+        self.windowing.advance(context, time, self.windows)
     }
 
     /// Adds the record, whose key is in the buffer, to the windows that hold it, and makes those that are new.

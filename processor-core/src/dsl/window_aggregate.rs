@@ -15,7 +15,7 @@ use crate::topology::StoreKind;
 use super::aggregation::{Adder, Aggregation, Inputs, Wired};
 use super::finals::Emit;
 use super::windowed::WindowedTable;
-use super::windowing::{Update, Windowing, WindowingPlan};
+use super::windowing::{Arrival, Update, Windowing, WindowingPlan};
 use super::windows::FixedWindows;
 
 /// An aggregation of `inputs` over windows, called `name`.
@@ -52,15 +52,10 @@ pub(crate) fn aggregate<K: Data, A: Data, L: Data>(
     let windowed_key = windowed(Arc::clone(&wired.key), windows.size_ms());
     let outputs = windowing.outputs::<WindowStore>(&wired, Arc::new(windowed_key), closes_after_ms);
     let store = wired.store;
-    let by_starts = windowing.has_input_times();
     wired.attach(move |instantiation| {
-        let open_from = |time| match by_starts {
-            true => windows.kept_from(time),
-            false => windows.open_from(time),
-        };
         Ok(Aggregation::Windows(WindowAggregate {
             windows,
-            windowing: windowing.open(instantiation, store, open_from)?,
+            windowing: windowing.open(instantiation, store, windows)?,
         }))
     });
     WindowedTable::of(outputs)
@@ -79,13 +74,13 @@ impl<K: Data, A: Data, L: Data> WindowAggregate<K, A, L> {
         record: Record<K, V>,
         adder: &Adder<K, V, A, L>,
     ) -> Result {
-        let moved = self
+        let Arrival {
+            time,
+            open_from,
+            moved,
+        } = self
             .windowing
-            .observe(adder.input, record.timestamp, context);
-        let (windows, time) = (self.windows, self.windowing.time_of(adder.input));
-        let open_from = self
-            .windowing
-            .open_from_of(adder.input, |time| windows.open_from(time));
+            .arrive(context, adder.input, record.timestamp, self.windows);
         self.windowing.encoding.encode_key(&record.key)?;
 
         // All but the last window of a record need a copy of it.
@@ -104,39 +99,22 @@ impl<K: Data, A: Data, L: Data> WindowAggregate<K, A, L> {
             let record = record.expect("taken at the last window");
             if start < open_from {
                 let window = (start, self.windows.end_of(start));
-                let show = |key: &K, value| (adder.show)(key, value);
                 let late = &mut self.windowing.late;
-                late.take(context, record, show, window, time)?;
+                late.take(context, record, &*adder.show, window, time)?;
             } else {
                 self.update(context, record, start, adder)?;
             }
         }
 
-        if moved {
-            self.close_passed(context)?;
+        match moved {
+            true => self.windowing.close_passed(context, self.windows),
+            false => Ok(()),
         }
-        Ok(())
     }
 
     /// Time has moved without a record.
     pub(crate) fn advance(&mut self, context: &mut Context<'_>, time: Timestamp) -> Result {
-        if self.windowing.time.observe(time, context) {
-            self.close_passed(context)?;
-        }
-        Ok(())
-    }
-
-    /// Closes what time has passed.
-    fn close_passed(&mut self, context: &mut Context<'_>) -> Result {
-        let open_from = self.windows.open_from(self.windowing.time.now());
-        let mut open_from = self.windowing.still_open_from(open_from);
-        if self.windowing.has_input_times() {
-            // As in Kafka Streams, which has the store decide here.
-            open_from = self.windows.kept_from(self.windowing.time.now());
-        }
-        let windows = self.windows;
-        let window = |(start, _)| (start, windows.end_of(start));
-        self.windowing.close(context, open_from, window)
+        self.windowing.advance(context, time, self.windows)
     }
 
     /// Adds the record, whose key is in the buffer, to a window.

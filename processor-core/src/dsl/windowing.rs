@@ -91,11 +91,6 @@ impl<K: Data, A: Data, L: Data> WindowingPlan<K, A, L> {
         Self { kept_ms, ..self }
     }
 
-    /// Whether each input has a time of its own.
-    pub(crate) fn has_input_times(&self) -> bool {
-        self.inputs > 0
-    }
-
     /// The streams and the table of the aggregation, whose keys are written by `windowed_key`. `closes_after_ms`: when
     /// its windows close, as [`KTable`] has it.
     pub(crate) fn outputs<S: WindowRows>(
@@ -149,12 +144,15 @@ impl<K: Data, A: Data, L: Data> WindowingPlan<K, A, L> {
         &self,
         instantiation: &mut Instantiation<'_>,
         store: StoreId,
-        open_from: impl Fn(Timestamp) -> Timestamp,
+        windows: impl Closing,
     ) -> Result<Windowing<K, A, L, S>> {
         let time = OperatorTime::new(instantiation.times, &self.operator);
         let store = S::of(instantiation, store)?;
         let closed = closed(instantiation, &self.operator, self.kept_ms);
-        let mut open_from = open_from(time.now());
+        let mut open_from = match self.inputs {
+            0 => windows.open_from(time.now()),
+            _ => windows.kept_from(time.now()),
+        };
         if let Some(closed) = &closed {
             open_from = open_from.max(closed.get());
             closed.set(open_from.max(NO_TIME));
@@ -210,6 +208,30 @@ fn closed(
     (kept_ms > 0).then(|| instantiation.times.cell(&format!("{operator}.closed")))
 }
 
+/// How windows close as time goes on. An order of places is one of time.
+pub(crate) trait Closing: Copy {
+    /// The least place of a window that is open at `time`.
+    fn open_from(self, time: Timestamp) -> Timestamp;
+
+    /// Start and end of the window at `place`.
+    fn bounds(self, place: Place) -> (Timestamp, Timestamp);
+
+    /// The least place that is kept at `time` where each input has a time of its own.
+    fn kept_from(self, time: Timestamp) -> Timestamp {
+        self.open_from(time)
+    }
+}
+
+/// What a record finds when it arrives.
+pub(crate) struct Arrival {
+    /// The time by which it is late.
+    pub time: Timestamp,
+    /// The least place that is open for it.
+    pub open_from: Timestamp,
+    /// Whether the time of all inputs moved forward.
+    pub moved: bool,
+}
+
 /// A windowed aggregation in a task, but for its windows.
 pub(crate) struct Windowing<K, A, L, S> {
     pub(crate) store: Rc<RefCell<S>>,
@@ -243,40 +265,32 @@ pub(crate) struct Update<K, A> {
 }
 
 impl<K: Data, A: Data, L: Data, S: WindowRows> Windowing<K, A, L, S> {
-    /// Whether each input has a time of its own.
-    pub(crate) fn has_input_times(&self) -> bool {
-        !self.inputs.is_empty()
-    }
-
-    /// Takes notice of a record at `timestamp` of one of the inputs; whether the time of all moved forward.
-    pub(crate) fn observe(
+    /// Takes notice of a record at `timestamp` of one of the inputs.
+    pub(crate) fn arrive(
         &self,
+        context: &Context<'_>,
         input: usize,
         timestamp: Timestamp,
-        context: &Context<'_>,
-    ) -> bool {
-        if let Some(time) = self.inputs.get(input) {
-            time.observe(timestamp, context);
+        windows: impl Closing,
+    ) -> Arrival {
+        let moved = self.time.observe(timestamp, context);
+        let (time, open_from) = match self.inputs.get(input) {
+            Some(own) => {
+                own.observe(timestamp, context);
+                (own.now(), windows.open_from(own.now()))
+            }
+            None => (self.time.now(), self.open_from(windows)),
+        };
+        Arrival {
+            time,
+            open_from,
+            moved,
         }
-        self.time.observe(timestamp, context)
     }
 
-    /// The time by which a record of `input` is late.
-    pub(crate) fn time_of(&self, input: usize) -> Timestamp {
-        self.inputs.get(input).unwrap_or(&self.time).now()
-    }
-
-    /// The least place that is open for a record of `input`; `open_from` gives it for a time.
-    pub(crate) fn open_from_of(
-        &self,
-        input: usize,
-        open_from: impl Fn(Timestamp) -> Timestamp,
-    ) -> Timestamp {
-        let own = open_from(self.time_of(input));
-        match self.inputs.is_empty() {
-            true => self.still_open_from(own),
-            false => own,
-        }
+    /// The least place that is open by the time of all inputs.
+    pub(crate) fn open_from(&self, windows: impl Closing) -> Timestamp {
+        self.still_open_from(windows.open_from(self.time.now()))
     }
 
     /// The least place that is open: by time, `open_from` on, but nothing that was closed before.
@@ -325,17 +339,34 @@ impl<K: Data, A: Data, L: Data, S: WindowRows> Windowing<K, A, L, S> {
         self.updates.forward(context, update)
     }
 
-    /// Closes what lies before `open_from`: emits and expires it. `window` gives start and end at a place.
-    pub(crate) fn close(
+    /// Closes what time has passed: emits and expires it.
+    pub(crate) fn close_passed(
         &mut self,
         context: &mut Context<'_>,
-        open_from: Timestamp,
-        window: impl Fn(Place) -> (Timestamp, Timestamp),
+        windows: impl Closing,
     ) -> Result {
-        self.emit_closed(context, open_from, &window)?;
-        self.emit_due(context, &window)?;
+        let open_from = match self.inputs.is_empty() {
+            true => self.open_from(windows),
+            false => windows.kept_from(self.time.now()),
+        };
+        let bounds = |place| windows.bounds(place);
+        self.emit_closed(context, open_from, bounds)?;
+        self.emit_due(context, bounds)?;
         self.expire_before(open_from);
         Ok(())
+    }
+
+    /// Time has moved without a record.
+    pub(crate) fn advance(
+        &mut self,
+        context: &mut Context<'_>,
+        time: Timestamp,
+        windows: impl Closing,
+    ) -> Result {
+        match self.time.observe(time, context) {
+            true => self.close_passed(context, windows),
+            false => Ok(()),
+        }
     }
 
     /// Expires what lies before `open_from`.

@@ -8,6 +8,8 @@ use crate::log::Timestamp;
 use super::sliding::SlidingWindows;
 use super::time_windows::TimeWindows;
 use super::unlimited::UnlimitedWindows;
+use super::window_rows::Place;
+use super::windowing::Closing;
 
 /// Windows of event time: made of [`TimeWindows`], [`SlidingWindows`] or [`UnlimitedWindows`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,16 +87,29 @@ impl FixedWindows {
         }
     }
 
-    /// The least start of a window that is still open at `time`.
-    pub(crate) fn open_from(self, time: Timestamp) -> Timestamp {
+    /// How long after its end a window closes; nothing if it never does.
+    pub(crate) fn closes_after_ms(self) -> Option<i64> {
+        match self {
+            Self::Aligned(windows) => Some(windows.grace_ms),
+            Self::Unlimited(_) => None,
+        }
+    }
+}
+
+impl Closing for FixedWindows {
+    fn open_from(self, time: Timestamp) -> Timestamp {
         match self {
             Self::Aligned(windows) => windows.open_from(time),
             Self::Unlimited(_) => Timestamp::MIN,
         }
     }
 
-    /// The least start that a store shows after it took the windows of `time`, where it goes by their starts.
-    pub(crate) fn kept_from(self, time: Timestamp) -> Timestamp {
+    fn bounds(self, (start, _): Place) -> (Timestamp, Timestamp) {
+        (start, self.end_of(start))
+    }
+
+    /// As in Kafka Streams, whose store goes by the starts of windows.
+    fn kept_from(self, time: Timestamp) -> Timestamp {
         match self {
             Self::Aligned(windows) => {
                 let last = time.max(0) / windows.advance_ms * windows.advance_ms;
@@ -102,14 +117,6 @@ impl FixedWindows {
                 last.saturating_sub(kept_ms).saturating_add(1)
             }
             Self::Unlimited(_) => Timestamp::MIN,
-        }
-    }
-
-    /// How long after its end a window closes; nothing if it never does.
-    pub(crate) fn closes_after_ms(self) -> Option<i64> {
-        match self {
-            Self::Aligned(windows) => Some(windows.grace_ms),
-            Self::Unlimited(_) => None,
         }
     }
 }

@@ -58,22 +58,9 @@ impl<K: Data, V: Data, W: Data, R: Data> Process<K, V> for LeftInput<K, V, W, R>
         }
         if node.key.is_null(&record.key) {
             return if node.outer.left {
-                let Record {
-                    key,
-                    value,
-                    timestamp,
-                    headers,
-                } = record;
-                let value = (node.join)(&key, Some(value), None);
-                node.results.forward(
-                    context,
-                    Record {
-                        key,
-                        value,
-                        timestamp,
-                        headers,
-                    },
-                )
+                let join = &node.join;
+                let result = record.map_value(|key, value| join(key, Some(value), None));
+                node.results.forward(context, result)
             } else {
                 dropped("null key")
             };
@@ -138,22 +125,9 @@ impl<K: Data, V: Data, W: Data, R: Data> Process<K, W> for RightInput<K, V, W, R
         }
         if node.key.is_null(&record.key) {
             return if node.outer.right {
-                let Record {
-                    key,
-                    value,
-                    timestamp,
-                    headers,
-                } = record;
-                let value = (node.join)(&key, None, Some(value));
-                node.results.forward(
-                    context,
-                    Record {
-                        key,
-                        value,
-                        timestamp,
-                        headers,
-                    },
-                )
+                let join = &node.join;
+                let result = record.map_value(|key, value| join(key, None, Some(value)));
+                node.results.forward(context, result)
             } else {
                 dropped("null key")
             };
