@@ -44,10 +44,12 @@
 mod baton;
 mod buggy;
 mod client;
+mod conductor;
 mod disk;
 mod draw;
 mod fault;
 mod outputs;
+mod process;
 mod run;
 mod shrink;
 mod world;

@@ -1,0 +1,75 @@
+//! The life of a process: the real stream thread, on a log and a disk that the simulation can reach into.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::config::StreamsConfig;
+use crate::log::ErrorClass;
+use crate::runtime::{Pace, Round, Streams, StreamsError};
+use crate::topology::Topology;
+
+use super::client::SimulatedLog;
+use super::disk::{Disk, MountedDisk};
+use super::world::{Place, Report, SIMULATED};
+
+/// Tells the conductor that a thread is at its end, however it came to it.
+struct Ends(Place);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        self.0.world.state().lives[self.0.player].ended = true;
+        self.0.world.baton.leave();
+    }
+}
+
+/// Waits for the first turn, and lives until it is to leave, or fails.
+pub(super) fn run(
+    place: &Place,
+    topology: Topology,
+    config: StreamsConfig,
+    disk: Disk,
+) -> Result<(), StreamsError> {
+    place.world.baton.wait_for_turn(place.player);
+    let _ends = Ends(place.clone());
+    #[cfg(feature = "mutants")]
+    crate::mutant::enter(place.world.mutant);
+    live(place, topology, config, disk)
+}
+
+fn live(
+    place: &Place,
+    topology: Topology,
+    config: StreamsConfig,
+    disk: Disk,
+) -> Result<(), StreamsError> {
+    let log = Arc::new(SimulatedLog::at(place.clone()));
+    let database = Arc::new(MountedDisk {
+        disk,
+        place: place.clone(),
+    });
+    let mut streams = Streams::on(topology, config, log, Arc::new(place.clone()), database)?;
+    loop {
+        if place.world.state().lives[place.player].leaving {
+            return streams.close();
+        }
+        let thread = streams.inline()?;
+        let round = thread.round(Duration::ZERO, Pace::Interval)?;
+        let quiescent =
+            round == Round::Idle && place.undisturbed(|| thread.quiescent()).unwrap_or(false);
+        place.world.state().lives[place.player].report = Some(Report { quiescent });
+        place.pause()?;
+    }
+}
+
+/// Whether a process may end with `error`: what was made up, what a fenced one has to do, and a last commit that failed.
+pub(super) fn may_stop(error: &StreamsError, leaving: bool) -> bool {
+    let class = match error {
+        StreamsError::Log(error) => Some(error.class),
+        StreamsError::Processing(fault) => fault.log_error().map(|error| error.class),
+        _ => None,
+    };
+    let last_commit = matches!(class, Some(ErrorClass::Abortable | ErrorClass::Uncertain));
+    class == Some(ErrorClass::Fenced)
+        || (leaving && last_commit)
+        || error.to_string().contains(SIMULATED)
+}
