@@ -17,12 +17,12 @@ use ingest::{CLICKS, CONVERSIONS, FILES, FileReport, IMPRESSIONS, QUARANTINE};
 use processor_core::log::embedded::EmbeddedLog;
 use processor_core::log::kafka::{KafkaLog, KafkaOptions};
 use processor_core::log::{Consumer, ConsumerConfig, Isolation, Log, TopicPartition, read_to_end};
+use processor_core::testing::simulation::Draw;
 use xtask::broker::{Broker, Options};
 use xtask::stopwatch::{Stopwatch, wait_for};
 
 use crate::committed::{Multiset, multisets, same};
 use crate::instance::Instance;
-use crate::random::Random;
 
 /// Topics whose records do not depend on how tasks interleave, and that are not compacted. The minutes of campaigns and
 /// the reports of files are: of them the last record of each key is compared, as results.
@@ -87,9 +87,10 @@ impl Kills {
 
     /// Sizes at which to kill, ascending: between the first and the last twentieth of `total`.
     fn moments(&self, total: u64) -> Vec<u64> {
-        let mut random = Random(self.seed);
+        let mut draw = Draw::of(self.seed);
+        let (first, last) = (total / 20, total * 19 / 20);
         let mut moments: Vec<u64> = (0..self.kills)
-            .map(|_| random.between(total / 20, total * 19 / 20))
+            .map(|_| first + draw.below((last - first).max(1)))
             .collect();
         moments.sort_unstable();
         moments
@@ -184,7 +185,7 @@ impl Kills {
 
         let disturbed = Cluster::start(self, "disturbed", &landing)?;
         let watch = Stopwatch::start();
-        let mut random = Random(self.seed ^ 1);
+        let mut draw = Draw::of(self.seed ^ 1);
         let mut instances = [Some(disturbed.instance(0)?), Some(disturbed.instance(1)?)];
         let mut kills = 0;
         for moment in self.moments(total) {
@@ -193,7 +194,7 @@ impl Kills {
                 Err(error) => Some(Err(error)),
             });
             reached.context("the results do not grow any more")??;
-            let victim = usize::try_from(random.between(0, 2))?;
+            let victim = draw.index(2);
             if let Some(instance) = instances[victim].take() {
                 ensure!(
                     instance.runs(),

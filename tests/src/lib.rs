@@ -9,7 +9,6 @@ use xtask::broker::{Broker, Options};
 pub mod committed;
 pub mod instance;
 pub mod kills;
-mod random;
 
 static BROKER: Mutex<Option<(Broker, tempfile::TempDir)>> = Mutex::new(None);
 

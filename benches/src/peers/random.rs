@@ -1,19 +1,17 @@
 //! Numbers that look random and are the same for the same seed: SplitMix64.
 
+use processor_core::testing::simulation::Draw;
+
 #[derive(Debug, Clone)]
-pub(super) struct Random(u64);
+pub(super) struct Random(Draw);
 
 impl Random {
     pub fn with_seed(seed: u64) -> Self {
-        Self(seed)
+        Self(Draw::of(seed))
     }
 
     pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        self.0.number()
     }
 
     /// A number in `low..=high`.

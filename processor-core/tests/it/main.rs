@@ -24,7 +24,6 @@ mod process;
 mod repartition_time;
 mod runtime;
 mod session;
-mod simulation;
 mod sinks;
 mod sliding;
 mod stateless;

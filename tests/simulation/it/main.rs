@@ -1,4 +1,4 @@
-//! 2,000 seeds: the same ones every time; `cargo xtask simulate` tries others.
+//! 4,000 seeds: the same ones every time; `cargo xtask simulate` tries others.
 
 use processor_core::mutant::Mutant;
 use processor_core::testing::simulation::{Call, Side, Summary};
@@ -24,10 +24,10 @@ fn run(seeds: std::ops::Range<u64>) -> Summary {
 }
 
 #[test]
-fn two_thousand_seeds_give_what_an_undisturbed_run_gives_and_instances_die_at_every_step() {
+fn four_thousand_seeds_give_what_an_undisturbed_run_gives_and_instances_die_at_every_step() {
     let (mut summary, second) = std::thread::scope(|scope| {
-        let first = scope.spawn(|| run(0..1_000));
-        let second = scope.spawn(|| run(1_000..2_000));
+        let first = scope.spawn(|| run(0..2_000));
+        let second = scope.spawn(|| run(2_000..4_000));
         let joined = |half: std::thread::ScopedJoinHandle<'_, Summary>| {
             half.join()
                 .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
@@ -35,7 +35,7 @@ fn two_thousand_seeds_give_what_an_undisturbed_run_gives_and_instances_die_at_ev
         (joined(first), joined(second))
     });
     summary.add(second);
-    assert_eq!(summary.seeds, 2_000);
+    assert_eq!(summary.seeds, 4_000);
     // These two belong to at-least-once.
     let unused = [Call::CommitOffsets, Call::Flush];
     for call in Call::ALL.into_iter().filter(|call| !unused.contains(call)) {

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use attribution::ConversionRules;
 use events::{Click, Conversion, Impression};
-use processor_core::Topology;
 use processor_core::dsl::{
     Consumed, Grouped, JoinWindows, KStream, Model, Produced, SessionWindows, StreamsBuilder,
     TimeWindows,
@@ -84,10 +83,13 @@ pub fn of_seed(seed: u64) -> &'static Entry {
     &ALL[usize::try_from(turn).expect("a turn is an index")]
 }
 
-fn built(build: impl FnOnce(&StreamsBuilder)) -> Topology {
-    let builder = StreamsBuilder::new("simulated");
-    build(&builder);
-    builder.build().unwrap_or_else(|error| panic!("{error}"))
+/// A simulation of what `build` puts together.
+fn built(build: fn(&StreamsBuilder)) -> Simulation {
+    Simulation::of(move || {
+        let builder = StreamsBuilder::new("simulated");
+        build(&builder);
+        builder.build().unwrap_or_else(|error| panic!("{error}"))
+    })
 }
 
 fn numbers(builder: &StreamsBuilder, topic: &str) -> KStream<String, i64> {
@@ -126,166 +128,139 @@ const TEN_MS: Duration = Duration::from_millis(10);
 const FIVE_MS: Duration = Duration::from_millis(5);
 
 fn count() -> Simulation {
-    let topology = || {
-        built(|builder| {
-            numbers(builder, "in")
-                .group_by_key()
-                .count("count")
-                .to_stream()
-                .to("out");
-        })
-    };
-    Simulation::of(topology)
-        .input("in", utf8(), int64(), draw_numbers)
-        .check(same_order_per_key())
+    built(|builder| {
+        numbers(builder, "in")
+            .group_by_key()
+            .count("count")
+            .to_stream()
+            .to("out");
+    })
+    .input("in", utf8(), int64(), draw_numbers)
+    .check(same_order_per_key())
 }
 
 fn repartitioned_sum() -> Simulation {
-    let topology = || {
-        built(|builder| {
-            numbers(builder, "in")
-                .group_by(|_, number| format!("g{}", number % 5), Grouped::by(utf8()))
-                .aggregate("sum", int64(), || 0, |_, value, sum| sum + value)
-                .to_stream()
-                .to("out");
-        })
-    };
     // The sums on the way depend on how the partitions interleave.
-    Simulation::of(topology)
-        .input("in", utf8(), int64(), draw_numbers)
-        .check(same_last_per_key())
+    built(|builder| {
+        numbers(builder, "in")
+            .group_by(|_, number| format!("g{}", number % 5), Grouped::by(utf8()))
+            .aggregate("sum", int64(), || 0, |_, value, sum| sum + value)
+            .to_stream()
+            .to("out");
+    })
+    .input("in", utf8(), int64(), draw_numbers)
+    .check(same_last_per_key())
 }
 
 fn left_join() -> Simulation {
-    let topology = || {
-        built(|builder| {
-            let windows = JoinWindows::of(TEN_MS).grace(FIVE_MS);
-            let other = numbers(builder, "other");
-            numbers(builder, "in")
-                .left_join("join", &other, windows, |_, left, right| {
-                    left * 1_000 + right.unwrap_or(-1)
-                })
-                .to_with("out", Produced::new(utf8(), int64()));
-        })
-    };
-    Simulation::of(topology)
-        .input("in", utf8(), int64(), draw_numbers)
-        .input("other", utf8(), int64(), draw_numbers)
-        .check(same_as_sequential())
+    built(|builder| {
+        let windows = JoinWindows::of(TEN_MS).grace(FIVE_MS);
+        let other = numbers(builder, "other");
+        numbers(builder, "in")
+            .left_join("join", &other, windows, |_, left, right| {
+                left * 1_000 + right.unwrap_or(-1)
+            })
+            .to_with("out", Produced::new(utf8(), int64()));
+    })
+    .input("in", utf8(), int64(), draw_numbers)
+    .input("other", utf8(), int64(), draw_numbers)
+    .check(same_as_sequential())
 }
 
 fn final_windows() -> Simulation {
-    let topology = || {
-        built(|builder| {
-            numbers(builder, "in")
-                .group_by_key()
-                .windowed_by(TimeWindows::tumbling(TEN_MS).grace(FIVE_MS))
-                .emit_final()
-                .count("count")
-                .to_stream()
-                .to("out");
-        })
-    };
-    Simulation::of(topology)
-        .input("in", utf8(), int64(), draw_numbers)
-        .check(same_order_per_key())
+    built(|builder| {
+        numbers(builder, "in")
+            .group_by_key()
+            .windowed_by(TimeWindows::tumbling(TEN_MS).grace(FIVE_MS))
+            .emit_final()
+            .count("count")
+            .to_stream()
+            .to("out");
+    })
+    .input("in", utf8(), int64(), draw_numbers)
+    .check(same_order_per_key())
 }
 
 fn repartitioned_windows() -> Simulation {
-    let topology = || {
-        built(|builder| {
-            numbers(builder, "in")
-                .group_by(|_, number| format!("g{}", number % 5), Grouped::by(utf8()))
-                .windowed_by(TimeWindows::tumbling(TEN_MS).grace(Duration::ZERO))
-                .emit_final()
-                .count("count")
-                .to_stream()
-                .to("out");
-        })
-    };
-    Simulation::of(topology)
-        .input("in", utf8(), int64(), draw_numbers)
-        .check(no_contradiction())
+    built(|builder| {
+        numbers(builder, "in")
+            .group_by(|_, number| format!("g{}", number % 5), Grouped::by(utf8()))
+            .windowed_by(TimeWindows::tumbling(TEN_MS).grace(Duration::ZERO))
+            .emit_final()
+            .count("count")
+            .to_stream()
+            .to("out");
+    })
+    .input("in", utf8(), int64(), draw_numbers)
+    .check(no_contradiction())
 }
 
 fn final_sessions() -> Simulation {
-    let topology = || {
-        built(|builder| {
-            numbers(builder, "in")
-                .group_by_key()
-                .windowed_by_session(SessionWindows::gap(FIVE_MS).grace(FIVE_MS))
-                .emit_final()
-                .count("count")
-                .to_stream()
-                .to("out");
-        })
-    };
-    Simulation::of(topology)
-        .input("in", utf8(), int64(), draw_numbers)
-        .check(same_order_per_key())
+    built(|builder| {
+        numbers(builder, "in")
+            .group_by_key()
+            .windowed_by_session(SessionWindows::gap(FIVE_MS).grace(FIVE_MS))
+            .emit_final()
+            .count("count")
+            .to_stream()
+            .to("out");
+    })
+    .input("in", utf8(), int64(), draw_numbers)
+    .check(same_order_per_key())
 }
 
 fn table_join() -> Simulation {
-    let topology = || {
-        built(|builder| {
-            let left = builder.table("in", "left", Consumed::new(utf8(), int64()));
-            let right = builder.table("other", "right", Consumed::new(utf8(), int64()));
-            left.outer_join("join", &right, |_, left, right| {
-                left.unwrap_or(-1) * 1_000 + right.unwrap_or(-1)
-            })
-            .to_stream()
-            .to_with("out", Produced::new(utf8(), nullable(int64())));
+    built(|builder| {
+        let left = builder.table("in", "left", Consumed::new(utf8(), int64()));
+        let right = builder.table("other", "right", Consumed::new(utf8(), int64()));
+        left.outer_join("join", &right, |_, left, right| {
+            left.unwrap_or(-1) * 1_000 + right.unwrap_or(-1)
         })
-    };
-    Simulation::of(topology)
-        .input("in", utf8(), nullable(int64()), draw_rows)
-        .input("other", utf8(), nullable(int64()), draw_rows)
-        .check(same_as_sequential())
+        .to_stream()
+        .to_with("out", Produced::new(utf8(), nullable(int64())));
+    })
+    .input("in", utf8(), nullable(int64()), draw_rows)
+    .input("other", utf8(), nullable(int64()), draw_rows)
+    .check(same_as_sequential())
 }
 
 fn foreign_key_join() -> Simulation {
-    let topology = || {
-        built(|builder| {
-            let left = builder.table("in", "left", Consumed::new(utf8(), int64()));
-            let right = builder.table("other", "right", Consumed::new(utf8(), int64()));
-            let foreign_key = |_: &String, number: &i64| Some(format!("k{}", number % 7));
-            left.left_join_foreign_key("join", &right, int64(), foreign_key, |_, left, right| {
-                left * 1_000 + right.unwrap_or(-1)
-            })
-            .to_stream()
-            .to("out");
-        })
-    };
     // When an answer meets its row depends on how the partitions interleave.
-    Simulation::of(topology)
-        .input("in", utf8(), nullable(int64()), draw_rows)
-        .input("other", utf8(), nullable(int64()), draw_rows)
-        .check(same_rows())
+    built(|builder| {
+        let left = builder.table("in", "left", Consumed::new(utf8(), int64()));
+        let right = builder.table("other", "right", Consumed::new(utf8(), int64()));
+        let foreign_key = |_: &String, number: &i64| Some(format!("k{}", number % 7));
+        left.left_join_foreign_key("join", &right, int64(), foreign_key, |_, left, right| {
+            left * 1_000 + right.unwrap_or(-1)
+        })
+        .to_stream()
+        .to("out");
+    })
+    .input("in", utf8(), nullable(int64()), draw_rows)
+    .input("other", utf8(), nullable(int64()), draw_rows)
+    .check(same_rows())
 }
 
 fn regrouped_table() -> Simulation {
-    let topology = || {
-        built(|builder| {
-            builder
-                .table("in", "rows", Consumed::new(utf8(), int64()))
-                .group_by(
-                    |_, number| (format!("g{}", number % 5), *number),
-                    Grouped::by(utf8()).value(int64()),
-                )
-                .aggregate(
-                    "sum",
-                    int64(),
-                    || 0,
-                    |_, v, sum| sum + v,
-                    |_, v, sum| sum - v,
-                )
-                .to_stream()
-                .to("out");
-        })
-    };
-    Simulation::of(topology)
-        .input("in", utf8(), nullable(int64()), draw_rows)
-        .check(same_rows())
+    built(|builder| {
+        builder
+            .table("in", "rows", Consumed::new(utf8(), int64()))
+            .group_by(
+                |_, number| (format!("g{}", number % 5), *number),
+                Grouped::by(utf8()).value(int64()),
+            )
+            .aggregate(
+                "sum",
+                int64(),
+                || 0,
+                |_, v, sum| sum + v,
+                |_, v, sum| sum - v,
+            )
+            .to_stream()
+            .to("out");
+    })
+    .input("in", utf8(), nullable(int64()), draw_rows)
+    .check(same_rows())
 }
 
 fn attribution() -> Simulation {
@@ -301,59 +276,60 @@ fn attribution() -> Simulation {
         };
         attribution::topology(&config).unwrap_or_else(|error| panic!("{error}"))
     };
-    let event = |draw: &mut Draw| (format!("u{}", draw.below(4)), format!("c{}", draw.below(2)));
-    let impressions = move |draw: &mut Draw| {
-        let (mut time, mut impressions) = (0, Vec::new());
-        for count in 0..30 + draw.below(30) {
-            time += number(draw, 4);
-            let (user_id, campaign_id) = event(draw);
-            let impression = Impression {
+    let impressions = |draw: &mut Draw| {
+        draw_events(draw, (30, 4), |count, user_id, campaign_id, ts_ms| {
+            Impression {
                 impression_id: format!("i{count}"),
                 campaign_id: Some(campaign_id),
-                user_id: user_id.clone(),
-                ts_ms: time,
+                user_id,
+                ts_ms,
                 ..Impression::default()
-            };
-            impressions.push((user_id, impression, time));
-        }
-        impressions
+            }
+        })
     };
-    let clicks = move |draw: &mut Draw| {
-        let (mut time, mut clicks) = (0, Vec::new());
-        for count in 0..20 + draw.below(20) {
-            time += number(draw, 5);
-            let (user_id, campaign_id) = event(draw);
-            let click = Click {
-                click_id: format!("c{count}"),
-                campaign_id,
-                user_id: user_id.clone(),
-                ts_ms: time,
-                ..Click::default()
-            };
-            clicks.push((user_id, click, time));
-        }
-        clicks
+    let clicks = |draw: &mut Draw| {
+        draw_events(draw, (20, 5), |count, user_id, campaign_id, ts_ms| Click {
+            click_id: format!("c{count}"),
+            campaign_id,
+            user_id,
+            ts_ms,
+            ..Click::default()
+        })
     };
-    let conversions = move |draw: &mut Draw| {
-        let (mut time, mut conversions) = (0, Vec::new());
-        for count in 0..10 + draw.below(10) {
-            time += number(draw, 10);
-            let (user_id, campaign_id) = event(draw);
-            let conversion = Conversion {
+    let conversions = |draw: &mut Draw| {
+        draw_events(draw, (10, 10), |count, user_id, campaign_id, ts_ms| {
+            Conversion {
                 conversion_id: format!("v{count}"),
                 campaign_id,
-                user_id: user_id.clone(),
-                ts_ms: time,
+                user_id,
+                ts_ms,
                 value_micros: 100,
                 ..Conversion::default()
-            };
-            conversions.push((user_id, conversion, time));
-        }
-        conversions
+            }
+        })
     };
     Simulation::of(topology)
         .input("impressions", utf8(), json(), impressions)
         .input("clicks", utf8(), json(), clicks)
         .input("conversions", utf8(), json(), conversions)
         .check(same_as_sequential())
+}
+
+/// At least `least` events of four users and two campaigns, less than `gap_ms` apart, as `make` makes them of their number,
+/// user, campaign and time; by user.
+fn draw_events<E>(
+    draw: &mut Draw,
+    (least, gap_ms): (u64, u64),
+    make: impl Fn(u64, String, String, i64) -> E,
+) -> Vec<(String, E, i64)> {
+    let mut time = 0;
+    (0..least + draw.below(least))
+        .map(|count| {
+            time += number(draw, gap_ms);
+            let (user, campaign) = (draw.below(4), draw.below(2));
+            let user = format!("u{user}");
+            let event = make(count, user.clone(), format!("c{campaign}"), time);
+            (user, event, time)
+        })
+        .collect()
 }
