@@ -12,6 +12,7 @@ use processor_core::testing::TopologyTestDriver;
 use proptest::prelude::*;
 
 use crate::support::driver::{driver, numbers, text};
+use crate::support::windows::{Row, pipe_ones, rows};
 
 const SIZE_MS: i64 = 20;
 
@@ -37,16 +38,6 @@ fn counts(windows: impl Into<Windows>, fire: EarlyFire) -> impl FnOnce(&StreamsB
     }
 }
 
-fn pipe(driver: &mut TopologyTestDriver, input: &[(&str, i64)]) {
-    let topic = driver.input("in", utf8(), int64());
-    for (key, timestamp) in input {
-        topic.pipe(driver, text(key), 1, *timestamp);
-    }
-}
-
-/// `(key, start, value, timestamp)`.
-type Row = (String, i64, i64, i64);
-
 fn read(driver: &mut TopologyTestDriver) -> Vec<Row> {
     let out = driver.output("out", windowed(utf8(), SIZE_MS), int64());
     let rows = out.read(driver).into_iter().map(|record| {
@@ -57,22 +48,17 @@ fn read(driver: &mut TopologyTestDriver) -> Vec<Row> {
     rows.collect()
 }
 
-fn rows(expected: &[(&str, i64, i64, i64)]) -> Vec<Row> {
-    let row = |&(key, start, value, time): &(&str, i64, i64, i64)| (text(key), start, value, time);
-    expected.iter().map(row).collect()
-}
-
 #[test]
 fn each_window_counts_its_records_by_itself_and_begins_anew_with_each_result() {
     let mut driver = driver(counts(hopping(20, 0), EarlyFire::every_records(2)));
-    pipe(&mut driver, &[("a", 0), ("b", 1), ("a", 2), ("a", 3)]);
+    pipe_ones(&mut driver, &[("a", 0), ("b", 1), ("a", 2), ("a", 3)]);
     driver.restart().unwrap();
     assert_eq!(read(&mut driver), rows(&[("a", 0, 2, 2)]));
-    pipe(&mut driver, &[("a", 4)]);
+    pipe_ones(&mut driver, &[("a", 4)]);
     driver.crash().unwrap();
     assert_eq!(read(&mut driver), rows(&[("a", 0, 4, 4)]));
     // The last result comes once more as the final one.
-    pipe(&mut driver, &[("x", 20)]);
+    pipe_ones(&mut driver, &[("x", 20)]);
     assert_eq!(read(&mut driver), rows(&[("a", 0, 4, 4), ("b", 0, 1, 1)]));
 }
 
@@ -80,17 +66,17 @@ fn each_window_counts_its_records_by_itself_and_begins_anew_with_each_result() {
 fn a_window_is_due_when_time_has_moved_far_enough_and_not_before() {
     let fire = EarlyFire::every(ms(5));
     let mut driver = driver(counts(hopping(20, 0), fire));
-    pipe(&mut driver, &[("a", 2), ("b", 1), ("b", 6)]);
+    pipe_ones(&mut driver, &[("a", 2), ("b", 1), ("b", 6)]);
     assert_eq!(read(&mut driver), []);
     driver.restart().unwrap();
     // Both wait since 2: time is that of all keys. What makes them due is counted first.
-    pipe(&mut driver, &[("b", 7)]);
+    pipe_ones(&mut driver, &[("b", 7)]);
     assert_eq!(read(&mut driver), rows(&[("a", 0, 1, 2), ("b", 0, 3, 7)]));
     // There is nothing to say any more.
-    pipe(&mut driver, &[("x", 19)]);
+    pipe_ones(&mut driver, &[("x", 19)]);
     assert_eq!(read(&mut driver), []);
     driver.crash().unwrap();
-    pipe(&mut driver, &[("a", 18), ("x", 24)]);
+    pipe_ones(&mut driver, &[("a", 18), ("x", 24)]);
     assert_eq!(
         read(&mut driver),
         rows(&[("a", 0, 2, 18), ("b", 0, 3, 7), ("x", 0, 1, 19)])
@@ -103,9 +89,9 @@ fn a_window_without_an_end_gives_results_for_ever_and_no_final_one() {
         UnlimitedWindows::from(10),
         EarlyFire::every(ms(1_000)),
     ));
-    pipe(&mut driver, &[("a", 10), ("a", 20), ("b", 1_010)]);
+    pipe_ones(&mut driver, &[("a", 10), ("a", 20), ("b", 1_010)]);
     driver.restart().unwrap();
-    pipe(&mut driver, &[("a", 500), ("b", 9_999)]);
+    pipe_ones(&mut driver, &[("a", 500), ("b", 9_999)]);
     let out = driver.output("out", windowed(utf8(), i64::MAX), int64());
     let out: Vec<_> = out.read(&mut driver);
     let out: Vec<_> = out.iter().map(|r| (r.key.key.as_str(), r.value)).collect();
@@ -116,7 +102,7 @@ fn a_window_without_an_end_gives_results_for_ever_and_no_final_one() {
 fn sliding_windows_count_what_changes_them() {
     let windows = SlidingWindows::of(ms(SIZE_MS)).grace(ms(0));
     let mut driver = driver(counts(windows, EarlyFire::every_records(2)));
-    pipe(
+    pipe_ones(
         &mut driver,
         &[("a", 100), ("a", 100), ("a", 110), ("x", 121)],
     );
@@ -143,12 +129,12 @@ fn in_a_table_the_old_value_is_the_result_before() {
             .to_stream()
             .to("sums");
     });
-    pipe(
+    pipe_ones(
         &mut driver,
         &[("a", 0), ("a", 1), ("b", 2), ("b", 3), ("a", 4)],
     );
     driver.restart().unwrap();
-    pipe(&mut driver, &[("a", 5), ("a", 6), ("x", 20)]);
+    pipe_ones(&mut driver, &[("a", 5), ("a", 6), ("x", 20)]);
     let sums = driver.output("sums", utf8(), nullable(int64()));
     let sums: Vec<_> = sums
         .read(&mut driver)
@@ -178,7 +164,7 @@ fn what_is_due_or_closed_leaves_as_the_time_of_an_idle_input_goes_on() {
         let sliding = grouped.windowed_by(sliding).emit_final();
         sliding.count("sliding").to_stream().to("sliding");
     });
-    pipe(&mut driver, &[("a", 105)]);
+    pipe_ones(&mut driver, &[("a", 105)]);
     driver.advance_wall_clock(bound);
     assert_eq!(read(&mut driver), rows(&[("a", 100, 1, 105)]));
     let starts = |driver: &mut TopologyTestDriver, topic| {

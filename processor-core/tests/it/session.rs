@@ -9,6 +9,7 @@ use processor_core::testing::TopologyTestDriver;
 use proptest::prelude::*;
 
 use crate::support::driver::{driver, nullable_numbers, numbers, text};
+use crate::support::windows::late;
 use crate::windowed::LateText;
 
 const GAP_MS: i64 = 10;
@@ -68,11 +69,6 @@ fn rows(expected: &[(&str, i64, i64, Option<i64>)]) -> Vec<Row> {
         .iter()
         .map(|(key, start, end, value)| (text(key), *start, *end, *value))
         .collect()
-}
-
-fn late(driver: &mut TopologyTestDriver) -> Vec<String> {
-    let late = driver.output("late", utf8(), utf8()).read(driver);
-    late.into_iter().map(|record| record.value).collect()
 }
 
 #[test]

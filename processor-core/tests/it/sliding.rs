@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use processor_core::Windowed;
 use processor_core::dsl::{
     Buffer, Grouped, KGroupedStream, Produced, SlidingWindows, StreamsBuilder, WindowedTable,
 };
@@ -12,6 +11,7 @@ use processor_core::testing::TopologyTestDriver;
 use proptest::prelude::*;
 
 use crate::support::driver::{driver, nullable_numbers, numbers, pairs, text};
+use crate::support::windows::{Row, late, pipe_ones, read_windows, rows};
 use crate::windowed::LateText;
 
 const DIFFERENCE_MS: i64 = 10;
@@ -75,46 +75,20 @@ fn counts(windows: SlidingWindows) -> impl Fn(&StreamsBuilder) {
     }
 }
 
-/// Pipes records of value 1.
-fn pipe(driver: &mut TopologyTestDriver, input: &[(&str, i64)]) {
-    let topic = driver.input("in", utf8(), int64());
-    for (key, timestamp) in input {
-        topic.pipe(driver, text(key), 1, *timestamp);
-    }
-}
-
-/// `(key, start, value, timestamp)`.
-type Row = (String, i64, i64, i64);
-
 fn read(driver: &mut TopologyTestDriver) -> Vec<Row> {
-    let out = driver.output("out", windowed(utf8(), DIFFERENCE_MS), int64());
-    let rows = out.read(driver).into_iter().map(|record| {
-        let Windowed { key, start, .. } = record.key;
-        (key, start, record.value, record.timestamp)
-    });
-    rows.collect()
-}
-
-fn rows(expected: &[(&str, i64, i64, i64)]) -> Vec<Row> {
-    let row = |&(key, start, value, time): &(&str, i64, i64, i64)| (text(key), start, value, time);
-    expected.iter().map(row).collect()
-}
-
-fn late(driver: &mut TopologyTestDriver) -> Vec<String> {
-    let late = driver.output("late", utf8(), utf8()).read(driver);
-    late.into_iter().map(|record| record.value).collect()
+    read_windows(driver, DIFFERENCE_MS)
 }
 
 #[test]
 fn both_ends_of_a_window_belong_to_it() {
     let mut driver = driver(counts(sliding(10, 0)));
-    pipe(&mut driver, &[("a", 20), ("a", 30)]);
+    pipe_ones(&mut driver, &[("a", 20), ("a", 30)]);
     assert_eq!(
         read(&mut driver),
         rows(&[("a", 10, 1, 20), ("a", 21, 1, 30), ("a", 20, 2, 30)])
     );
     // 41 is a millisecond too far from 30.
-    pipe(&mut driver, &[("a", 41)]);
+    pipe_ones(&mut driver, &[("a", 41)]);
     assert_eq!(
         read(&mut driver),
         // The window behind 30 is the one that ends with 41; it comes as both.
@@ -125,7 +99,7 @@ fn both_ends_of_a_window_belong_to_it() {
 #[test]
 fn records_before_the_difference_share_the_window_from_0_on() {
     let mut driver = driver(counts(sliding(10, 0)));
-    pipe(&mut driver, &[("a", 3), ("a", 0), ("a", 10)]);
+    pipe_ones(&mut driver, &[("a", 3), ("a", 0), ("a", 10)]);
     assert_eq!(
         read(&mut driver),
         rows(&[
@@ -143,9 +117,9 @@ fn records_before_the_difference_share_the_window_from_0_on() {
 #[test]
 fn a_record_out_of_order_is_in_all_windows_that_hold_it_and_makes_those_around_it() {
     let mut driver = driver(counts(sliding(10, 50)));
-    pipe(&mut driver, &[("a", 20), ("a", 28)]);
+    pipe_ones(&mut driver, &[("a", 20), ("a", 28)]);
     read(&mut driver);
-    pipe(&mut driver, &[("a", 24)]);
+    pipe_ones(&mut driver, &[("a", 24)]);
     assert_eq!(
         read(&mut driver),
         rows(&[
@@ -161,13 +135,13 @@ fn a_record_out_of_order_is_in_all_windows_that_hold_it_and_makes_those_around_i
 #[test]
 fn a_record_is_late_for_its_own_window_from_a_millisecond_past_the_grace_on() {
     let mut driver = driver(counts(sliding(10, 5)));
-    pipe(&mut driver, &[("x", 45), ("a", 40)]);
+    pipe_ones(&mut driver, &[("x", 45), ("a", 40)]);
     assert_eq!(
         read(&mut driver),
         rows(&[("x", 35, 1, 45), ("a", 30, 1, 40)])
     );
     assert_eq!(late(&mut driver), Vec::<String>::new());
-    pipe(&mut driver, &[("a", 39)]);
+    pipe_ones(&mut driver, &[("a", 39)]);
     assert_eq!(late(&mut driver), ["1 for [29, 39) at 45"]);
     // It is still in what is open: [30, 40], and it makes the window behind it, which holds the record at 40.
     assert_eq!(
@@ -181,18 +155,18 @@ fn a_record_that_is_late_for_its_own_window_counts_in_later_ones_until_the_last_
 {
     // Kafka Streams gives 2 for the last window: those that closed before 18 came did not take it.
     let mut driver = driver(counts(sliding(10, 0)));
-    pipe(&mut driver, &[("a", 20), ("x", 24), ("a", 18)]);
+    pipe_ones(&mut driver, &[("a", 20), ("x", 24), ("a", 18)]);
     assert_eq!(
         read(&mut driver),
         rows(&[("a", 10, 1, 20), ("x", 14, 1, 24), ("a", 19, 1, 20)])
     );
-    pipe(&mut driver, &[("a", 28)]);
+    pipe_ones(&mut driver, &[("a", 28)]);
     assert_eq!(
         read(&mut driver),
         rows(&[("a", 19, 2, 28), ("a", 21, 1, 28), ("a", 18, 3, 28)])
     );
     // [18, 28] is the last one that can hold 18.
-    pipe(&mut driver, &[("x", 29), ("a", 18), ("a", 19), ("a", 29)]);
+    pipe_ones(&mut driver, &[("x", 29), ("a", 18), ("a", 19), ("a", 29)]);
     assert_eq!(
         read(&mut driver),
         rows(&[
@@ -220,9 +194,9 @@ fn a_record_that_is_late_for_its_own_window_counts_in_later_ones_until_the_last_
 fn a_window_is_made_from_one_that_started_two_differences_and_the_grace_before_stream_time() {
     // Kafka Streams gives 1 for the last window: its store has forgotten [68, 78].
     let mut driver = driver(counts(sliding(10, 0)));
-    pipe(&mut driver, &[("a", 78), ("b", 87), ("b", 88)]);
+    pipe_ones(&mut driver, &[("a", 78), ("b", 87), ("b", 88)]);
     read(&mut driver);
-    pipe(&mut driver, &[("a", 88)]);
+    pipe_ones(&mut driver, &[("a", 88)]);
     assert_eq!(
         read(&mut driver),
         rows(&[("a", 79, 1, 88), ("a", 78, 2, 88)])
@@ -262,9 +236,9 @@ fn an_aggregation_below_adds_up_what_the_windows_hold() {
     });
     let sums = driver.output("sums", utf8(), nullable(int64()));
     let last = |driver: &mut TopologyTestDriver| sums.read(driver).last().unwrap().value;
-    pipe(&mut driver, &[("a", 100), ("a", 105)]);
+    pipe_ones(&mut driver, &[("a", 100), ("a", 105)]);
     assert_eq!(last(&mut driver), Some(4));
-    pipe(&mut driver, &[("a", 116)]);
+    pipe_ones(&mut driver, &[("a", 116)]);
     assert_eq!(last(&mut driver), Some(5));
 }
 
@@ -286,7 +260,7 @@ fn a_closed_window_cannot_be_looked_up_although_new_ones_are_made_from_it() {
     });
     let others = driver.input("others", utf8(), int64());
     let joined = driver.output("joined", utf8(), int64());
-    pipe(&mut driver, &[("a", 20), ("a", 30)]);
+    pipe_ones(&mut driver, &[("a", 20), ("a", 30)]);
     others.pipe(&mut driver, text("a"), 1, 20);
     assert_eq!(joined.read_key_values(&mut driver), []);
     others.pipe(&mut driver, text("a"), 1, 30);
@@ -300,19 +274,19 @@ fn a_closed_window_cannot_be_looked_up_although_new_ones_are_made_from_it() {
 #[test]
 fn a_window_is_emitted_once_by_the_record_that_closes_it_in_order_of_start_then_key() {
     let mut driver = driver(topology(sliding(10, 5), Emit::Finals));
-    pipe(&mut driver, &[("b", 20), ("a", 20), ("a", 24), ("x", 22)]);
+    pipe_ones(&mut driver, &[("b", 20), ("a", 20), ("a", 24), ("x", 22)]);
     // At 25 a window that ends at 20 is still open.
-    pipe(&mut driver, &[("x", 25)]);
+    pipe_ones(&mut driver, &[("x", 25)]);
     assert_eq!(read(&mut driver), []);
     driver.restart().unwrap();
-    pipe(&mut driver, &[("x", 26), ("a", 20)]);
+    pipe_ones(&mut driver, &[("x", 26), ("a", 20)]);
     assert_eq!(
         read(&mut driver),
         rows(&[("a", 10, 1, 20), ("b", 10, 1, 20)])
     );
     assert_eq!(late(&mut driver), ["1 for [10, 20) at 26"]);
     driver.crash().unwrap();
-    pipe(&mut driver, &[("x", 1_000)]);
+    pipe_ones(&mut driver, &[("x", 1_000)]);
     assert_eq!(
         read(&mut driver),
         rows(&[
@@ -332,9 +306,9 @@ fn a_window_is_emitted_once_by_the_record_that_closes_it_in_order_of_start_then_
 fn a_suppressed_window_leaves_when_it_is_closed_and_not_before() {
     // Kafka Streams lets [0, 10] go at 10, and again when 10 has come.
     let mut driver = driver(topology(sliding(10, 0), Emit::Suppressed));
-    pipe(&mut driver, &[("a", 0), ("x", 10), ("a", 10)]);
+    pipe_ones(&mut driver, &[("a", 0), ("x", 10), ("a", 10)]);
     assert_eq!(read(&mut driver), []);
-    pipe(&mut driver, &[("x", 11)]);
+    pipe_ones(&mut driver, &[("x", 11)]);
     assert_eq!(
         read(&mut driver),
         rows(&[("a", 0, 32, 10), ("x", 0, 1, 10)])

@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use processor_core::Windowed;
 use processor_core::dsl::{KGroupedStream, Produced, StreamsBuilder, TimeWindows, WindowedTable};
 use processor_core::serde::{int64, nullable, utf8, windowed};
 use processor_core::testing::TopologyTestDriver;
 use proptest::prelude::*;
 
 use crate::support::driver::{driver, numbers, text};
+use crate::support::windows::{Row, late, read_windows, rows};
 use crate::windowed::LateText;
 
 const SIZE_MS: i64 = 10;
@@ -63,26 +63,8 @@ fn pipe(driver: &mut TopologyTestDriver, input: &[(&str, i64, i64)]) {
     }
 }
 
-/// `(key, start, value, timestamp)`.
-type Row = (String, i64, i64, i64);
-
 fn read(driver: &mut TopologyTestDriver) -> Vec<Row> {
-    let out = driver.output("out", windowed(utf8(), SIZE_MS), int64());
-    let rows = out.read(driver).into_iter().map(|record| {
-        let Windowed { key, start, .. } = record.key;
-        (key, start, record.value, record.timestamp)
-    });
-    rows.collect()
-}
-
-fn rows(expected: &[(&str, i64, i64, i64)]) -> Vec<Row> {
-    let row = |&(key, start, value, time): &(&str, i64, i64, i64)| (text(key), start, value, time);
-    expected.iter().map(row).collect()
-}
-
-fn late(driver: &mut TopologyTestDriver) -> Vec<String> {
-    let late = driver.output("late", utf8(), utf8()).read(driver);
-    late.into_iter().map(|record| record.value).collect()
+    read_windows(driver, SIZE_MS)
 }
 
 #[test]

@@ -6,19 +6,13 @@ use processor_core::serde::{int64, utf8, windowed};
 use processor_core::testing::TopologyTestDriver;
 
 use crate::support::driver::{driver, numbers, text};
+use crate::support::windows::pipe_ones;
 
 fn counts(start: i64) -> impl Fn(&StreamsBuilder) {
     move |builder| {
         let grouped = builder.stream("in", numbers()).group_by_key();
         let windowed = grouped.windowed_by(UnlimitedWindows::from(start));
         windowed.count("counts").to_stream().to("out");
-    }
-}
-
-fn pipe(driver: &mut TopologyTestDriver, input: &[(&str, i64)]) {
-    let topic = driver.input("in", utf8(), int64());
-    for (key, timestamp) in input {
-        topic.pipe(driver, text(key), 1, *timestamp);
     }
 }
 
@@ -36,7 +30,7 @@ fn read(driver: &mut TopologyTestDriver, start: i64) -> Vec<(String, i64, i64)> 
 #[test]
 fn everything_from_the_start_on_is_in_the_window_and_nothing_before_it() {
     let mut driver = driver(counts(50));
-    pipe(&mut driver, &[("a", 49), ("a", 50), ("b", 51), ("a", 49)]);
+    pipe_ones(&mut driver, &[("a", 49), ("a", 50), ("b", 51), ("a", 49)]);
     assert_eq!(
         read(&mut driver, 50),
         [(text("a"), 1, 50), (text("b"), 1, 51)]
@@ -46,11 +40,11 @@ fn everything_from_the_start_on_is_in_the_window_and_nothing_before_it() {
 #[test]
 fn nothing_is_late_and_nothing_expires_through_restarts_and_crashes() {
     let mut driver = driver(counts(0));
-    pipe(&mut driver, &[("a", 5), ("b", 1_000_000_000_000)]);
+    pipe_ones(&mut driver, &[("a", 5), ("b", 1_000_000_000_000)]);
     driver.restart().unwrap();
-    pipe(&mut driver, &[("a", 3)]);
+    pipe_ones(&mut driver, &[("a", 3)]);
     driver.crash().unwrap();
-    pipe(&mut driver, &[("a", 7)]);
+    pipe_ones(&mut driver, &[("a", 7)]);
     let counts = read(&mut driver, 0);
     assert_eq!(counts[2..], [(text("a"), 2, 5), (text("a"), 3, 7)]);
 }

@@ -9,6 +9,7 @@ use processor_core::{StreamsConfig, Windowed};
 use proptest::prelude::*;
 
 use crate::support::driver::{driver, nullable_numbers, numbers, text, topology};
+use crate::support::windows::late;
 
 /// A late record as text, since the test only reads it.
 pub struct LateText;
@@ -72,11 +73,6 @@ fn rows(expected: &[(&str, i64, i64, i64)]) -> Vec<Row> {
         (text(key), start, start + SIZE_MS, count, time)
     };
     expected.iter().map(row).collect()
-}
-
-fn late(driver: &mut TopologyTestDriver) -> Vec<String> {
-    let late = driver.output("late", utf8(), utf8()).read(driver);
-    late.into_iter().map(|record| record.value).collect()
 }
 
 #[test]

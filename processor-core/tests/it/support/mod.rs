@@ -2,4 +2,5 @@
 
 pub mod driver;
 pub mod faulty_log;
+pub mod windows;
 pub mod world;
