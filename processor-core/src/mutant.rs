@@ -44,12 +44,13 @@ pub enum Mutant {
     OpenAcrossRebalance,
     RevokedGoesOn,
     FencedGoesOn,
+    OffsetsBeforeFlush,
     UpstreamTimesIgnored,
 }
 
 impl Mutant {
     /// All bugs, and what each does.
-    pub const ALL: [(Self, &'static str); 34] = [
+    pub const ALL: [(Self, &'static str); 35] = [
         (Self::OffsetTooFar, "commits offsets that are one too far"),
         (
             Self::OffsetTooShort,
@@ -166,6 +167,10 @@ impl Mutant {
         (
             Self::FencedGoesOn,
             "makes a new producer where it was fenced",
+        ),
+        (
+            Self::OffsetsBeforeFlush,
+            "at least once: commits offsets before results are flushed",
         ),
         (
             Self::UpstreamTimesIgnored,

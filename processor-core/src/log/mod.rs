@@ -412,17 +412,17 @@ pub trait Consumer: Send {
     fn close(self: Box<Self>);
 }
 
-/// The outcome of a committed transaction.
+/// The outcome of a commit.
 #[derive(Debug, Clone, Default)]
 pub struct Committed {
-    /// For each partition this transaction appended to: the offset after its last record.
+    /// For each partition it appended to: the offset after its last record.
     pub next_offsets: Vec<(TopicPartition, Offset)>,
 }
 
 /// A writer. Used by one thread at a time.
 ///
 /// Legal orders: `init_transactions (begin_transaction send* (begin_commit poll_commit+ | abort_transaction))*`, or
-/// without a transactional id `send* flush`.
+/// without a transactional id `(send* (begin_commit poll_commit+ | flush))*`.
 pub trait Producer: Send {
     /// Takes over the transactional id: fences every older producer with it and settles what that one left open.
     ///
@@ -451,7 +451,8 @@ pub trait Producer: Send {
 
     /// Starts to commit: everything sent, and `offsets` of the group of `group`, become visible together or not at
     /// all. `group` was taken from the consumer right before. No [`send`](Self::send) until
-    /// [`poll_commit`](Self::poll_commit) has given the outcome.
+    /// [`poll_commit`](Self::poll_commit) has given the outcome. Without a transactional id this is a flush that does not
+    /// wait, and `offsets` are not looked at.
     ///
     /// # Errors
     /// Abortable when a record failed or the member was replaced in its group: abort, then rewind.

@@ -9,12 +9,10 @@ use std::time::Duration;
 
 use crate::error::Result;
 use crate::log::{
-    Committed, CommittedOffset, GroupMetadata, Header, Headers, LogError, Offset, Producer,
-    ProducerRecord, Timestamp, TopicPartition,
+    CommittedOffset, GroupMetadata, Header, Headers, LogError, Offset, Producer, ProducerRecord,
+    Timestamp, TopicPartition,
 };
 use crate::mutant::{self, Mutant};
-
-const FLUSH_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Where the transaction of a thread stands.
 ///
@@ -128,7 +126,7 @@ impl Collector {
         self.phase == Phase::Committing
     }
 
-    /// Starts to commit what was sent and, in a transaction, `offsets`.
+    /// Starts to commit what was sent and, in a transaction, `offsets`; without one what was sent is flushed.
     pub(crate) fn begin_commit(
         &mut self,
         offsets: Vec<(TopicPartition, CommittedOffset)>,
@@ -138,25 +136,15 @@ impl Collector {
         self.phase = Phase::Committing;
         self.bytes = 0;
         self.commit_requested = false;
-        if self.transactional {
-            self.producer.begin_commit(offsets, group)?;
-        }
-        Ok(())
+        Ok(self.producer.begin_commit(offsets, group)?)
     }
 
-    /// Waits up to `timeout` for the commit in flight: how far each partition has come with it, as far as that is known.
-    /// Then sends what waited. Without a transaction it is a flush, and waits for as long as that takes.
+    /// Waits up to `timeout` for the commit in flight: how far each partition has come with it. Then sends what waited.
     pub(crate) fn poll_commit(
         &mut self,
         timeout: Duration,
     ) -> Result<Option<HashMap<TopicPartition, Offset>>> {
-        let committed = if self.transactional {
-            self.producer.poll_commit(timeout)?
-        } else {
-            self.producer.flush(FLUSH_TIMEOUT)?;
-            Some(Committed::default())
-        };
-        let Some(committed) = committed else {
+        let Some(committed) = self.producer.poll_commit(timeout)? else {
             return Ok(None);
         };
         self.phase = Phase::Idle;

@@ -4,14 +4,15 @@ use std::time::Duration;
 
 use attribution::ConversionRules;
 use events::{Click, Conversion, Impression};
+use processor_core::Guarantee;
 use processor_core::dsl::{
     Consumed, Grouped, JoinWindows, KStream, Model, Produced, SessionWindows, StreamsBuilder,
     TimeWindows,
 };
 use processor_core::serde::{int64, json, nullable, utf8};
 use processor_core::testing::simulation::{
-    Draw, Faults, Simulation, no_contradiction, same_as_sequential, same_last_per_key,
-    same_order_per_key, same_rows,
+    Draw, Faults, Simulation, each_at_least_once, no_contradiction, same_as_sequential,
+    same_last_per_key, same_order_per_key, same_rows,
 };
 
 /// A topology with its input and the check that fits it.
@@ -22,18 +23,15 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// The simulation, with all faults.
+    /// The simulation, with all faults that its topology is to stand.
     #[must_use]
     pub fn simulation(&self) -> Simulation {
-        (self.make)()
-            .partitions(3)
-            .instances(3)
-            .faults(Faults::all())
+        (self.make)().partitions(3).instances(3)
     }
 }
 
 /// All of them.
-pub const ALL: [Entry; 10] = [
+pub const ALL: [Entry; 12] = [
     Entry {
         name: "count",
         make: count,
@@ -73,6 +71,14 @@ pub const ALL: [Entry; 10] = [
     Entry {
         name: "attribution",
         make: attribution,
+    },
+    Entry {
+        name: "repartition, at least once",
+        make: repartitioned_at_least_once,
+    },
+    Entry {
+        name: "join of tables, at least once",
+        make: table_join_at_least_once,
     },
 ];
 
@@ -222,6 +228,26 @@ fn table_join() -> Simulation {
     .input("in", utf8(), nullable(int64()), draw_rows)
     .input("other", utf8(), nullable(int64()), draw_rows)
     .check(same_as_sequential())
+}
+
+/// What a process writes that does not know yet that it has been replaced stays written, so here processes only die.
+fn table_join_at_least_once() -> Simulation {
+    table_join()
+        .config(|config| config.guarantee = Guarantee::AtLeastOnce)
+        .faults(Faults::crashes())
+        .check(same_rows())
+}
+
+fn repartitioned_at_least_once() -> Simulation {
+    built(|builder| {
+        numbers(builder, "in")
+            .select_key(|_, number| format!("g{}", number % 5))
+            .repartition("by-group", utf8(), int64(), None)
+            .to_with("out", Produced::new(utf8(), int64()));
+    })
+    .input("in", utf8(), int64(), draw_numbers)
+    .config(|config| config.guarantee = Guarantee::AtLeastOnce)
+    .check(each_at_least_once())
 }
 
 fn foreign_key_join() -> Simulation {

@@ -53,6 +53,7 @@ pub fn all() -> &'static [Case] {
             an_empty_transaction_commits,
             a_transaction_spans_partitions,
             a_producer_without_transactions_appends,
+            a_commit_without_transactions_says_how_far_it_came,
             the_wrong_order_of_calls_is_refused;
         groups:
             offsets_appear_with_their_transaction,

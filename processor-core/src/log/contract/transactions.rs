@@ -246,6 +246,20 @@ pub(super) fn a_producer_without_transactions_appends(log: &dyn Log, prefix: &st
     assert_eq!(values(&read(&mut *consumer, many.len())), many);
 }
 
+pub(super) fn a_commit_without_transactions_says_how_far_it_came(log: &dyn Log, prefix: &str) {
+    let t = tp(&format!("{prefix}-t"), 0);
+    create(log, &t.topic, 1);
+    let mut producer = plain(log);
+    send(&mut *producer, &t, "a");
+    send(&mut *producer, &t, "b");
+    assert_eq!(commit(&mut *producer).next_offsets, [(t.clone(), 2)]);
+    assert!(commit(&mut *producer).next_offsets.is_empty());
+    send(&mut *producer, &t, "c");
+    assert_eq!(commit(&mut *producer).next_offsets, [(t.clone(), 3)]);
+    let mut consumer = reader(log, COMMITTED, &[t]);
+    assert_eq!(values(&read(&mut *consumer, 3)), ["a", "b", "c"]);
+}
+
 pub(super) fn the_wrong_order_of_calls_is_refused(log: &dyn Log, prefix: &str) {
     let t = tp(&format!("{prefix}-t"), 0);
     create(log, &t.topic, 1);

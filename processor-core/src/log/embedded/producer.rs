@@ -7,8 +7,9 @@
 //! ```
 //!
 //! `begin_commit` appends what is buffered and makes the offsets part of the transaction; the decision falls in
-//! `poll_commit`.
+//! `poll_commit`. A producer without transactional id stays new, but while it commits.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,8 +22,8 @@ use super::transactions::Claim;
 use super::{Shared, record};
 use crate::clock::millis;
 use crate::log::{
-    Committed, CommittedOffset, ErrorClass, GroupMetadata, LogError, Producer, ProducerConfig,
-    ProducerRecord, TopicPartition,
+    Committed, CommittedOffset, ErrorClass, GroupMetadata, LogError, Offset, Producer,
+    ProducerConfig, ProducerRecord, TopicPartition,
 };
 
 /// A batch is appended when it holds this much.
@@ -52,6 +53,8 @@ pub(super) struct EmbeddedProducer {
     /// Index into `buffers` for each partition of a topic.
     topics: FxHashMap<Arc<str>, Vec<usize>>,
     buffers: Vec<Buffer>,
+    /// Without a transaction: the offset after what was appended since the last commit.
+    next_offsets: BTreeMap<PartitionId, Offset>,
 }
 
 impl EmbeddedProducer {
@@ -68,6 +71,7 @@ impl EmbeddedProducer {
             phase: Phase::New,
             topics: FxHashMap::default(),
             buffers: Vec::new(),
+            next_offsets: BTreeMap::new(),
         }
     }
 
@@ -135,11 +139,30 @@ impl EmbeddedProducer {
             let builder = &mut buffer.builder;
             state.append(self.claim.as_ref(), buffer.partition, builder, now_ms)
         });
-        if result.is_err() {
-            // The topic may have been made anew: look it up at the next send.
-            self.topics.retain(|_, buffers| !buffers.contains(&index));
+        match result {
+            Ok(next) => {
+                if self.id.is_none() {
+                    self.next_offsets
+                        .insert(self.buffers[index].partition, next);
+                }
+                Ok(())
+            }
+            Err(error) => {
+                // The topic may have been made anew: look it up at the next send.
+                self.topics.retain(|_, buffers| !buffers.contains(&index));
+                Err(error)
+            }
         }
-        result
+    }
+
+    /// What was appended since the last commit without a transaction.
+    fn take_appended(&mut self) -> Result<Committed, LogError> {
+        let state = self.shared.lock()?;
+        let next_offsets = std::mem::take(&mut self.next_offsets)
+            .into_iter()
+            .filter_map(|(id, next)| Some((state.partition(id)?.name().clone(), next)))
+            .collect();
+        Ok(Committed { next_offsets })
     }
 
     fn append_all(&mut self) -> Result<(), LogError> {
@@ -200,7 +223,11 @@ impl Producer for EmbeddedProducer {
 
     fn flush(&mut self, _timeout: Duration) -> Result<(), LogError> {
         self.append_all()?;
-        if self.id.is_some() || !self.shared.sync {
+        if self.id.is_some() {
+            return Ok(());
+        }
+        self.phase = Phase::New;
+        if !self.shared.sync {
             return Ok(());
         }
         let partitions = self.buffers.iter().map(|buffer| buffer.partition);
@@ -212,6 +239,12 @@ impl Producer for EmbeddedProducer {
         offsets: Vec<(TopicPartition, CommittedOffset)>,
         group: Option<GroupMetadata>,
     ) -> Result<(), LogError> {
+        if self.id.is_none() {
+            self.expect_phase(Phase::New, "begin_commit")?;
+            self.flush(Duration::ZERO)?;
+            self.phase = Phase::Committing;
+            return Ok(());
+        }
         self.claim()?;
         self.expect_phase(Phase::InTransaction, "begin_commit")?;
         self.append_all()?;
@@ -233,6 +266,11 @@ impl Producer for EmbeddedProducer {
     }
 
     fn poll_commit(&mut self, _timeout: Duration) -> Result<Option<Committed>, LogError> {
+        if self.id.is_none() {
+            self.expect_phase(Phase::Committing, "poll_commit")?;
+            self.phase = Phase::New;
+            return self.take_appended().map(Some);
+        }
         let claim = self.claim()?;
         self.expect_phase(Phase::Committing, "poll_commit")?;
         let committed = self.shared.change(|state, _| state.commit(claim))?;

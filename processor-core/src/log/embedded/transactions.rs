@@ -193,14 +193,14 @@ impl State {
         })
     }
 
-    /// Appends a batch, inside the transaction of `claim` if there is one.
+    /// Appends a batch, inside the transaction of `claim` if there is one. The offset after it.
     pub(super) fn append(
         &mut self,
         claim: Option<&Claim>,
         id: PartitionId,
         builder: &mut BatchBuilder,
         now_ms: i64,
-    ) -> Result<(), LogError> {
+    ) -> Result<Offset, LogError> {
         let Some(partition) = self.partitions[id].as_mut() else {
             return Err(LogError::fatal(
                 "the topic was deleted while records were sent to it",
@@ -210,13 +210,12 @@ impl State {
             self.rolled.push(id);
         }
         let Some(claim) = claim else {
-            partition.append(builder, 0)?;
-            return Ok(());
+            return partition.append(builder, 0);
         };
         let open = self.transactions.open(claim, now_ms)?;
         let next = partition.append(builder, open.number)?;
         open.next_offsets.insert(id, next);
-        Ok(())
+        Ok(next)
     }
 
     /// Makes `offsets` part of the transaction.

@@ -345,6 +345,7 @@ impl Producer for KafkaProducer {
     }
 
     fn flush(&mut self, timeout: Duration) -> Result<(), LogError> {
+        self.join_commit();
         flush(&self.client, &self.deliveries, Deadline::after(timeout))
     }
 

@@ -82,6 +82,11 @@ impl StreamThread {
         // IMPORTANT: asked for here, on the polling thread, right before its use: a member that lost its partitions
         // since must not be able to commit them.
         let group = self.consumer.group_metadata()?;
+        if mutant::is(Mutant::OffsetsBeforeFlush)
+            && self.shared.config.guarantee == Guarantee::AtLeastOnce
+        {
+            self.consumer.commit(&offsets)?;
+        }
         self.out.begin_commit(offsets.clone(), Some(group))?;
         self.committing = Some(offsets);
         if mutant::is(Mutant::SettledBeforeCommit) {

@@ -54,7 +54,7 @@ impl Log for SimulatedLog {
 
     fn producer(&self, config: ProducerConfig) -> Result<Box<dyn Producer>, LogError> {
         let id = config.transactional_id.clone();
-        let inner = buggy::producer(&self.place, &self.kept, config)?;
+        let inner = Some(buggy::producer(&self.place, &self.kept, config)?);
         Ok(Box::new(SimulatedProducer {
             inner,
             id,
@@ -202,13 +202,14 @@ impl Drop for SimulatedConsumer {
         if self.place.is_dead()
             && let Some(inner) = self.inner.take()
         {
-            self.place.world.state().graveyard.push(inner);
+            self.place.world.state().graveyard.consumers.push(inner);
         }
     }
 }
 
 struct SimulatedProducer {
-    inner: Box<dyn Producer>,
+    /// There until it is buried.
+    inner: Option<Box<dyn Producer>>,
     id: Option<String>,
     place: Place,
     /// A request to commit as this producer sends it.
@@ -216,13 +217,17 @@ struct SimulatedProducer {
 }
 
 impl SimulatedProducer {
+    fn inner(&mut self) -> &mut dyn Producer {
+        self.inner.as_deref_mut().expect("there until the drop")
+    }
+
     fn told<T>(
         &mut self,
         call: Call,
         work: impl FnOnce(&mut dyn Producer) -> Result<T, LogError>,
     ) -> Result<T, LogError> {
         self.place.arrive(call, Side::Before)?;
-        let result = work(&mut *self.inner)?;
+        let result = work(self.inner())?;
         self.place.arrive(call, Side::After)?;
         Ok(result)
     }
@@ -239,7 +244,7 @@ impl SimulatedProducer {
             false => request.turned_into_abort(),
         });
         if matches!(fate, Fate::Done | Fate::Twice)
-            && let Err(error) = request(&mut *self.inner)
+            && let Err(error) = request(self.inner())
         {
             return error;
         }
@@ -283,7 +288,7 @@ impl SimulatedProducer {
                 inner.poll_commit(Duration::ZERO).map(|_| ())
             }));
         }
-        let committed = self.inner.poll_commit(Duration::ZERO)?;
+        let committed = self.inner().poll_commit(Duration::ZERO)?;
         self.place.arrive(Call::PollCommit, Side::After)?;
         Ok(committed)
     }
@@ -293,25 +298,30 @@ impl SimulatedProducer {
         if error.class != ErrorClass::Abortable || !self.place.has(Mutant::CommitTakenForDone) {
             return Err(error);
         }
-        self.inner.abort_transaction(Duration::ZERO)?;
+        self.inner().abort_transaction(Duration::ZERO)?;
         Ok(Some(Committed::default()))
+    }
+}
+
+impl Drop for SimulatedProducer {
+    /// The dead send nothing more of what they hold.
+    fn drop(&mut self) {
+        if self.place.is_dead()
+            && let Some(inner) = self.inner.take()
+        {
+            self.place.world.state().graveyard.producers.push(inner);
+        }
     }
 }
 
 impl Producer for SimulatedProducer {
     fn init_transactions(&mut self, timeout: Duration) -> Result<(), LogError> {
-        let Self {
-            inner,
-            id,
-            place,
-            commit,
-        } = self;
-        place.arrive(Call::Init, Side::Before)?;
-        inner.init_transactions(timeout)?;
+        self.place.arrive(Call::Init, Side::Before)?;
+        self.inner().init_transactions(timeout)?;
         // Of this very moment: soon the id may be somebody else's.
-        let log = &place.world.log;
-        *commit = id.as_deref().and_then(|id| log.commit_request(id));
-        place.arrive(Call::Init, Side::After)
+        let log = &self.place.world.log;
+        self.commit = self.id.as_deref().and_then(|id| log.commit_request(id));
+        self.place.arrive(Call::Init, Side::After)
     }
 
     fn begin_transaction(&mut self) -> Result<(), LogError> {
@@ -357,7 +367,7 @@ impl Producer for SimulatedProducer {
         {
             return Err(self.end_unanswered(fate, false, |inner| inner.abort_transaction(timeout)));
         }
-        self.inner.abort_transaction(timeout)?;
+        self.inner().abort_transaction(timeout)?;
         self.place.arrive(Call::Abort, Side::After)
     }
 }

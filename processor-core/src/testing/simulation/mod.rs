@@ -63,8 +63,8 @@ use std::time::Duration;
 pub use draw::Draw;
 pub use fault::{Call, Fate, Fault, Faults, Planned, Side};
 pub use outputs::{
-    Check, OutputRecord, Outputs, no_contradiction, same_as_sequential, same_last_per_key,
-    same_order_per_key, same_rows,
+    Check, OutputRecord, Outputs, each_at_least_once, no_contradiction, same_as_sequential,
+    same_last_per_key, same_order_per_key, same_rows,
 };
 
 use bytes::Bytes;

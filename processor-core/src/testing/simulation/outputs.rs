@@ -108,6 +108,36 @@ pub fn same_rows() -> Check {
     }
 }
 
+/// Each record at least as often as in the sequential run, and none that is not there: for topologies without state that
+/// run with [`Guarantee::AtLeastOnce`](crate::Guarantee::AtLeastOnce).
+#[must_use]
+pub fn each_at_least_once() -> Check {
+    |expected, actual| {
+        for (topic, expected) in &expected.topics {
+            let actual = actual.topics.get(topic).map_or(&[][..], Vec::as_slice);
+            let (expected, actual) = (counted(expected), counted(actual));
+            for (record, times) in &expected {
+                let seen = actual.get(record).copied().unwrap_or(0);
+                if seen < *times {
+                    return Err(format!("{topic}: {record} came {seen} times, not {times}"));
+                }
+            }
+            if let Some(foreign) = actual.keys().find(|record| !expected.contains_key(*record)) {
+                return Err(format!("{topic}: {foreign} should not be there"));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn counted(records: &[OutputRecord]) -> BTreeMap<&OutputRecord, u64> {
+    let mut counts = BTreeMap::new();
+    for record in records {
+        *counts.entry(record).or_default() += 1;
+    }
+    counts
+}
+
 /// Each record at most once, and none that contradicts the sequential run: for final results behind a repartition topic,
 /// of which the last may still be open in one of the two runs.
 #[must_use]

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::clock::{Clock, millis};
 use crate::log::embedded::{EmbeddedLog, EndRequest};
-use crate::log::{Consumer, ErrorClass, LogError, Offset, TopicPartition};
+use crate::log::{Consumer, ErrorClass, LogError, Offset, Producer, TopicPartition};
 use crate::mutant::Mutant;
 
 use super::baton::Baton;
@@ -111,6 +111,14 @@ pub(super) struct World {
     state: Mutex<State>,
 }
 
+/// Clients of the dead: their members stay in the group until their session expires, and what their producers hold is
+/// never sent.
+#[derive(Default)]
+pub(super) struct Graveyard {
+    pub consumers: Vec<Box<dyn Consumer>>,
+    pub producers: Vec<Box<dyn Producer>>,
+}
+
 /// What changes.
 pub(super) struct State {
     /// By player.
@@ -118,8 +126,7 @@ pub(super) struct State {
     pub counts: Counts,
     /// Requests to end a transaction that are still on their way.
     pub on_their_way: Vec<EndRequest>,
-    /// Clients of the dead: their members stay in the group until their session expires.
-    pub graveyard: Vec<Box<dyn Consumer>>,
+    pub graveyard: Graveyard,
     /// What happened, for the report of a violation.
     pub story: Vec<String>,
 }
@@ -140,7 +147,7 @@ impl World {
                 lives: (0..players).map(|_| Life::new(Draw::of(0), 1)).collect(),
                 counts: Counts::default(),
                 on_their_way: Vec::new(),
-                graveyard: Vec::new(),
+                graveyard: Graveyard::default(),
                 story: Vec::new(),
             }),
         }

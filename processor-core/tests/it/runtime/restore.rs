@@ -1,6 +1,6 @@
 //! What a restart finds: its stores and their marker, or the changelog alone.
 
-use processor_core::StreamsConfig;
+use processor_core::{Guarantee, StreamsConfig};
 
 use super::{PARTS, RECORDS, config, difference, feed, results, topics, topology, undisturbed};
 use crate::support::faulty_log::{Call, Fault, FaultyLog, Script};
@@ -81,6 +81,26 @@ fn a_process_that_dies_in_the_middle_finds_its_state_directory_again() {
         if !script.struck() {
             break;
         }
+    }
+}
+
+#[test]
+fn a_restart_reads_no_changelog_again_whatever_the_guarantee() {
+    for guarantee in [Guarantee::ExactlyOnce, Guarantee::AtLeastOnce] {
+        let directory = tempfile::tempdir().unwrap();
+        let world = World::new(&topics());
+        let config = || StreamsConfig {
+            guarantee,
+            ..on_disk(directory.path())
+        };
+        let mut streams = world.streams(&topology(), config());
+        feed(&world, 0, RECORDS);
+        streams.run_to_end().unwrap();
+        streams.close().unwrap();
+        let mut streams = world.streams(&topology(), config());
+        streams.run_to_end().unwrap();
+        assert_eq!(streams.records_restored(), 0, "{guarantee:?}");
+        streams.close().unwrap();
     }
 }
 
