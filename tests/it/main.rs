@@ -3,4 +3,5 @@
 mod conformance;
 mod kills;
 mod log_contract;
+mod reset;
 mod schema_registry;
