@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use state::Backend;
+
 use crate::task::{OnBadRecord, OnLateRecord, Retries};
 
 /// What a failure may do to results.
@@ -37,7 +39,10 @@ pub struct StreamsConfig {
     pub commit_bytes: usize,
     /// Where stores live; `None` keeps them in memory, and a restart reads their changelogs in full.
     pub state_dir: Option<PathBuf>,
-    /// Memory for the page cache of all stores, in bytes.
+    /// The storage engine of the stores in the state directory. A directory belongs to the engine that wrote it: to change
+    /// it, delete the `stores` in there, which are then rebuilt from their changelogs.
+    pub backend: Backend,
+    /// Memory for the caches of the storage engine, for all stores together, in bytes.
     pub state_cache_bytes: u64,
     /// Bytes of committed changes that may wait in memory before they are written to the stores. A row that changes
     /// again meanwhile, or whose window closes, is not written at all, so more is faster; it is also what a restart
@@ -108,6 +113,7 @@ impl StreamsConfig {
             commit_interval: Duration::from_millis(100),
             commit_bytes: 32 << 20,
             state_dir: None,
+            backend: Backend::default(),
             state_cache_bytes: 128 << 20,
             apply_bytes: 64 << 20,
             apply_interval: Duration::from_secs(10),
@@ -142,6 +148,13 @@ impl StreamsConfig {
     #[must_use]
     pub fn accept_reset(mut self, store: impl Into<String>) -> Self {
         self.accept_reset.push(store.into());
+        self
+    }
+
+    /// Keeps the stores of a [state directory](Self::state_dir) with that storage engine.
+    #[must_use]
+    pub fn backend(mut self, backend: Backend) -> Self {
+        self.backend = backend;
         self
     }
 

@@ -10,7 +10,7 @@ use std::ops::ControlFlow;
 use bytes::Bytes;
 use rustc_hash::FxHasher;
 use state::{
-    Database, JoinStore, JoinStoreOptions, KeyValueStore, SledDatabase, SledOptions, Store,
+    Database, DatabaseOptions, JoinStore, JoinStoreOptions, KeyValueStore, SledDatabase, Store,
     WindowStore, WindowStoreOptions,
 };
 
@@ -78,7 +78,7 @@ fn report(name: &str, count: u64, run: impl FnOnce()) {
 
 fn sled() -> (tempfile::TempDir, SledDatabase) {
     let directory = tempfile::tempdir().expect("a temporary directory");
-    let options = SledOptions {
+    let options = DatabaseOptions {
         cache_bytes: 256 << 20,
     };
     let database = SledDatabase::open(directory.path(), &options).expect("opened");

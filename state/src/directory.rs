@@ -2,15 +2,18 @@
 //!
 //! ```text
 //!  <path>/lock       held for the life of the process; holds its process id
-//!  <path>/identity   format version, application id, and what the state belongs to, a line each
+//!  <path>/identity   format version, application id, what the state belongs to, the storage engine, a line each
+//!  <path>/stores     the database
 //! ```
-//! Two processes never work in one directory, and one application never on another's state.
+//! Two processes never work in one directory, one application never on another's state, and no storage engine on the
+//! files of another.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use crate::StateError;
+use crate::{Backend, Database, DatabaseOptions, StateError};
 
 /// Version of everything below a state directory; raised when older code must not read it.
 const FORMAT: u32 = 1;
@@ -28,6 +31,8 @@ struct Identity {
     format: String,
     application: String,
     belongs_to: Option<String>,
+    /// Who wrote the stores; not there before the first, and in directories from when there was only sled.
+    backend: Option<String>,
 }
 
 impl StateDirectory {
@@ -44,6 +49,7 @@ impl StateDirectory {
             format: FORMAT.to_string(),
             application: one_line(application_id),
             belongs_to: None,
+            backend: None,
         };
         let identity = match Identity::read(path)? {
             Some(found) => found,
@@ -67,6 +73,55 @@ impl StateDirectory {
         &self.path
     }
 
+    /// Where the stores are.
+    pub fn stores(&self) -> PathBuf {
+        self.path.join("stores")
+    }
+
+    /// Opens the database of the stores with `backend`, or creates it, and remembers that engine for as long as the
+    /// directory of the [stores](Self::stores) is there.
+    ///
+    /// # Errors
+    /// [`StateError::OtherBackend`] when another engine wrote the stores, and what [`Backend::open`] reports.
+    pub fn open_database(
+        &mut self,
+        backend: Backend,
+        options: &DatabaseOptions,
+    ) -> Result<Arc<dyn Database>, StateError> {
+        let stores = self.stores();
+        let found = match holds_files(&stores).map_err(StateError::io("read", &stores))? {
+            // Directories that do not say were written when there was nothing else.
+            true => self.identity.backend.as_deref().or(Some("sled")),
+            false => None,
+        };
+        if let Some(found) = found.filter(|found| *found != backend.name()) {
+            return Err(StateError::OtherBackend {
+                path: stores,
+                wanted: backend.name(),
+                found: found.to_owned(),
+            });
+        }
+        if !backend.is_built_in() {
+            return Err(StateError::NotBuiltIn {
+                backend: backend.name(),
+            });
+        }
+        if self.identity.backend.as_deref() != Some(backend.name()) {
+            // IMPORTANT: before there is a file of the engine.
+            self.replace_identity(Identity {
+                backend: Some(backend.name().to_owned()),
+                ..self.identity.clone()
+            })?;
+        }
+        backend.open(&stores, options)
+    }
+
+    fn replace_identity(&mut self, identity: Identity) -> Result<(), StateError> {
+        identity.write(&self.path)?;
+        self.identity = identity;
+        Ok(())
+    }
+
     /// Ties the state to something outside, such as the input it was made from: the first call writes
     /// it down, later ones must say the same.
     ///
@@ -77,15 +132,10 @@ impl StateDirectory {
         match &self.identity.belongs_to {
             Some(found) if *found == what => Ok(()),
             Some(found) => Err(foreign(&self.path, what, found.clone())),
-            None => {
-                let identity = Identity {
-                    belongs_to: Some(what),
-                    ..self.identity.clone()
-                };
-                identity.write(&self.path)?;
-                self.identity = identity;
-                Ok(())
-            }
+            None => self.replace_identity(Identity {
+                belongs_to: Some(what),
+                ..self.identity.clone()
+            }),
         }
     }
 }
@@ -95,6 +145,14 @@ fn foreign(path: &Path, expected: String, found: String) -> StateError {
         path: path.to_owned(),
         expected,
         found,
+    }
+}
+
+fn holds_files(directory: &Path) -> std::io::Result<bool> {
+    match fs::read_dir(directory) {
+        Ok(mut entries) => Ok(entries.next().is_some()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
@@ -164,6 +222,7 @@ impl Identity {
             format,
             application,
             belongs_to: field("belongs to "),
+            backend: field("backend "),
         }))
     }
 
@@ -174,6 +233,9 @@ impl Identity {
         let mut text = format!("format {}\napplication {}\n", self.format, self.application);
         if let Some(what) = &self.belongs_to {
             text += &format!("belongs to {what}\n");
+        }
+        if let Some(backend) = &self.backend {
+            text += &format!("backend {backend}\n");
         }
         let write = || {
             let mut file = File::create(&beside)?;

@@ -38,6 +38,40 @@ pub enum StateError {
         /// What was found.
         detail: String,
     },
+    /// The files of a database are damaged, or the engine panics over them.
+    #[error(
+        "{engine} cannot open the stores in {}: {reason}; delete the directory so that they are rebuilt from their changelogs", path.display()
+    )]
+    Unreadable {
+        /// The storage engine.
+        engine: &'static str,
+        /// The directory of the database.
+        path: PathBuf,
+        /// What it says about them.
+        reason: String,
+    },
+    /// The storage engine is not part of this program.
+    #[error(
+        "this program was built without the storage engine {backend}; build it with the cargo feature `{backend}`, or \
+         choose another backend"
+    )]
+    NotBuiltIn {
+        /// The engine, and the cargo feature.
+        backend: &'static str,
+    },
+    /// The stores in a state directory were written by another storage engine.
+    #[error(
+        "the stores in {} were written by {found}, and this start is to use {wanted}; choose the backend {found}, or \
+         delete that directory: the stores are rebuilt from their changelogs", path.display()
+    )]
+    OtherBackend {
+        /// The directory of the stores.
+        path: PathBuf,
+        /// The engine that is asked for.
+        wanted: &'static str,
+        /// The engine that wrote them.
+        found: String,
+    },
     /// Another process works in this directory.
     #[error("state directory {} is in use by {by}; stop that process or choose another directory", path.display())]
     Locked {

@@ -1,4 +1,5 @@
-//! Transactional state stores: key-value, versioned, window, session and join buffers, over memory or sled.
+//! Transactional state stores: key-value, versioned, window, session and join buffers, over memory or a storage engine
+//! on disk: sled, or, as cargo features, fjall and redb ([`Backend`]).
 //!
 //! Bytes in, bytes out. What this crate promises a stream task:
 //!
@@ -63,8 +64,13 @@ mod timeline;
 mod versioned;
 mod window;
 
+#[cfg(feature = "fjall")]
+pub use backend::FjallDatabase;
+#[cfg(feature = "redb")]
+pub use backend::RedbDatabase;
 pub use backend::{
-    Database, Direction, MemoryDatabase, SledDatabase, SledOptions, Tree, VisitBytes,
+    Backend, Database, DatabaseOptions, Direction, MemoryDatabase, SledDatabase, Tree,
+    UnknownBackend, VisitBytes,
 };
 pub use directory::StateDirectory;
 pub use error::StateError;

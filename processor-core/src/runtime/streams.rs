@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use state::{Database, MemoryDatabase, SledDatabase, SledOptions, StateDirectory, StateError};
+use state::{Database, DatabaseOptions, MemoryDatabase, StateDirectory, StateError};
 
 use crate::clock::{Clock, SystemClock};
 use crate::config::StreamsConfig;
@@ -159,12 +159,12 @@ impl Streams {
         let (directory, database): (_, Arc<dyn Database>) = match &config.state_dir {
             None => (None, Arc::new(MemoryDatabase::default())),
             Some(path) => {
-                let directory = StateDirectory::open(path, &config.application_id)?;
-                let options = SledOptions {
+                let mut directory = StateDirectory::open(path, &config.application_id)?;
+                let options = DatabaseOptions {
                     cache_bytes: config.state_cache_bytes,
                 };
-                let database = SledDatabase::open(&path.join("stores"), &options)?;
-                (Some(directory), Arc::new(database))
+                let database = directory.open_database(config.backend, &options)?;
+                (Some(directory), database)
             }
         };
         let mut streams = Self::on(topology, config, log, clock, database)?;

@@ -14,7 +14,7 @@ use processor_core::dsl::{
 use processor_core::serde::{int64, json, nullable, utf8};
 use processor_core::testing::TopologyTestDriver;
 use serde::{Deserialize, Serialize};
-use state::{Database, Direction, SledDatabase, SledOptions};
+use state::{Database, DatabaseOptions, Direction, SledDatabase};
 
 use crate::support::driver::{driver, text, topology};
 use crate::windowed::LateText;
@@ -560,7 +560,7 @@ fn touches_that_nothing_can_need_are_let_go_and_others_are_kept() {
         bench.0.advance_wall_clock(Duration::from_secs(11));
         drop(bench);
         let stores = directory.path().join("stores");
-        let database = SledDatabase::open(&stores, &SledOptions::default()).unwrap();
+        let database = SledDatabase::open(&stores, &DatabaseOptions::default()).unwrap();
         let tree = database.tree("credit-clicks-touches/0").unwrap();
         let mut rows = 0;
         let all = (Bound::Unbounded, Bound::Unbounded);

@@ -5,11 +5,23 @@
 //! applied, so that what is written last (the marker) is never there without what was written before.
 //! Nothing is durable against power loss before [`Database::sync`].
 
+mod engine;
+#[cfg(feature = "fjall")]
+mod fjall;
 mod memory;
+#[cfg(any(feature = "fjall", feature = "redb"))]
+mod opening;
+#[cfg(feature = "redb")]
+mod redb;
 mod sled;
 
+#[cfg(feature = "fjall")]
+pub use self::fjall::FjallDatabase;
+#[cfg(feature = "redb")]
+pub use self::redb::RedbDatabase;
+pub use self::sled::SledDatabase;
+pub use engine::{Backend, UnknownBackend};
 pub use memory::MemoryDatabase;
-pub use sled::{SledDatabase, SledOptions};
 
 use std::cmp::Ordering;
 use std::ops::{Bound, ControlFlow};
@@ -17,6 +29,21 @@ use std::ops::{Bound, ControlFlow};
 use bytes::Bytes;
 
 use crate::StateError;
+
+/// How to open a database on disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DatabaseOptions {
+    /// Memory for the engine's caches, in bytes. Each of them holds something beside it: see its own page.
+    pub cache_bytes: u64,
+}
+
+impl Default for DatabaseOptions {
+    fn default() -> Self {
+        Self {
+            cache_bytes: 64 << 20,
+        }
+    }
+}
 
 /// Which way a scan goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,10 +153,11 @@ mod tests {
     }
 
     #[test]
-    fn sled_keeps_the_contract() {
-        let directory = tempfile::tempdir().expect("a temporary directory");
-        let options = SledOptions::default();
-        let database = SledDatabase::open(directory.path(), &options).expect("opened");
-        crate::contract::check(&database);
+    fn every_engine_keeps_the_contract() {
+        for backend in Backend::ALL.into_iter().filter(|it| it.is_built_in()) {
+            let directory = tempfile::tempdir().expect("a temporary directory");
+            let database = backend.open(directory.path(), &DatabaseOptions::default());
+            crate::contract::check(&*database.expect("opened"));
+        }
     }
 }

@@ -19,26 +19,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use sled::IVec;
 
-use super::{Database, Direction, Tree, VisitBytes, is_empty_range};
+use super::{Database, DatabaseOptions, Direction, Tree, VisitBytes, is_empty_range};
 use crate::StateError;
 
 const LOCK_ATTEMPTS: u32 = 40;
 const LOCK_PAUSE: Duration = Duration::from_millis(50);
-
-/// How to open a [`SledDatabase`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SledOptions {
-    /// Memory for sled's page cache; sled takes it as a hint and may hold a small multiple.
-    pub cache_bytes: u64,
-}
-
-impl Default for SledOptions {
-    fn default() -> Self {
-        Self {
-            cache_bytes: 64 << 20,
-        }
-    }
-}
 
 /// A sled database. Clones share it.
 #[derive(Debug, Clone)]
@@ -48,12 +33,13 @@ pub struct SledDatabase {
 }
 
 impl SledDatabase {
-    /// Opens or creates the database in `path`. One that cannot be read is set aside and replaced by an
+    /// Opens or creates the database in `path`. sled takes `cache_bytes` as a hint for its page cache, and may hold a small
+    /// multiple. A database that cannot be read is set aside and replaced by an
     /// empty one, which [`quarantined`](Self::quarantined) and a warning in the log report.
     ///
     /// # Errors
     /// The directory cannot be created, read or renamed, or another handle holds it.
-    pub fn open(path: &Path, options: &SledOptions) -> Result<Self, StateError> {
+    pub fn open(path: &Path, options: &DatabaseOptions) -> Result<Self, StateError> {
         let config = sled::Config::new()
             .path(path)
             .cache_capacity(options.cache_bytes)

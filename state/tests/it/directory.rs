@@ -1,6 +1,6 @@
 //! One process, one application, one origin per state directory.
 
-use state::{StateDirectory, StateError};
+use state::{Backend, DatabaseOptions, StateDirectory, StateError};
 
 #[test]
 fn a_second_holder_is_refused_and_told_who_holds_it() {
@@ -60,4 +60,60 @@ fn a_path_that_is_a_file_is_refused_with_its_name() {
     std::fs::write(&path, "").unwrap();
     let error = StateDirectory::open(&path, "app").unwrap_err();
     assert!(error.to_string().contains("file"), "{error}");
+}
+
+fn options() -> DatabaseOptions {
+    DatabaseOptions {
+        cache_bytes: 1 << 20,
+    }
+}
+
+#[test]
+fn stores_of_another_engine_are_refused_and_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    for (wrote, wanted) in [
+        (Backend::Sled, Backend::Fjall),
+        (Backend::Sled, Backend::Redb),
+    ] {
+        let path = directory.path().join(wanted.name());
+        let mut state = StateDirectory::open(&path, "app").unwrap();
+        drop(state.open_database(wrote, &options()).unwrap());
+        let before = std::fs::read(path.join("identity")).unwrap();
+        let error = state.open_database(wanted, &options()).err().unwrap();
+        assert!(matches!(error, StateError::OtherBackend { .. }), "{error}");
+        let text = error.to_string();
+        let stores = state.stores().display().to_string();
+        for part in [wrote.name(), wanted.name(), &stores] {
+            assert!(text.contains(part), "{text}");
+        }
+        assert_eq!(std::fs::read(path.join("identity")).unwrap(), before);
+        drop(state.open_database(wrote, &options()).unwrap());
+    }
+}
+
+#[test]
+fn stores_of_a_directory_that_names_no_engine_are_of_sled() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut state = StateDirectory::open(directory.path(), "app").unwrap();
+    std::fs::create_dir(state.stores()).unwrap();
+    std::fs::write(state.stores().join("conf"), "").unwrap();
+    let error = state.open_database(Backend::Fjall, &options()).err();
+    let is_of_sled =
+        matches!(&error, Some(StateError::OtherBackend { found, .. }) if found == "sled");
+    assert!(is_of_sled, "{error:?}");
+}
+
+#[test]
+fn a_directory_without_stores_takes_any_engine() {
+    let directory = tempfile::tempdir().unwrap();
+    for backend in Backend::ALL.into_iter().filter(|it| it.is_built_in()) {
+        let mut state = StateDirectory::open(directory.path(), "app").unwrap();
+        state.belongs_to("input").unwrap();
+        drop(state.open_database(backend, &options()).unwrap());
+        drop(state);
+        let mut state = StateDirectory::open(directory.path(), "app").unwrap();
+        state.belongs_to("input").unwrap();
+        drop(state.open_database(backend, &options()).unwrap());
+        std::fs::remove_dir_all(state.stores()).unwrap();
+    }
 }

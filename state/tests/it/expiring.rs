@@ -1,4 +1,4 @@
-//! Key-value stores whose entries expire, against a plain map: random histories over memory and sled, with aborts, and
+//! Key-value stores whose entries expire, against a plain map: random histories over memory and each engine, with aborts, and
 //! losses of what is in memory.
 
 use std::collections::BTreeMap;
@@ -6,7 +6,7 @@ use std::ops::{Bound, ControlFlow};
 
 use proptest::prelude::*;
 use state::{
-    Change, Database, Direction, KeyValueStore, MemoryDatabase, SledDatabase, SledOptions, Store,
+    Backend, Change, Database, DatabaseOptions, Direction, KeyValueStore, MemoryDatabase, Store,
 };
 
 const KEYS: &[&[u8]] = &[b"", b"a", b"aa", b"ab", b"b", b"\xff"];
@@ -242,13 +242,27 @@ proptest! {
     }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 16, failure_persistence: None, ..ProptestConfig::default() })]
+macro_rules! on {
+    ($name:ident, $backend:expr) => {
+        mod $name {
+            use super::*;
 
-    #[test]
-    fn an_expiring_store_shows_what_has_not_expired_on_sled(actions in actions()) {
-        let directory = tempfile::tempdir().unwrap();
-        let options = SledOptions { cache_bytes: 1 << 20 };
-        run(&SledDatabase::open(directory.path(), &options).unwrap(), &actions);
-    }
+            proptest! {
+                #![proptest_config(ProptestConfig { cases: 16, failure_persistence: None, ..ProptestConfig::default() })]
+
+                #[test]
+                fn an_expiring_store_shows_what_has_not_expired(actions in actions()) {
+                    let directory = tempfile::tempdir().unwrap();
+                    let options = DatabaseOptions { cache_bytes: 1 << 20 };
+                    run(&*$backend.open(directory.path(), &options).unwrap(), &actions);
+                }
+            }
+        }
+    };
 }
+
+on!(sled, Backend::Sled);
+#[cfg(feature = "fjall")]
+on!(fjall, Backend::Fjall);
+#[cfg(feature = "redb")]
+on!(redb, Backend::Redb);

@@ -2,6 +2,7 @@
 
 mod crash;
 mod directory;
+mod engines;
 mod expiring;
 mod marker;
 mod model;

@@ -1,4 +1,4 @@
-//! Random histories of every kind of store against a `BTreeMap`, over memory and over sled.
+//! Random histories of every kind of store against a `BTreeMap`, over memory and over each storage engine.
 //!
 //! The changelog is the truth: a reopened store gets it back from the marker's offset on, as a task
 //! does after a crash, and must show what was committed.
@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use state::{
-    Change, Database, Marker, MemoryDatabase, SledDatabase, SledOptions, read_marker, write_marker,
+    Backend, Change, Database, DatabaseOptions, Marker, MemoryDatabase, read_marker, write_marker,
 };
 
 use crate::subject::{Id, Kind, Map, Subject};
@@ -337,16 +337,13 @@ fn on_memory(kind: Kind, actions: &[Action]) {
     run(kind, &MemoryDatabase::default(), actions);
 }
 
-fn on_sled(kind: Kind, actions: &[Action]) {
+fn on(backend: Backend, kind: Kind, actions: &[Action]) {
     let directory = tempfile::tempdir().unwrap();
-    let options = SledOptions {
+    let options = DatabaseOptions {
         cache_bytes: 1 << 20,
     };
-    run(
-        kind,
-        &SledDatabase::open(directory.path(), &options).unwrap(),
-        actions,
-    );
+    let database = backend.open(directory.path(), &options).unwrap();
+    run(kind, &*database, actions);
 }
 
 proptest! {
@@ -368,21 +365,35 @@ proptest! {
     fn a_versioned_store_is_a_map_of_histories(actions in actions()) { on_memory(Kind::Versioned, &actions); }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 16, failure_persistence: None, ..ProptestConfig::default() })]
+macro_rules! on {
+    ($name:ident, $backend:expr) => {
+        mod $name {
+            use super::*;
 
-    #[test]
-    fn a_key_value_store_is_a_map_on_sled(actions in actions()) { on_sled(Kind::KeyValue, &actions); }
+            proptest! {
+                #![proptest_config(ProptestConfig { cases: 16, failure_persistence: None, ..ProptestConfig::default() })]
 
-    #[test]
-    fn a_window_store_is_a_map_on_sled(actions in actions()) { on_sled(Kind::Window, &actions); }
+                #[test]
+                fn a_key_value_store_is_a_map(actions in actions()) { on($backend, Kind::KeyValue, &actions); }
 
-    #[test]
-    fn a_session_store_is_a_map_on_sled(actions in actions()) { on_sled(Kind::Session, &actions); }
+                #[test]
+                fn a_window_store_is_a_map(actions in actions()) { on($backend, Kind::Window, &actions); }
 
-    #[test]
-    fn a_join_store_is_a_multimap_on_sled(actions in actions()) { on_sled(Kind::Join, &actions); }
+                #[test]
+                fn a_session_store_is_a_map(actions in actions()) { on($backend, Kind::Session, &actions); }
 
-    #[test]
-    fn a_versioned_store_is_a_map_of_histories_on_sled(actions in actions()) { on_sled(Kind::Versioned, &actions); }
+                #[test]
+                fn a_join_store_is_a_multimap(actions in actions()) { on($backend, Kind::Join, &actions); }
+
+                #[test]
+                fn a_versioned_store_is_a_map_of_histories(actions in actions()) { on($backend, Kind::Versioned, &actions); }
+            }
+        }
+    };
 }
+
+on!(sled, Backend::Sled);
+#[cfg(feature = "fjall")]
+on!(fjall, Backend::Fjall);
+#[cfg(feature = "redb")]
+on!(redb, Backend::Redb);

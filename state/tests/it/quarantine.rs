@@ -3,12 +3,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use state::{Database, KeyValueStore, SledDatabase, SledOptions, StateError, Store};
+use state::{Database, DatabaseOptions, KeyValueStore, SledDatabase, StateError, Store};
 
 fn open(path: &Path) -> Result<SledDatabase, StateError> {
     SledDatabase::open(
         path,
-        &SledOptions {
+        &DatabaseOptions {
             cache_bytes: 1 << 20,
         },
     )

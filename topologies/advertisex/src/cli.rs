@@ -12,6 +12,7 @@ use attribution::ConversionRules;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use events::generator::{GeneratorConfig, generate};
 use events::reference::{Definitions, Sharing};
+use processor_core::Backend;
 use processor_core::dsl::Model;
 use processor_core::log::embedded::EmbeddedLog;
 use tracing_subscriber::EnvFilter;
@@ -112,6 +113,13 @@ enum ModelName {
 }
 
 #[derive(Args)]
+struct Storage {
+    /// Storage engine of the stores: sled, fjall or redb. A state directory belongs to the engine that wrote it
+    #[arg(long, default_value_t)]
+    backend: Backend,
+}
+
+#[derive(Args)]
 struct DemoArgs {
     /// Landing directory [default: the shipped sample]
     #[arg(long, value_name = "DIR")]
@@ -122,6 +130,8 @@ struct DemoArgs {
     /// Where the log and the stores are [default: inside --out]
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
+    #[command(flatten)]
+    storage: Storage,
     /// End with the input instead of watching for more
     #[arg(long)]
     once: bool,
@@ -229,6 +239,7 @@ fn demo(args: DemoArgs) -> Result<()> {
         input: args.input,
         out: args.out,
         state: args.state,
+        backend: args.storage.backend,
         once: args.once,
         click_window: args.rules.click_window,
         conversions: args.rules.conversions(),
@@ -330,7 +341,7 @@ mod kafka {
     use crate::summary::summary;
     use crate::{Part, duration};
 
-    use super::Rules;
+    use super::{Rules, Storage};
 
     #[derive(Args)]
     struct ClusterArgs {
@@ -371,6 +382,8 @@ mod kafka {
         /// Where the stores of this instance are
         #[arg(long, value_name = "DIR", default_value = "advertisex-state")]
         state: PathBuf,
+        #[command(flatten)]
+        storage: Storage,
         /// Consumer group, and prefix of internal topics [default: advertisex, or advertisex-PART]
         #[arg(long)]
         application_id: Option<String>,
@@ -416,6 +429,7 @@ mod kafka {
                     .unwrap_or_else(|| self.part.application_id().to_owned()),
                 instance: self.instance,
                 state: self.state,
+                backend: self.storage.backend,
                 static_membership: self.static_membership,
                 threads: self.threads,
                 accept_reset: self.accept_reset,

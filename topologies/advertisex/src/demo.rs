@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use attribution::ConversionRules;
 use processor_core::clock::{Clock, SystemClock};
 use processor_core::log::embedded::EmbeddedLog;
-use processor_core::{Streams, StreamsConfig};
+use processor_core::{Backend, Streams, StreamsConfig};
 use state::StateDirectory;
 
 use crate::progress::Progress;
@@ -41,6 +41,8 @@ pub struct Demo {
     pub out: PathBuf,
     /// Where the log and the stores are; inside `out` when there is none.
     pub state: Option<PathBuf>,
+    /// What keeps the stores there.
+    pub backend: Backend,
     /// Returns at the end of the input instead of watching for more.
     pub once: bool,
     /// How long before a click an impression may be to be credited with it.
@@ -82,7 +84,9 @@ impl Demo {
             id_ttl: self.id_ttl,
             replication: 1,
         };
-        let mut streams_config = StreamsConfig::new("advertisex").state_dir(state.join("streams"));
+        let mut streams_config = StreamsConfig::new("advertisex")
+            .state_dir(state.join("streams"))
+            .backend(self.backend);
         // Events may be years old; their changelogs must not expire before they are read.
         streams_config.windowed_changelog_additional_retention = None;
         let topology = topology(Part::All, &config, Arc::new(log.clone()))?;

@@ -11,7 +11,7 @@ use attribution::ConversionRules;
 use processor_core::clock::{Clock, SystemClock};
 use processor_core::log::Log;
 use processor_core::log::kafka::{KafkaLog, KafkaOptions};
-use processor_core::{Guarantee, Streams, StreamsConfig};
+use processor_core::{Backend, Guarantee, Streams, StreamsConfig};
 
 use crate::progress::grouped;
 use crate::{Config, Part, topics, topology};
@@ -54,6 +54,8 @@ pub struct Run {
     pub instance: Option<String>,
     /// Where the stores are; every instance needs its own.
     pub state: PathBuf,
+    /// What keeps them there.
+    pub backend: Backend,
     /// Joins the group as a static member under the instance's name.
     pub static_membership: bool,
     /// Stream threads.
@@ -159,7 +161,9 @@ impl Run {
     }
 
     fn streams_config(&self) -> StreamsConfig {
-        let mut config = StreamsConfig::new(&self.application_id).state_dir(&self.state);
+        let mut config = StreamsConfig::new(&self.application_id)
+            .state_dir(&self.state)
+            .backend(self.backend);
         config.instance.clone_from(&self.instance);
         config.static_membership = self.static_membership;
         config.threads = self.threads;

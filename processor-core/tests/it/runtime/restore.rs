@@ -1,6 +1,7 @@
 //! What a restart finds: its stores and their marker, or the changelog alone.
 
-use processor_core::{Guarantee, StreamsConfig};
+use processor_core::{Backend, Guarantee, Streams, StreamsConfig, StreamsError};
+use state::StateError;
 
 use super::{PARTS, RECORDS, config, difference, feed, results, topics, topology, undisturbed};
 use crate::support::faulty_log::{Call, Fault, FaultyLog, Script};
@@ -18,19 +19,64 @@ fn on_disk(directory: &Path) -> StreamsConfig {
 #[test]
 fn restarts_and_crashes_with_a_state_directory_change_no_result() {
     let expected = undisturbed();
-    let directory = tempfile::tempdir().unwrap();
-    let (log, state) = (directory.path().join("log"), directory.path().join("state"));
-    for part in 0..PARTS {
-        // The log itself is closed and opened as well.
+    for backend in Backend::ALL.into_iter().filter(|it| it.is_built_in()) {
+        let directory = tempfile::tempdir().unwrap();
+        let (log, state) = (directory.path().join("log"), directory.path().join("state"));
+        for part in 0..PARTS {
+            // The log itself is closed and opened as well.
+            let world = World::in_files(&log, &topics());
+            let mut streams = world.streams(&topology(), on_disk(&state).backend(backend));
+            feed(&world, part, RECORDS);
+            streams.run_to_end().unwrap();
+            if part % 2 == 0 {
+                streams.close().unwrap();
+            }
+        }
         let world = World::in_files(&log, &topics());
-        let mut streams = world.streams(&topology(), on_disk(&state));
+        assert_eq!(
+            difference(&results(&world), &expected),
+            [""; 0],
+            "{backend}"
+        );
+    }
+}
+
+#[test]
+fn another_storage_engine_begins_once_the_stores_are_deleted() {
+    let expected = undisturbed();
+    let directory = tempfile::tempdir().unwrap();
+    let state = directory.path().join("state");
+    let world = World::new(&topics());
+    let mut streams = world.streams(&topology(), on_disk(&state));
+    feed(&world, 0, RECORDS);
+    streams.run_to_end().unwrap();
+    streams.close().unwrap();
+
+    let other = Backend::ALL
+        .into_iter()
+        .find(|backend| *backend != config().backend && backend.is_built_in());
+    let other = other.unwrap_or(Backend::Fjall);
+    let log = Arc::new(world.log.clone());
+    let refused = Streams::new(topology(), on_disk(&state).backend(other), log).err();
+    let Some(StreamsError::State(error @ StateError::OtherBackend { .. })) = refused else {
+        panic!("{refused:?}");
+    };
+    let stores = state.join("stores");
+    let text = error.to_string();
+    assert!(text.contains(&stores.display().to_string()), "{text}");
+
+    std::fs::remove_dir_all(stores).unwrap();
+    let next = match other.is_built_in() {
+        true => other,
+        false => config().backend,
+    };
+    let mut streams = world.streams(&topology(), on_disk(&state).backend(next));
+    for part in 1..PARTS {
         feed(&world, part, RECORDS);
         streams.run_to_end().unwrap();
-        if part % 2 == 0 {
-            streams.close().unwrap();
-        }
     }
-    let world = World::in_files(&log, &topics());
+    assert!(streams.records_restored() > 0);
+    streams.close().unwrap();
     assert_eq!(difference(&results(&world), &expected), [""; 0]);
 }
 

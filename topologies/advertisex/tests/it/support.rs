@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use advertisex::demo::Demo;
 use attribution::ConversionRules;
+use processor_core::Backend;
 use serde_json::Value;
 
 /// Writes a file of a landing directory.
@@ -21,6 +22,7 @@ pub(crate) fn demo(landing: &Path, out: &Path) -> Demo {
         input: Some(landing.to_owned()),
         out: out.to_owned(),
         state: None,
+        backend: Backend::default(),
         once: true,
         click_window: Duration::from_secs(30 * 60),
         conversions: ConversionRules::default(),
