@@ -20,7 +20,7 @@ fn open(backend: Backend, path: &Path) -> Result<Arc<dyn Database>, StateError> 
 
 fn fill(database: &dyn Database) {
     let mut store = KeyValueStore::open("kv", database.tree("kv").unwrap());
-    for n in 0..20_000u32 {
+    for n in 0..6_000u32 {
         store.put(&n.to_be_bytes(), &[7; 100], 1).unwrap();
     }
     store.seal(&mut |_| {}).unwrap();
@@ -67,7 +67,7 @@ fn a_closed_database_is_as_it_was() {
         let database = open(backend, directory.path()).unwrap();
         assert_eq!(database.tree_names().unwrap(), ["kv"], "{backend}");
         let store = KeyValueStore::open("kv", database.tree("kv").unwrap());
-        let found = store.get(&19_999u32.to_be_bytes()).unwrap().unwrap();
+        let found = store.get(&5_999u32.to_be_bytes()).unwrap().unwrap();
         assert_eq!(found.value, [7; 100][..], "{backend}");
     }
 }
