@@ -1,3 +1,5 @@
 //! Benchmarks of the framework and its peers. `README.md` says what is measured, how, and what came out.
 
+pub mod memory;
 pub mod peers;
+mod usage;

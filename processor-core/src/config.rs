@@ -35,22 +35,30 @@ pub struct StreamsConfig {
     pub guarantee: Guarantee,
     /// Time between commits.
     pub commit_interval: Duration,
-    /// Bytes sent or changed after which a commit comes early.
-    pub commit_bytes: usize,
+    /// Memory of this process in bytes, over all stream threads: for changes that are not in the stores yet, their page
+    /// cache, records that were read and wait, and the queues of the clients. When its share is full, a commit comes
+    /// early, changes are written to the stores, a partition is paused, or a thread waits for the log.
+    /// [`MemoryPlan`](crate::MemoryPlan) says how it is divided, and what it does not count; at least 32 MiB for each
+    /// thread.
+    pub memory_bytes: u64,
+    /// Of each thread: bytes sent or changed after which a commit comes early; `None` follows from
+    /// [`memory_bytes`](Self::memory_bytes).
+    pub commit_bytes: Option<usize>,
     /// Where stores live; `None` keeps them in memory, and a restart reads their changelogs in full.
     pub state_dir: Option<PathBuf>,
     /// The storage engine of the stores in the state directory. A directory belongs to the engine that wrote it: to change
     /// it, delete the `stores` in there, which are then rebuilt from their changelogs.
     pub backend: Backend,
-    /// Memory for the caches of the storage engine, for all stores together, in bytes.
-    pub state_cache_bytes: u64,
-    /// Bytes of committed changes that may wait in memory before they are written to the stores. A row that changes
-    /// again meanwhile, or whose window closes, is not written at all, so more is faster; it is also what a restart
-    /// after a kill replays.
-    pub apply_bytes: usize,
+    /// Memory for the caches of the storage engine, for all stores together, in bytes; `None` follows from [`memory_bytes`](Self::memory_bytes).
+    pub state_cache_bytes: Option<u64>,
+    /// Of each thread: bytes of committed changes that may wait in memory before they are written to the stores. A row
+    /// that changes again meanwhile, or whose window closes, is not written at all, so more is faster; it is also what a
+    /// restart after a kill replays. `None` follows from [`memory_bytes`](Self::memory_bytes).
+    pub apply_bytes: Option<usize>,
     /// Longest time committed changes wait in memory before they are written to the stores.
     pub apply_interval: Duration,
-    /// Records waiting in one partition above which it is paused while its partners are read.
+    /// Records waiting in one partition above which it is paused while its partners are read. So it is above its part of
+    /// [`memory_bytes`](Self::memory_bytes), whichever comes first.
     pub buffered_records_per_partition: usize,
     /// How long a task waits for an empty input that has more to read, so that co-partitioned inputs are processed in
     /// time order.
@@ -102,7 +110,7 @@ pub struct StreamsConfig {
 }
 
 impl StreamsConfig {
-    /// Defaults: one thread, exactly once, commits every 100 ms, state in memory.
+    /// Defaults: one thread, exactly once, commits every 100 ms, state in memory, 512 MiB.
     pub fn new(application_id: impl Into<String>) -> Self {
         Self {
             application_id: application_id.into(),
@@ -111,11 +119,12 @@ impl StreamsConfig {
             threads: 1,
             guarantee: Guarantee::ExactlyOnce,
             commit_interval: Duration::from_millis(100),
-            commit_bytes: 32 << 20,
+            memory_bytes: 512 << 20,
+            commit_bytes: None,
             state_dir: None,
             backend: Backend::default(),
-            state_cache_bytes: 128 << 20,
-            apply_bytes: 64 << 20,
+            state_cache_bytes: None,
+            apply_bytes: None,
             apply_interval: Duration::from_secs(10),
             buffered_records_per_partition: 10_000,
             max_task_idle: Duration::from_secs(5),

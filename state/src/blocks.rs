@@ -9,6 +9,7 @@ use crate::block::{self, BLOCK_BYTES, Packed, Tail};
 use crate::keys::{Slot, write_row_prefix};
 use crate::overlay::Entry;
 use crate::segments::Segments;
+use crate::store::Batch;
 use crate::{StateError, Tree};
 
 pub(crate) struct Blocks {
@@ -105,7 +106,7 @@ impl Blocks {
         segment: i64,
         key: &[u8],
         line: &[(Slot, Entry)],
-        batch: &mut Vec<(Bytes, Option<Bytes>)>,
+        batch: &mut Batch,
     ) -> Result<(), StateError> {
         if line.is_empty() {
             return Ok(());
@@ -133,7 +134,7 @@ impl Blocks {
         let mut put = |number: usize, value: Bytes| {
             let mut row_key = row_key.clone();
             row_key.extend_from_slice(&(number as u32).to_be_bytes());
-            batch.push((row_key.into(), Some(value)));
+            batch.push(row_key.into(), Some(value));
         };
         put(0, tail.encode());
         for (number, entries) in full {

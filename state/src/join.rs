@@ -15,7 +15,7 @@ use crate::arena::Arena;
 use crate::blocks::Blocks;
 use crate::keys::{Kind, Slot};
 use crate::overlay::{Entry, Generations, Horizon, Layers, Table};
-use crate::store::{MAX_BATCH, VisitJoin};
+use crate::store::{Batch, MAX_BATCH, VisitJoin};
 use crate::timed::{round, slots};
 use crate::timeline::Timeline;
 use crate::{Change, Direction, StateError, Store, Tree};
@@ -270,9 +270,9 @@ impl Store for JoinStore {
         if self.round.is_empty() {
             self.round = round(&self.generations.settled, &self.blocks.segments);
         }
-        let mut batch = Vec::new();
+        let mut batch = Batch::of(limit);
         let mut at = self.round.len();
-        while at > 0 && batch.len() < limit {
+        while at > 0 && !batch.is_full() {
             at -= 1;
             let (segment, key) = &self.round[at];
             let (from, to) = slots(&self.blocks.segments, *segment);
@@ -285,7 +285,7 @@ impl Store for JoinStore {
             self.blocks.pack(*segment, key, line, &mut batch)?;
         }
         if !batch.is_empty() {
-            self.blocks.tree.apply(&batch)?;
+            self.blocks.tree.apply(&batch.entries)?;
         }
         for (segment, key) in self.round.drain(at..) {
             let (from, to) = slots(&self.blocks.segments, segment);

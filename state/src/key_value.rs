@@ -16,7 +16,7 @@ use crate::expiry::Expiry;
 use crate::keys::{after_prefix, stamp, unstamp};
 use crate::overlay::{Entry, Generations, Layers, Table};
 use crate::rows::Rows;
-use crate::store::{MAX_BATCH, VisitKey};
+use crate::store::{Batch, VisitKey};
 use crate::{Change, Direction, Stamped, StateError, Store, Tree};
 
 /// A key-value store.
@@ -320,25 +320,22 @@ impl Store for KeyValueStore {
                 .map(|(key, _)| key.clone())
                 .collect();
         }
-        let chunk = max_entries.clamp(1, MAX_BATCH).min(self.round.len());
-        let keys = self.round.len() - chunk..;
-        let batch: Vec<(Bytes, Option<Bytes>)> = self.round[keys.clone()]
-            .iter()
-            .rev()
-            .filter_map(|key| {
-                let entry = settled.get(key)?;
-                let row = entry
-                    .value
-                    .as_ref()
-                    .map(|value| stamp(entry.timestamp, value));
-                Some((key.clone(), row))
-            })
-            .collect();
-        if !batch.is_empty() {
-            self.tree.apply(&batch)?;
+        let mut batch = Batch::of(max_entries);
+        let mut left = self.round.len();
+        while left > 0 && !batch.is_full() {
+            left -= 1;
+            let key = &self.round[left];
+            if let Some(entry) = settled.get(key) {
+                let value = entry.value.as_ref();
+                let row = value.map(|value| stamp(entry.timestamp, value));
+                batch.push(key.clone(), row);
+            }
         }
-        self.round.truncate(keys.start);
-        for (key, _) in &batch {
+        if !batch.is_empty() {
+            self.tree.apply(&batch.entries)?;
+        }
+        self.round.truncate(left);
+        for (key, _) in &batch.entries {
             settled.remove(key);
         }
         let written = settled.is_empty();

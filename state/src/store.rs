@@ -21,6 +21,42 @@ use crate::StateError;
 /// Most entries one backend batch may hold: larger sled batches cost gigabytes of memory (measured).
 pub const MAX_BATCH: usize = 2_000;
 
+/// A backend batch ends with the entry that takes it past so many bytes of keys and values: a batch is copied more than
+/// once on its way down.
+pub(crate) const MAX_BATCH_BYTES: usize = 2 << 20;
+
+/// A backend batch in the making.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    limit: usize,
+    bytes: usize,
+    pub(crate) entries: Vec<(Bytes, Option<Bytes>)>,
+}
+
+impl Batch {
+    /// One of at most `max_entries` (and [`MAX_BATCH`]) entries.
+    pub(crate) fn of(max_entries: usize) -> Self {
+        Self {
+            limit: max_entries.clamp(1, MAX_BATCH),
+            bytes: 0,
+            entries: Vec::new(),
+        }
+    }
+
+    pub(crate) fn push(&mut self, key: Bytes, value: Option<Bytes>) {
+        self.bytes += key.len() + value.as_ref().map_or(0, Bytes::len);
+        self.entries.push((key, value));
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.entries.len() >= self.limit || self.bytes >= MAX_BATCH_BYTES
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+}
+
 /// A value and the time of the event that wrote it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stamped {
@@ -78,8 +114,8 @@ pub trait Store: Send {
     /// [`StateError::Corrupt`] when the key is not one of this kind of store.
     fn restore(&mut self, change: Change<'_>) -> Result<(), StateError>;
 
-    /// Writes up to `max_entries` (at most [`MAX_BATCH`]) settled entries to the backend, and deletes
-    /// about as many expired ones. True when nothing settled is left, which is when a marker may be
+    /// Writes up to `max_entries` (at most [`MAX_BATCH`]) settled entries to the backend, fewer where they are large, and
+    /// deletes about as many expired ones. True when nothing settled is left, which is when a marker may be
     /// written.
     ///
     /// # Errors

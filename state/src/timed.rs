@@ -12,7 +12,7 @@ use crate::arena::Arena;
 use crate::keys::{Kind, Slot, ordered, stamp, unstamp, write_row_prefix};
 use crate::overlay::{Entry, Generations, Horizon, Layers, Table};
 use crate::segments::Segments;
-use crate::store::MAX_BATCH;
+use crate::store::{Batch, MAX_BATCH};
 use crate::timeline::Timeline;
 use crate::{Change, Direction, Stamped, StateError, Tree};
 
@@ -309,15 +309,19 @@ impl Timed {
         if self.round.is_empty() {
             self.round = round(&self.generations.settled, &self.segments);
         }
-        let mut batch = Vec::new();
+        let mut batch = Batch::of(limit);
         let mut taken = Vec::new();
         let mut at = self.round.len();
-        while at > 0 && batch.len() < limit {
+        while at > 0 && !batch.is_full() {
             let (segment, key) = &self.round[at - 1];
             let (from, to) = slots(&self.segments, *segment);
             let line = self.generations.settled.range(key, from, to);
-            let room = (limit - batch.len()).min(line.len());
-            for (slot, entry) in &line[..room] {
+            let mut room = 0;
+            for (slot, entry) in line {
+                if batch.is_full() {
+                    break;
+                }
+                room += 1;
                 // What expired while it waited is never written.
                 if slot.major >= self.horizon.settled {
                     let mut row_key = Vec::with_capacity(key.len() + 28);
@@ -326,7 +330,7 @@ impl Timed {
                         .value
                         .as_ref()
                         .map(|value| stamp(entry.timestamp, value));
-                    batch.push((Bytes::from(row_key), row));
+                    batch.push(Bytes::from(row_key), row);
                 }
             }
             taken.push((at - 1, room));
@@ -336,7 +340,7 @@ impl Timed {
             at -= 1;
         }
         if !batch.is_empty() {
-            self.tree.apply(&batch)?;
+            self.tree.apply(&batch.entries)?;
         }
         for (index, count) in taken {
             let (segment, key) = &self.round[index];

@@ -21,7 +21,7 @@ use bytes::Bytes;
 use crate::arena::Arena;
 use crate::keys::{Slot, from_ordered, ordered};
 use crate::overlay::{Entry, Generations, Horizon, Layers, Table};
-use crate::store::{MAX_BATCH, VisitVersion};
+use crate::store::{Batch, MAX_BATCH, VisitVersion};
 use crate::timeline::Timeline;
 use crate::{Change, Direction, Stamped, StateError, Store, Tree};
 
@@ -458,16 +458,21 @@ impl Store for VersionedStore {
             self.round.sort_unstable_by_key(order);
         }
         let all = (Slot::first(i64::MIN), Slot::last(i64::MAX));
-        let mut batch = Vec::new();
+        let mut batch = Batch::of(limit);
         let mut taken = Vec::new();
         let mut newest = self.stored_up_to;
         let mut at = self.round.len();
-        while at > 0 && batch.len() < limit {
+        while at > 0 && !batch.is_full() {
             let key = &self.round[at - 1];
             let line = settled.range(key, all.0, all.1);
-            let room = (limit - batch.len()).min(line.len());
-            for (slot, entry) in &line[..room] {
-                batch.push(row(key, slot.major, entry));
+            let mut room = 0;
+            for (slot, entry) in line {
+                if batch.is_full() {
+                    break;
+                }
+                room += 1;
+                let (key, row) = row(key, slot.major, entry);
+                batch.push(key, row);
                 newest = newest.max(slot.major);
             }
             taken.push((at - 1, room));
@@ -477,7 +482,7 @@ impl Store for VersionedStore {
             at -= 1;
         }
         if !batch.is_empty() {
-            self.tree.apply(&batch)?;
+            self.tree.apply(&batch.entries)?;
             self.stored_up_to = newest;
         }
         for (index, count) in taken {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use xtask::process::{Ending, Process};
 
-use super::usage::Usage;
+use crate::usage::Usage;
 
 /// To close in order: Kafka Streams takes up to 30 s by itself.
 const STOP_PATIENCE: Duration = Duration::from_secs(40);

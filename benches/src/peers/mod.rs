@@ -30,7 +30,6 @@ mod schedule;
 mod stopwatch;
 mod termination;
 mod turn;
-mod usage;
 mod workload;
 
 use std::process::ExitCode;

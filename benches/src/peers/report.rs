@@ -204,8 +204,8 @@ mod tests {
     use std::time::Duration;
 
     use super::super::race::Finish;
-    use super::super::usage::Usage;
     use super::*;
+    use crate::usage::Usage;
 
     fn measurement(records: u64) -> Measurement {
         Measurement {

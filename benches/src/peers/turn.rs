@@ -16,8 +16,8 @@ use super::outcome::{Difference, Outcome, example};
 use super::race::{Finish, Race, Verdict};
 use super::stopwatch::{Stopwatch, pause};
 use super::termination::Termination;
-use super::usage::Usage;
 use super::workload::{Equal, Workload};
+use crate::usage::Usage;
 
 /// Between two looks at the lag.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);

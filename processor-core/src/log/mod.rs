@@ -109,6 +109,20 @@ pub struct ConsumerRecord {
     pub headers: Headers,
 }
 
+impl ConsumerRecord {
+    /// Memory that it holds, in bytes: keys, values, headers, and what a record costs beside them.
+    pub(crate) fn held_bytes(&self) -> usize {
+        let headers = self
+            .headers
+            .iter()
+            .map(|header| size_of::<Header>() + header.value.as_ref().map_or(0, Bytes::len));
+        size_of::<Self>()
+            + self.key.as_ref().map_or(0, Bytes::len)
+            + self.value.as_ref().map_or(0, Bytes::len)
+            + headers.sum::<usize>()
+    }
+}
+
 /// A run of records of one partition, in offset order.
 #[derive(Debug, Clone)]
 pub struct RecordBatch {
@@ -207,6 +221,9 @@ pub struct ConsumerConfig {
     pub reset: OffsetReset,
     /// Most records a poll returns; 0 means the log's own default.
     pub max_poll_records: usize,
+    /// Memory for records that are fetched ahead, in bytes; 0 means the log's own default. One record larger than that
+    /// is fetched all the same.
+    pub fetch_bytes: usize,
 }
 
 /// Options of a producer.
@@ -216,6 +233,9 @@ pub struct ProducerConfig {
     pub transactional_id: Option<String>,
     /// How long a transaction may stay open, in ms, before the log aborts it; 0 means the log's own default.
     pub transaction_timeout_ms: u64,
+    /// Memory for records that are sent and not acknowledged, in bytes; 0 means the log's own default. When it is full,
+    /// [`Producer::send`] waits.
+    pub send_bytes: usize,
 }
 
 /// What happens to old records of a topic.

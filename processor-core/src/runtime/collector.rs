@@ -63,7 +63,6 @@ impl Collector {
         headers: &[Header],
     ) -> Result {
         self.sent += 1;
-        self.bytes += key.map_or(0, <[u8]>::len) + value.map_or(0, <[u8]>::len);
         let record = ProducerRecord {
             topic,
             partition,
@@ -72,6 +71,7 @@ impl Collector {
             value,
             headers,
         };
+        self.bytes += held_bytes(&record);
         if self.phase == Phase::Committing {
             self.waiting.push(record);
             return Ok(());
@@ -111,14 +111,14 @@ impl Collector {
         self.commit_requested && self.phase != Phase::Committing
     }
 
-    /// Bytes of keys and values since the last commit began.
+    /// Bytes of what was sent since the last commit began: keys, values and headers, and what a record costs beside them.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
 
     /// Bytes that wait for the commit in flight.
     pub(crate) fn waiting_bytes(&self) -> usize {
-        self.waiting.bytes.len()
+        self.waiting.held_bytes
     }
 
     /// Whether a commit is in flight.
@@ -182,6 +182,8 @@ impl Collector {
 /// Records that wait for the next transaction, packed.
 #[derive(Default)]
 struct Waiting {
+    /// What this holds, with what a record costs beside its bytes.
+    held_bytes: usize,
     bytes: Vec<u8>,
     records: Vec<WaitingRecord>,
     topics: Vec<Arc<str>>,
@@ -199,6 +201,7 @@ struct WaitingRecord {
 
 impl Waiting {
     fn push(&mut self, record: ProducerRecord<'_>) {
+        self.held_bytes += held_bytes(&record);
         let known = self
             .topics
             .iter()
@@ -246,10 +249,23 @@ impl Waiting {
 
     /// Keeps the memory for the next round.
     fn emptied(mut self) -> Self {
+        self.held_bytes = 0;
         self.bytes.clear();
         self.records.clear();
         self
     }
+}
+
+/// Memory that a record costs while it waits.
+fn held_bytes(record: &ProducerRecord<'_>) -> usize {
+    let headers = record
+        .headers
+        .iter()
+        .map(|header| size_of::<Header>() + header.value.as_ref().map_or(0, bytes::Bytes::len));
+    size_of::<WaitingRecord>()
+        + record.key.map_or(0, <[u8]>::len)
+        + record.value.map_or(0, <[u8]>::len)
+        + headers.sum::<usize>()
 }
 
 #[cfg(test)]

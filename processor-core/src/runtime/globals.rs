@@ -46,6 +46,7 @@ impl GlobalTables {
         topology: &Topology,
         log: &dyn Log,
         config: &StreamsConfig,
+        fetch_bytes: usize,
     ) -> Result<Self> {
         let tables = topology.plan.globals.clone();
         let database = MemoryDatabase::default();
@@ -60,6 +61,7 @@ impl GlobalTables {
         } else {
             let config = ConsumerConfig {
                 reset: OffsetReset::Earliest,
+                fetch_bytes,
                 ..Default::default()
             };
             Some(log.consumer(config)?)

@@ -219,6 +219,7 @@ impl Gate<'_> {
         let mut producer = self.log.producer(ProducerConfig {
             transactional_id: Some(topic.clone()),
             transaction_timeout_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
+            ..Default::default()
         })?;
         let deadline = Deadline::after(timeout + TIMEOUT);
         loop {

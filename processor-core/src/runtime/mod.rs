@@ -4,6 +4,7 @@ mod collector;
 mod executor;
 mod globals;
 mod kept_plan;
+mod memory;
 mod stores;
 mod stream_thread;
 mod streams;
@@ -14,6 +15,8 @@ mod waiting_tests;
 
 pub(crate) use collector::Collector;
 pub(crate) use executor::{Call, Executor, LazyExecutor};
+pub(crate) use memory::{Held, HeldByAll, Share};
+pub use memory::{MemoryPlan, Stores};
 pub(crate) use stream_thread::{Pace, Round};
 pub use streams::{RunSummary, Streams, StreamsError};
 pub(crate) use topic_lookup::TopicLookup;

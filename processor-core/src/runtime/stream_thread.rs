@@ -41,10 +41,8 @@ use crate::topology::{StoreId, Topic, Topology};
 use super::globals::GlobalTables;
 use super::topic_lookup::TopicLookup;
 use super::topics::TopicPartitions;
-use super::{Collector, LazyExecutor};
+use super::{Collector, Held, HeldByAll, LazyExecutor, MemoryPlan, Share};
 
-/// Bytes that may wait for a commit in flight before the thread waits with them.
-const WAITING_BYTES: usize = 16 << 20;
 /// How long a thread sleeps that has nothing to do but ask a serde again whether it is ready.
 const NOT_READY_PAUSE: Duration = Duration::from_millis(5);
 const LOG_TIMEOUT: Duration = Duration::from_secs(30);
@@ -68,6 +66,10 @@ pub(crate) struct Shared {
     pub instance: String,
     /// Changelog records read to bring stores up to date.
     pub restored: AtomicU64,
+    /// How memory is divided.
+    pub memory: MemoryPlan,
+    /// What all threads hold of it.
+    pub held: Arc<HeldByAll>,
 }
 
 /// What a round achieved.
@@ -115,6 +117,8 @@ pub(crate) struct StreamThread {
     last_sync_ms: i64,
     taken: u64,
     rewinds: u64,
+    /// What this thread holds in memory, for those who ask the application.
+    share: Share,
     /// The last fault of a serde that was not ready in the middle of processing, and until when it is repaired.
     unready: Option<(String, Deadline)>,
     executor: LazyExecutor,
@@ -128,7 +132,12 @@ pub(crate) struct StreamThread {
 impl StreamThread {
     /// Makes the clients of thread `index` and joins the group.
     pub(crate) fn start(shared: Arc<Shared>, index: usize) -> Result<Self> {
-        let globals = GlobalTables::bootstrap(&shared.topology, &*shared.log, &shared.config)?;
+        let globals = GlobalTables::bootstrap(
+            &shared.topology,
+            &*shared.log,
+            &shared.config,
+            shared.memory.side_fetch_bytes,
+        )?;
         let out = producer(&shared, index)?;
         let config = &shared.config;
         let mut consumer = shared.log.consumer(ConsumerConfig {
@@ -139,6 +148,7 @@ impl StreamThread {
             isolation: Isolation::ReadCommitted,
             reset: OffsetReset::Earliest,
             max_poll_records: 0,
+            fetch_bytes: shared.memory.fetch_bytes,
         })?;
         let sources = &shared.topology.plan.sources;
         let topics: Vec<String> = sources
@@ -149,6 +159,7 @@ impl StreamThread {
         let now = shared.clock.now_ms();
         let new_plan = shared.new_plan.clone();
         let handlers = Handlers::new(config, shared.partitions.dead_letters());
+        let share = Share::none(Arc::clone(&shared.held));
         Ok(Self {
             shared,
             index,
@@ -170,6 +181,7 @@ impl StreamThread {
             last_sync_ms: now,
             taken: 0,
             rewinds: 0,
+            share,
             unready: None,
             executor: LazyExecutor::default(),
             handlers,
@@ -229,6 +241,7 @@ impl StreamThread {
             Polled::Records(batches) => {
                 round = Round::Worked;
                 self.enqueue(batches)?;
+                self.note_held();
             }
             Polled::Assigned(partitions) => {
                 round = Round::Worked;
@@ -243,7 +256,8 @@ impl StreamThread {
         if self.process(pace)? == Round::Worked {
             round = Round::Worked;
         }
-        if self.out.waiting_bytes() > WAITING_BYTES {
+        let held = self.note_held();
+        if self.out.committing() && self.shared.memory.room(&held, true).is_none() {
             self.poll_commit(COMMIT_BUDGET)?;
         }
         if self.commit_due(pace, round) && self.begin_commit()? {
@@ -251,6 +265,25 @@ impl StreamThread {
         }
         self.apply_if_due()?;
         Ok(round)
+    }
+
+    /// What this thread holds in memory, of what is counted.
+    pub(crate) fn held(&self) -> Held {
+        let sum = |of: fn(&StreamTask) -> usize| self.tasks.values().map(of).sum();
+        Held {
+            dirty: sum(StreamTask::dirty_bytes),
+            settled: sum(StreamTask::settled_bytes),
+            sent: self.out.bytes(),
+            waiting: self.out.waiting_bytes(),
+            queued: sum(StreamTask::queued_bytes),
+        }
+    }
+
+    /// The same, for those who ask the application.
+    fn note_held(&mut self) -> Held {
+        let held = self.held();
+        self.share.set(held.total());
+        held
     }
 
     /// Nothing is buffered, in flight, unread or uncommitted.
@@ -348,6 +381,7 @@ fn producer(shared: &Shared, index: usize) -> Result<Collector> {
     let mut producer = shared.log.producer(ProducerConfig {
         transactional_id: transactional
             .then(|| format!("{}-{}-{index}", config.application_id, shared.instance)),
+        send_bytes: shared.memory.send_bytes,
         transaction_timeout_ms: u64::try_from(config.transaction_timeout.as_millis())
             .unwrap_or(u64::MAX),
     })?;

@@ -16,6 +16,7 @@ use crate::log::{Log, LogError};
 use crate::topology::{Topology, TopologyError};
 
 use super::kept_plan::{Gate, encoded};
+use super::memory::{MemoryPlan, Stores};
 use super::stream_thread::{Pace, Round, Shared, StreamThread};
 use super::topic_lookup::TopicLookup;
 use super::topics;
@@ -82,6 +83,18 @@ pub enum StreamsError {
         path: PathBuf,
         /// What the system said.
         source: std::io::Error,
+    },
+    /// The threads would not have enough memory to work with.
+    #[error(
+        "`memory_bytes` is {memory_bytes}, which is too little for {threads} stream threads; set it to {least} at least,          or run fewer threads"
+    )]
+    TooLittleMemory {
+        /// The budget, in bytes.
+        memory_bytes: u64,
+        /// Stream threads.
+        threads: usize,
+        /// What would be enough, in bytes.
+        least: u64,
     },
     /// Processing stopped.
     #[error(transparent)]
@@ -156,12 +169,13 @@ impl Streams {
         log: Arc<dyn Log>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, StreamsError> {
+        let memory = memory_plan(&topology, &config)?;
         let (directory, database): (_, Arc<dyn Database>) = match &config.state_dir {
             None => (None, Arc::new(MemoryDatabase::default())),
             Some(path) => {
                 let mut directory = StateDirectory::open(path, &config.application_id)?;
                 let options = DatabaseOptions {
-                    cache_bytes: config.state_cache_bytes,
+                    cache_bytes: memory.cache_bytes,
                 };
                 let database = directory.open_database(config.backend, &options)?;
                 (Some(directory), database)
@@ -180,6 +194,7 @@ impl Streams {
         clock: Arc<dyn Clock>,
         database: Arc<dyn Database>,
     ) -> Result<Self, StreamsError> {
+        let memory = memory_plan(&topology, &config)?;
         let prepared = topics::prepare(&topology, &config, &*log)?;
         let plan = prepared.plan_of(&topology, &config);
         let gate = Gate {
@@ -206,6 +221,8 @@ impl Streams {
             new_plan: passed.changed.then(|| encoded(&passed.kept).into()),
             instance,
             restored: AtomicU64::new(0),
+            memory,
+            held: Arc::default(),
         };
         Ok(Self {
             shared: Arc::new(shared),
@@ -259,6 +276,20 @@ impl Streams {
     #[must_use]
     pub fn records_restored(&self) -> u64 {
         self.shared.restored.load(Ordering::Relaxed)
+    }
+
+    /// Memory that changes and records held as of the last round of each thread, in bytes: what
+    /// [`memory_bytes`](StreamsConfig::memory_bytes) bounds, but for the page cache of the stores and the queues of the
+    /// clients, which the clients and the stores keep to their shares themselves.
+    #[must_use]
+    pub fn memory_held(&self) -> usize {
+        self.shared.held.bytes()
+    }
+
+    /// The most of [`memory_held`](Self::memory_held) since this was made.
+    #[must_use]
+    pub fn memory_peak(&self) -> usize {
+        self.shared.held.peak()
     }
 
     /// Stops the threads, each after a last commit, and waits for them.
@@ -345,6 +376,20 @@ impl Streams {
         }
         Ok(self.inline.as_mut().expect("made above"))
     }
+}
+
+fn memory_plan(topology: &Topology, config: &StreamsConfig) -> Result<MemoryPlan, StreamsError> {
+    let has_stores = topology.subtopologies.iter().any(|s| !s.stores.is_empty());
+    let stores = match (has_stores, &config.state_dir) {
+        (false, _) => Stores::None,
+        (true, None) => Stores::InMemory,
+        (true, Some(_)) => Stores::OnDisk,
+    };
+    MemoryPlan::for_config(config, stores).map_err(|least| StreamsError::TooLittleMemory {
+        memory_bytes: config.memory_bytes,
+        threads: config.threads,
+        least,
+    })
 }
 
 fn thread_ranks(topology: &Topology) -> std::ops::RangeInclusive<usize> {

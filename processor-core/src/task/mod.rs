@@ -3,6 +3,7 @@
 //! A task is synchronous and owned by one stream thread. It decides nothing about transactions: the thread tells it when
 //! to [`seal`](StreamTask::seal), [`settle`](StreamTask::settle) and [`apply`](StreamTask::apply).
 
+mod backlog;
 mod failed;
 mod future_bound;
 mod idle;
@@ -12,6 +13,7 @@ mod stream_task;
 mod time_header;
 mod upstream_times;
 
+pub(crate) use backlog::Buffered;
 pub(crate) use failed::LateLetter;
 pub(crate) use failed::{DeadLetterTopic, FailedRecords, Handlers};
 pub use failed::{OnBadRecord, OnLateRecord, Retries};

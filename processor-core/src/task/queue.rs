@@ -3,7 +3,7 @@
 //! Only the head of a queue is decoded, once, when its timestamp is needed to choose the next record.
 
 use std::cell::Cell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,8 +19,11 @@ use crate::runtime::Collector;
 use crate::serde::{SerdeError, SharedSerde, deserialize_nullable};
 use crate::topology::Topic;
 
+use super::backlog::Backlog;
 use super::failed::Verdict;
-use super::{Handlers, Idleness, Judgement, LateLetter, TimeHeader, UpstreamTimes, is_not_ready};
+use super::{
+    Buffered, Handlers, Idleness, Judgement, LateLetter, TimeHeader, UpstreamTimes, is_not_ready,
+};
 
 /// A task's input from one topic.
 pub(crate) trait SourceQueue {
@@ -34,6 +37,10 @@ pub(crate) trait SourceQueue {
     fn head(&mut self, wall_ms: i64, out: &mut Collector) -> Result<Head>;
     /// How many of those are held until more come, which decide about the first one.
     fn held(&self) -> usize;
+    /// What waits, but for what is held.
+    fn waiting(&self) -> Buffered;
+    /// Bytes of all records that are here.
+    fn bytes(&self) -> usize;
     /// There will be no more: what is held is to be decided by what is there. Whether there is such.
     fn decide_held(&mut self) -> bool;
     /// Whether the next record was found to wait for its serde.
@@ -104,7 +111,7 @@ pub(crate) struct TopicQueue<K, V> {
     /// Records that failed in processing before their input was read again.
     failed: BTreeMap<Offset, Verdict>,
     max_decode_wait: Duration,
-    raw: VecDeque<ConsumerRecord>,
+    raw: Backlog,
     head: Option<(Record<K, V>, Offset)>,
     /// The head, or the record at hand, as it was read, where it is to be kept if it is late.
     as_read: Option<LateLetter>,
@@ -154,7 +161,7 @@ impl<K: Clone, V: Clone> TopicQueue<K, V> {
             handlers: instantiation.handlers.clone(),
             failed,
             max_decode_wait: instantiation.max_decode_wait,
-            raw: VecDeque::new(),
+            raw: Backlog::default(),
             head: None,
             as_read: None,
             patience: None,
@@ -223,7 +230,7 @@ impl<K: Clone, V: Clone> TopicQueue<K, V> {
         if matches!(self.hold, Hold::Until(_)) {
             self.hold = Hold::Nothing;
         }
-        while let Some(mut raw) = self.raw.pop_front() {
+        while let Some(mut raw) = self.raw.pop() {
             if let Some(upstream) = &mut self.upstream
                 && let Some(header) = TimeHeader::take(&mut raw.headers)
             {
@@ -246,7 +253,7 @@ impl<K: Clone, V: Clone> TopicQueue<K, V> {
                 && is_not_ready(fault)
             {
                 if self.may_wait() {
-                    self.raw.push_front(raw);
+                    self.raw.unpop(raw);
                     return Ok(Head::Waits);
                 }
                 let waited = self.max_decode_wait.as_secs_f32();
@@ -270,7 +277,7 @@ impl<K: Clone, V: Clone> TopicQueue<K, V> {
                 Ok(Decoded::Record(record)) => {
                     raw.headers = record.headers;
                     if judgement == Judgement::Open {
-                        self.raw.push_front(raw);
+                        self.raw.unpop(raw);
                         return Ok(self.hold_first());
                     }
                     let fault = self.stray(record.timestamp);
@@ -304,8 +311,9 @@ impl<K: Clone, V: Clone> TopicQueue<K, V> {
             return Judgement::Taken;
         }
         let mut next = Vec::new();
-        for i in 0..bound.look_ahead().min(self.raw.len()) {
-            next.push(match self.decode(&mut self.raw[i].clone(), wall_ms) {
+        let ahead: Vec<_> = self.raw.first(bound.look_ahead()).cloned().collect();
+        for mut raw in ahead {
+            next.push(match self.decode(&mut raw, wall_ms) {
                 Ok(Decoded::Record(record)) => Some(record.timestamp),
                 // It may have a vote yet.
                 Err(fault) if is_not_ready(&fault) && self.may_wait() => break,
@@ -391,6 +399,24 @@ impl<K: Clone, V: Clone> SourceQueue for TopicQueue<K, V> {
             Hold::Until(enough) if self.raw.len() < enough => self.raw.len(),
             _ => 0,
         }
+    }
+
+    fn waiting(&self) -> Buffered {
+        match self.held() {
+            0 => Buffered {
+                records: self.buffered(),
+                bytes: self.raw.bytes(),
+            },
+            // More must come, however large the first ones are.
+            held => Buffered {
+                records: self.buffered() - held,
+                bytes: 0,
+            },
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        self.raw.bytes()
     }
 
     fn decide_held(&mut self) -> bool {

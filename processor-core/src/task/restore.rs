@@ -10,6 +10,8 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use state::MAX_BATCH;
+
 use crate::error::Result;
 use crate::log::{Consumer, Isolation, Offset, Polled, TopicPartition};
 
@@ -29,7 +31,13 @@ impl Restorer {
     }
 
     /// Replays the changelog of each store from its position to where it ends now. Returns how many records that were.
-    pub(crate) fn restore(&mut self, stores: &mut [StoreSlot]) -> Result<u64> {
+    /// What is replayed waits in memory for as long as it is not more than `settled_bytes`, and then goes to the backend,
+    /// without a marker: after a crash it is replayed again, which does no harm.
+    pub(crate) fn restore(
+        &mut self,
+        stores: &mut [StoreSlot],
+        settled_bytes: usize,
+    ) -> Result<u64> {
         let mut ends: HashMap<TopicPartition, Offset> = HashMap::new();
         let mut by_changelog = HashMap::new();
         for (i, slot) in stores.iter_mut().enumerate() {
@@ -76,6 +84,12 @@ impl Restorer {
                             })
                         })
                     })?;
+                }
+                let bytes = |slot: &StoreSlot| slot.cell.with(|store| store.settled_bytes());
+                if stores.iter().map(bytes).sum::<usize>() > settled_bytes {
+                    for slot in &*stores {
+                        while !slot.cell.with(|store| store.apply(MAX_BATCH))? {}
+                    }
                 }
             }
             for (changelog, &i) in &by_changelog {

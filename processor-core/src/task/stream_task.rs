@@ -16,7 +16,7 @@ use crate::record::TaskId;
 use crate::runtime::Collector;
 use crate::topology::StoreId;
 
-use super::{Head, SourceQueue};
+use super::{Buffered, Head, SourceQueue};
 
 /// A store with its changelog.
 pub(crate) struct StoreSlot {
@@ -106,28 +106,35 @@ impl StreamTask {
         self.id
     }
 
-    /// Adds records of `topic`, and says how many wait in that queue now, but for those held until more come.
-    pub(crate) fn push(&mut self, topic: &str, records: Vec<ConsumerRecord>) -> usize {
+    /// Adds records of `topic`, and says what waits in that queue now, but for those held until more come.
+    pub(crate) fn push(&mut self, topic: &str, records: Vec<ConsumerRecord>) -> Buffered {
         let queue = self
             .queues
             .iter_mut()
             .find(|queue| **queue.topic() == *topic);
-        queue.map_or(0, |queue| {
+        queue.map_or_else(Buffered::default, |queue| {
             queue.push(records);
-            queue.buffered() - queue.held()
+            queue.waiting()
         })
     }
 
     /// Records waiting in all queues, but for those held until more come.
     pub(crate) fn buffered(&self) -> usize {
-        let waiting = |queue: &dyn SourceQueue| queue.buffered() - queue.held();
-        self.queues.iter().map(|queue| waiting(&**queue)).sum()
+        self.queues
+            .iter()
+            .map(|queue| queue.waiting().records)
+            .sum()
     }
 
-    /// Records waiting in the queue of `topic`, but for those held until more come.
-    pub(crate) fn buffered_of(&self, topic: &str) -> usize {
+    /// What waits in the queue of `topic`, but for what is held until more comes.
+    pub(crate) fn buffered_of(&self, topic: &str) -> Buffered {
         let queue = self.queues.iter().find(|queue| **queue.topic() == *topic);
-        queue.map_or(0, |queue| queue.buffered() - queue.held())
+        queue.map_or_else(Buffered::default, |queue| queue.waiting())
+    }
+
+    /// Bytes of all records in the queues.
+    pub(crate) fn queued_bytes(&self) -> usize {
+        self.queues.iter().map(|queue| queue.bytes()).sum()
     }
 
     /// There will be no more input: what is held is to be decided by what is there. Whether there is such.
@@ -145,11 +152,12 @@ impl StreamTask {
     /// times the first source's. But a repartition topic goes first as long as one of the tasks that write it lags behind the
     /// other heads, since its records are still to come there. Stops where a queue ran dry that may have more to come, since its next record could be
     /// the smallest. So it does where a queue [waits](Self::waits), and behind a record that failed before and was passed
-    /// over, so that this can be committed by itself, and behind one whose processor asked for a commit. Returns how many
-    /// were taken.
+    /// over, so that this can be committed by itself, and behind one whose processor asked for a commit, and behind the one
+    /// that takes what was changed and sent past `room` bytes. Returns how many were taken.
     pub(crate) fn process(
         &mut self,
         limit: usize,
+        room: usize,
         wall_ms: i64,
         out: &mut Collector,
         inputs: &mut dyn Inputs,
@@ -162,6 +170,7 @@ impl StreamTask {
             is_single || queue.is_repartition() && inputs.all_read(queue.topic(), partition)
         };
         let all_read: Vec<bool> = self.queues.iter().map(|q| is_all_read(&**q)).collect();
+        let full = (self.dirty_bytes() + out.bytes()).saturating_add(room);
         let mut taken = 0;
         while taken < limit {
             let mut next: Option<Next> = None;
@@ -211,7 +220,7 @@ impl StreamTask {
             if time_moved && !self.wakes.is_empty() {
                 self.punctuate(wall_ms, out)?;
             }
-            if out.commit_requested() {
+            if out.commit_requested() || self.dirty_bytes() + out.bytes() > full {
                 return Ok(taken);
             }
         }

@@ -152,7 +152,7 @@ fn the_changelog_and_the_store_forget_too_a_few_ids_at_a_time() {
 
 fn config(directory: Option<&std::path::Path>) -> StreamsConfig {
     let config = StreamsConfig {
-        apply_bytes: 0,
+        apply_bytes: Some(0),
         ..StreamsConfig::new("app")
     };
     match directory {

@@ -277,7 +277,7 @@ fn run(input: &[Step], way: &Way) -> Output {
             instance: Some("one".to_owned()),
             commit_interval: way.commit_interval,
             buffered_records_per_partition: way.buffered,
-            apply_bytes: way.apply_bytes,
+            apply_bytes: Some(way.apply_bytes),
             state_dir: way.on_disk.then(|| directory.path().to_owned()),
             // The clock stands still, so nothing comes of waiting.
             max_task_idle: Duration::from_secs(1_000_000),

@@ -216,7 +216,7 @@ fn expected(input: &[(u8, i64, i64)]) -> Vec<(String, i64)> {
 
 fn run(input: &[(u8, i64, i64)], interruptions: &[u8], directory: Option<&std::path::Path>) {
     let config = StreamsConfig {
-        apply_bytes: 0,
+        apply_bytes: Some(0),
         ..StreamsConfig::new("app")
     };
     let config = match directory {

@@ -16,6 +16,7 @@ mod idle;
 mod join_all;
 mod kept_plan;
 mod map_values_async;
+mod memory;
 mod optimizer;
 mod panes;
 mod plan;

@@ -243,11 +243,11 @@ fn results_do_not_depend_on_what_is_buffered_or_when_it_is_written_to_the_stores
         },
         StreamsConfig {
             commit_interval: Duration::from_secs(1_000_000),
-            commit_bytes: 1,
+            commit_bytes: Some(1),
             ..config()
         },
         StreamsConfig {
-            apply_bytes: 1,
+            apply_bytes: Some(1),
             ..config()
         },
     ];

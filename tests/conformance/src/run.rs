@@ -44,7 +44,7 @@ pub fn run_interrupted(
         Ok(topology) => {
             let mut config = StreamsConfig::new("conformance");
             // Every commit goes through to the backend; by default changes wait in memory for two seconds.
-            config.apply_bytes = 0;
+            config.apply_bytes = Some(0);
             let directory = match store {
                 Store::Memory => None,
                 Store::Sled => Some(tempfile::tempdir().context("cannot keep state")?),

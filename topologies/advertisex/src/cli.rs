@@ -21,6 +21,7 @@ use crate::demo::Demo;
 use crate::duration;
 use crate::plan::Question;
 use crate::progress::grouped;
+use crate::size;
 
 /// AdvertiseX: ad events from landing files to attributed campaigns
 #[derive(Parser)]
@@ -120,6 +121,13 @@ struct Storage {
 }
 
 #[derive(Args)]
+struct Memory {
+    /// Memory for changes of stores, their page cache, and records that wait: docs/memory.md says what is beside it
+    #[arg(long = "memory", value_name = "SIZE", value_parser = size::parse, default_value = "512MiB")]
+    bytes: u64,
+}
+
+#[derive(Args)]
 struct DemoArgs {
     /// Landing directory [default: the shipped sample]
     #[arg(long, value_name = "DIR")]
@@ -135,6 +143,8 @@ struct DemoArgs {
     /// End with the input instead of watching for more
     #[arg(long)]
     once: bool,
+    #[command(flatten)]
+    memory: Memory,
     #[command(flatten)]
     rules: Rules,
 }
@@ -241,6 +251,7 @@ fn demo(args: DemoArgs) -> Result<()> {
         state: args.state,
         backend: args.storage.backend,
         once: args.once,
+        memory_bytes: args.memory.bytes,
         click_window: args.rules.click_window,
         conversions: args.rules.conversions(),
         grace: args.rules.grace,
@@ -341,7 +352,7 @@ mod kafka {
     use crate::summary::summary;
     use crate::{Part, duration};
 
-    use super::{Rules, Storage};
+    use super::{Memory, Rules, Storage};
 
     #[derive(Args)]
     struct ClusterArgs {
@@ -396,6 +407,8 @@ mod kafka {
         /// Stream threads
         #[arg(long, default_value_t = 1)]
         threads: usize,
+        #[command(flatten)]
+        memory: Memory,
         /// A store whose rows may go where a change of the topology makes them useless; may be repeated
         #[arg(long, value_name = "STORE")]
         accept_reset: Vec<String>,
@@ -432,6 +445,7 @@ mod kafka {
                 backend: self.storage.backend,
                 static_membership: self.static_membership,
                 threads: self.threads,
+                memory_bytes: self.memory.bytes,
                 accept_reset: self.accept_reset,
                 partitions: self.partitions,
                 replication: self.replication,

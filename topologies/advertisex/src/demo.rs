@@ -45,6 +45,8 @@ pub struct Demo {
     pub backend: Backend,
     /// Returns at the end of the input instead of watching for more.
     pub once: bool,
+    /// Memory in bytes: [`StreamsConfig::memory_bytes`].
+    pub memory_bytes: u64,
     /// How long before a click an impression may be to be credited with it.
     pub click_window: Duration,
     /// How conversions are attributed.
@@ -89,6 +91,7 @@ impl Demo {
             .backend(self.backend);
         // Events may be years old; their changelogs must not expire before they are read.
         streams_config.windowed_changelog_additional_retention = None;
+        streams_config.memory_bytes = self.memory_bytes;
         let topology = topology(Part::All, &config, Arc::new(log.clone()))?;
         let mut streams = Streams::new(topology, streams_config, Arc::new(log.clone()))?;
 

@@ -13,6 +13,7 @@ mod progress;
 pub mod results;
 #[cfg(feature = "kafka")]
 pub mod run;
+mod size;
 pub mod summary;
 pub mod topics;
 mod topology;

@@ -60,6 +60,8 @@ pub struct Run {
     pub static_membership: bool,
     /// Stream threads.
     pub threads: usize,
+    /// Memory over all threads, in bytes: [`StreamsConfig::memory_bytes`].
+    pub memory_bytes: u64,
     /// Stores that may be emptied where a change of the topology makes their rows useless.
     pub accept_reset: Vec<String>,
     /// Partitions of topics that are created.
@@ -167,6 +169,7 @@ impl Run {
         config.instance.clone_from(&self.instance);
         config.static_membership = self.static_membership;
         config.threads = self.threads;
+        config.memory_bytes = self.memory_bytes;
         config.accept_reset.clone_from(&self.accept_reset);
         config.guarantee = self.guarantee;
         config.commit_interval = self.commit_interval;

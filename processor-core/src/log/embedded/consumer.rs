@@ -21,6 +21,8 @@ use crate::log::{
 
 const MAX_POLL_RECORDS: usize = 2_000;
 const FETCH_BYTES: usize = 1 << 20;
+/// The least that is fetched of a partition, however many there are.
+const LEAST_FETCH_BYTES: usize = 64 << 10;
 
 /// A consumer of the embedded log.
 pub(super) struct EmbeddedConsumer {
@@ -30,6 +32,7 @@ pub(super) struct EmbeddedConsumer {
     isolation: Isolation,
     reset: OffsetReset,
     max_poll_records: usize,
+    fetch_bytes: usize,
     subscription: Vec<Arc<str>>,
     member: Option<MemberId>,
     generation: u64,
@@ -55,6 +58,10 @@ impl EmbeddedConsumer {
             reset: config.reset,
             max_poll_records: match config.max_poll_records {
                 0 => MAX_POLL_RECORDS,
+                given => given,
+            },
+            fetch_bytes: match config.fetch_bytes {
+                0 => usize::MAX,
                 given => given,
             },
             subscription: Vec::new(),
@@ -149,6 +156,8 @@ impl EmbeddedConsumer {
     /// Fetches for every partition that has nothing left to return. True when there is something to decode or read.
     fn fetch(&mut self, state: &mut State) -> Result<bool, LogError> {
         let mut any = false;
+        let each = self.fetch_bytes / self.reading.len().max(1);
+        let fetch_bytes = each.clamp(LEAST_FETCH_BYTES, FETCH_BYTES);
         for reading in &mut self.reading {
             if reading.paused || reading.revoked {
                 continue;
@@ -166,7 +175,7 @@ impl EmbeddedConsumer {
                         reading.name
                     )));
                 };
-                match partition.fetch(from, self.isolation, FETCH_BYTES)? {
+                match partition.fetch(from, self.isolation, fetch_bytes)? {
                     Fetch::Hot(fetched) => reading.take_in(fetched),
                     Fetch::Cold(cold) => reading.cold = Some(cold),
                 }

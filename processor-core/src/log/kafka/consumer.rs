@@ -25,8 +25,14 @@ use super::error::classified;
 use super::{KafkaOptions, Queries};
 
 const DEFAULT_MAX_POLL_RECORDS: usize = 4_000;
-/// Most bytes of one poll; bounds the shared buffer.
+const DEFAULT_FETCH_BYTES: usize = 64 << 20;
+/// Most bytes of one poll.
 const MAX_POLL_BYTES: usize = 8 << 20;
+/// Records share buffers of about so many bytes. A buffer lives as long as one of its records, so it is much smaller than
+/// what may wait of a partition.
+const BUFFER_BYTES: usize = 64 << 10;
+/// The client keeps a record ahead in memory with about so many bytes beside its own.
+const RECORD_OVERHEAD: usize = 512;
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A rebalance that the caller has not been told of.
@@ -99,6 +105,7 @@ pub(super) struct KafkaConsumer {
     group: Option<String>,
     reset: OffsetReset,
     max_poll_records: usize,
+    max_poll_bytes: usize,
     /// What is assigned, and the offset after what poll returned of it.
     positions: BTreeMap<TopicPartition, Position>,
     names: Names,
@@ -150,9 +157,14 @@ impl KafkaConsumer {
         if let Some(instance_id) = &config.instance_id {
             settings.set("group.instance.id", instance_id);
         }
+        let fetch_bytes = match config.fetch_bytes {
+            0 => DEFAULT_FETCH_BYTES,
+            bytes => bytes,
+        };
+        let ahead = FetchAhead::within(fetch_bytes);
         for (name, value) in [
-            ("queued.max.messages.kbytes", "32768"),
-            ("queued.min.messages", "20000"),
+            ("queued.max.messages.kbytes", &*ahead.kbytes.to_string()),
+            ("queued.min.messages", &*ahead.messages.to_string()),
             ("fetch.queue.backoff.ms", "20"),
             ("fetch.wait.max.ms", "100"),
             ("session.timeout.ms", "15000"),
@@ -178,6 +190,7 @@ impl KafkaConsumer {
             group: config.group,
             reset: config.reset,
             max_poll_records,
+            max_poll_bytes: MAX_POLL_BYTES.min(fetch_bytes / 4),
             positions: BTreeMap::new(),
             names: Names::default(),
         })
@@ -204,6 +217,24 @@ impl KafkaConsumer {
         match self.reset {
             OffsetReset::Earliest => self.beginning_offset(partition, TIMEOUT),
             OffsetReset::Latest => self.end_offset(partition, Isolation::ReadCommitted, TIMEOUT),
+        }
+    }
+}
+
+/// How far the client reads ahead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct FetchAhead {
+    /// Of all partitions together. One answer of a broker may be as large, and comes on top.
+    kbytes: usize,
+    /// Of each partition.
+    messages: usize,
+}
+
+impl FetchAhead {
+    fn within(bytes: usize) -> Self {
+        Self {
+            kbytes: (bytes / 2 / 1024).clamp(64, 2_000_000),
+            messages: (bytes / 2 / RECORD_OVERHEAD).clamp(100, 20_000),
         }
     }
 }
@@ -256,12 +287,12 @@ struct PackedRecord {
 }
 
 impl PackedRecord {
-    fn of(message: &BorrowedMessage<'_>, names: &mut Names, arena: &mut BytesMut) -> Self {
+    fn of(message: &BorrowedMessage<'_>, names: &mut Names, buffer: &mut BytesMut) -> Self {
         let mut pack = |bytes: Option<&[u8]>| {
             let bytes = bytes?;
-            let start = arena.len();
-            arena.extend_from_slice(bytes);
-            Some((start, arena.len()))
+            let start = buffer.len();
+            buffer.extend_from_slice(bytes);
+            Some((start, buffer.len()))
         };
         Self {
             offset: message.offset(),
@@ -273,14 +304,22 @@ impl PackedRecord {
     }
 }
 
-/// Records of one partition that came in a row.
+/// Records of one partition that came in a row, in a buffer of their own.
 struct PackedBatch {
     partition: TopicPartition,
     records: Vec<PackedRecord>,
+    buffer: BytesMut,
 }
 
 impl PackedBatch {
-    fn unpack(self, bytes: &Bytes) -> RecordBatch {
+    fn takes(&self, message: &BorrowedMessage<'_>) -> bool {
+        self.buffer.len() < BUFFER_BYTES
+            && self.partition.partition == message.partition()
+            && *self.partition.topic == *message.topic()
+    }
+
+    fn unpack(self) -> RecordBatch {
+        let bytes = self.buffer.freeze();
         let slice =
             |range: Option<(usize, usize)>| range.map(|(start, end)| bytes.slice(start..end));
         let records = self.records.into_iter().map(|record| ConsumerRecord {
@@ -316,11 +355,10 @@ impl Consumer for KafkaConsumer {
             positions,
             ..
         } = self;
-        let mut arena = BytesMut::new();
         let mut batches: Vec<PackedBatch> = Vec::new();
-        let mut count = 0;
+        let (mut count, mut bytes) = (0, 0);
         let mut wait = timeout;
-        while count < self.max_poll_records && arena.len() < MAX_POLL_BYTES {
+        while count < self.max_poll_records && bytes < self.max_poll_bytes {
             if batches.is_empty()
                 && let Some(event) = rebalances.next()
             {
@@ -333,24 +371,20 @@ impl Consumer for KafkaConsumer {
                 Some(Ok(message)) => {
                     count += 1;
                     wait = Duration::ZERO;
-                    let record = PackedRecord::of(&message, names, &mut arena);
-                    let partition = message.partition();
-                    match batches.last_mut() {
-                        Some(batch)
-                            if batch.partition.partition == partition
-                                && *batch.partition.topic == *message.topic() =>
-                        {
-                            batch.records.push(record);
-                        }
-                        _ => {
-                            let topic = names.topic(message.topic());
-                            let partition = TopicPartition { topic, partition };
-                            batches.push(PackedBatch {
-                                partition,
-                                records: vec![record],
-                            });
-                        }
+                    bytes += message.key_len() + message.payload_len();
+                    if !batches.last().is_some_and(|batch| batch.takes(&message)) {
+                        batches.push(PackedBatch {
+                            partition: TopicPartition {
+                                topic: names.topic(message.topic()),
+                                partition: message.partition(),
+                            },
+                            records: Vec::new(),
+                            buffer: BytesMut::new(),
+                        });
                     }
+                    let batch = batches.last_mut().expect("pushed above");
+                    let record = PackedRecord::of(&message, names, &mut batch.buffer);
+                    batch.records.push(record);
                 }
                 Some(Err(error @ KafkaError::MessageConsumptionFatal(_))) => {
                     return Err(classified("polling", &error));
@@ -359,7 +393,6 @@ impl Consumer for KafkaConsumer {
                 Some(Err(error)) => tracing::warn!(%error, "polling"),
             }
         }
-        let bytes = arena.freeze();
         let mut records = Vec::with_capacity(batches.len());
         for batch in batches {
             // Records that were on their way when their partition was given up are not ours any more.
@@ -372,7 +405,7 @@ impl Consumer for KafkaConsumer {
                     client_counts: true,
                 };
             }
-            records.push(batch.unpack(&bytes));
+            records.push(batch.unpack());
         }
         if records.is_empty() {
             // What was served may have been a rebalance at the very end of the wait.
@@ -669,6 +702,14 @@ pub(super) fn to_list(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn reading_ahead_keeps_to_its_share() {
+        let ahead = FetchAhead::within(48 << 20);
+        assert_eq!((ahead.kbytes, ahead.messages), (24 << 10, 20_000));
+        let ahead = FetchAhead::within(1 << 20);
+        assert_eq!((ahead.kbytes, ahead.messages), (512, 1_024));
+    }
 
     #[test]
     fn offsets_keep_their_metadata_in_the_clients_list() {

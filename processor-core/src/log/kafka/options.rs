@@ -54,6 +54,13 @@ impl KafkaOptions {
         }
     }
 
+    /// The largest record that a producer takes.
+    pub(super) fn message_max_bytes(&self) -> usize {
+        let set = self.properties.get("message.max.bytes");
+        set.and_then(|bytes| bytes.parse().ok())
+            .unwrap_or(1_000_000)
+    }
+
     /// What every client starts from.
     pub(super) fn client_config(&self) -> ClientConfig {
         let mut config = ClientConfig::new();

@@ -25,6 +25,9 @@ use super::consumer::to_list;
 use super::error::{class, classified, is_fenced};
 
 const DEFAULT_TRANSACTION_TIMEOUT_MS: u64 = 30_000;
+const DEFAULT_SEND_BYTES: usize = 256 << 20;
+/// The client keeps a record on its way in memory with about so many bytes beside its own.
+const RECORD_OVERHEAD: usize = 256;
 const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 /// One budget for flush, offsets and end of transaction; beyond it the outcome counts as uncertain.
 const COMMIT_BUDGET: Duration = Duration::from_secs(30);
@@ -71,6 +74,25 @@ impl ProducerContext for Deliveries {
     }
 }
 
+/// What the client may hold of records on their way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct SendQueue {
+    kbytes: usize,
+    messages: usize,
+}
+
+impl SendQueue {
+    /// Half of it for keys and values, half for the batches that are made of them and for what the client needs beside
+    /// them. A record that does not fit into an empty queue would never be sent.
+    fn within(bytes: usize, message_max_bytes: usize) -> Self {
+        let kbytes = (bytes / 2).max(message_max_bytes).div_ceil(1024) + 1;
+        Self {
+            kbytes: kbytes.min(2_000_000),
+            messages: (bytes / 2 / RECORD_OVERHEAD).clamp(1_000, 500_000),
+        }
+    }
+}
+
 /// A commit for the helper thread.
 struct CommitJob {
     offsets: TopicPartitionList,
@@ -113,11 +135,19 @@ impl KafkaProducer {
                 "message.timeout.ms",
                 transaction_timeout_ms.min(20_000).to_string(),
             )
-            .set("queue.buffering.max.messages", "500000")
-            .set("queue.buffering.max.kbytes", "262144")
             .set("batch.num.messages", "100000")
             .set("batch.size", "1000000");
-        for (name, value) in [("linger.ms", "5"), ("compression.type", "lz4")] {
+        let send_bytes = match config.send_bytes {
+            0 => DEFAULT_SEND_BYTES,
+            bytes => bytes,
+        };
+        let queue = SendQueue::within(send_bytes, options.message_max_bytes());
+        for (name, value) in [
+            ("queue.buffering.max.messages", &*queue.messages.to_string()),
+            ("queue.buffering.max.kbytes", &*queue.kbytes.to_string()),
+            ("linger.ms", "5"),
+            ("compression.type", "lz4"),
+        ] {
             if !options.properties.contains_key(name) {
                 settings.set(name, value);
             }

@@ -23,14 +23,8 @@ impl StreamThread {
         }
         let interval_ms = millis(self.shared.config.commit_interval);
         let since_ms = elapsed_ms(self.last_commit_ms, self.shared.clock.now_ms());
-        let bytes = self.out.bytes()
-            + self
-                .tasks
-                .values()
-                .map(StreamTask::dirty_bytes)
-                .sum::<usize>();
         since_ms >= interval_ms
-            || bytes > self.shared.config.commit_bytes
+            || self.shared.memory.room(&self.held(), false).is_none()
             || (pace == Pace::Eager && round == Round::Idle)
             || self.out.commit_requested()
             || self.tasks.values().any(StreamTask::wants_commit)
@@ -117,6 +111,9 @@ impl StreamThread {
             keep_in_directory(self.shared.config.state_dir.as_deref(), &plan);
         }
         self.failed.forget_committed(&offsets);
+        self.note_held();
+        // What was settled takes the place of what is about to change.
+        self.apply_if_due()?;
         Ok(Round::Worked)
     }
 
@@ -155,10 +152,11 @@ impl StreamThread {
     /// Writes settled changes to the stores when there are many or they are old.
     pub(super) fn apply_if_due(&mut self) -> Result {
         let now = self.shared.clock.now_ms();
-        let config = &self.shared.config;
         let bytes: usize = self.tasks.values().map(StreamTask::settled_bytes).sum();
         let age_ms = elapsed_ms(self.last_apply_ms, now);
-        if bytes < config.apply_bytes && age_ms < millis(config.apply_interval) {
+        if !self.shared.memory.apply_due(bytes)
+            && age_ms < millis(self.shared.config.apply_interval)
+        {
             return Ok(());
         }
         self.last_apply_ms = now;

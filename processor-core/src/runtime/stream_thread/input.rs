@@ -9,7 +9,8 @@ use crate::error::Result;
 use crate::log::{Consumer, Isolation, Offset, RecordBatch, TopicPartition};
 use crate::processor::Work;
 use crate::record::TaskId;
-use crate::task::{Inputs, StreamTask};
+use crate::runtime::Held;
+use crate::task::{Buffered, Inputs, StreamTask};
 
 use super::{LOG_TIMEOUT, Pace, Round, StreamThread, inputs_of, task_of};
 
@@ -31,7 +32,7 @@ impl StreamThread {
             };
             let buffered = task.push(&partition.topic, records);
             self.waiting_since.remove(&partition);
-            if buffered > self.shared.config.buffered_records_per_partition
+            if self.queue_limits().are_exceeded_by(buffered)
                 && self.paused.insert(partition.clone())
             {
                 self.consumer.pause(&[partition])?;
@@ -56,6 +57,7 @@ impl StreamThread {
             let at = turns.partition_point(|id| *id < first);
             turns.rotate_left(at);
         }
+        let held = self.held();
         let Self {
             shared,
             consumer,
@@ -67,13 +69,16 @@ impl StreamThread {
             next_turn,
             ..
         } = self;
+        let mut held = held;
         let mut over = false;
         for id in turns {
-            if over {
+            // A thread that is full has to commit first, or to wait for the commit in flight.
+            if over || shared.memory.room(&held, out.committing()).is_none() {
                 *next_turn = Some(id);
                 break;
             }
             let task = tasks.get_mut(&id).expect("listed above");
+            let dirty_elsewhere = held.dirty - task.dirty_bytes();
             let mut inputs = KnownInputs {
                 consumer: &**consumer,
                 awaited: &awaited,
@@ -84,7 +89,16 @@ impl StreamThread {
             };
             let mut n = 0;
             while n < RECORDS_PER_TURN && !over {
-                let of_these = task.process(look_after, wall_ms, out, &mut inputs)?;
+                let Some(room) = shared.memory.room(&held, out.committing()) else {
+                    break;
+                };
+                let of_these = task.process(look_after, room, wall_ms, out, &mut inputs)?;
+                held = Held {
+                    dirty: dirty_elsewhere + task.dirty_bytes(),
+                    sent: out.bytes(),
+                    waiting: out.waiting_bytes(),
+                    ..held
+                };
                 n += of_these;
                 over = n > 0 && elapsed_ms(wall_ms, shared.clock.now_ms()) >= budget_ms;
                 if of_these < look_after {
@@ -107,6 +121,8 @@ impl StreamThread {
             if n > 0 || left == Work::More {
                 round = Round::Worked;
             }
+            held.dirty = dirty_elsewhere + task.dirty_bytes();
+            (held.sent, held.waiting) = (out.bytes(), out.waiting_bytes());
         }
         self.resume_drained()?;
         Ok(round)
@@ -158,15 +174,22 @@ impl StreamThread {
         awaited
     }
 
+    fn queue_limits(&self) -> QueueLimits {
+        QueueLimits(Buffered {
+            records: self.shared.config.buffered_records_per_partition,
+            bytes: self.shared.memory.queue_limit(self.reading.len()),
+        })
+    }
+
     /// Reads on where a queue has become short.
     pub(super) fn resume_drained(&mut self) -> Result {
-        let limit = self.shared.config.buffered_records_per_partition / 2;
+        let limits = self.queue_limits().halved();
         let drained: Vec<TopicPartition> = self
             .paused
             .iter()
             .filter(|partition| {
                 let task = task_of(&self.shared, partition).and_then(|id| self.tasks.get(&id));
-                task.is_some_and(|task| task.buffered_of(&partition.topic) <= limit)
+                task.is_some_and(|task| !limits.are_exceeded_by(task.buffered_of(&partition.topic)))
             })
             .cloned()
             .collect();
@@ -175,6 +198,23 @@ impl StreamThread {
             self.paused.retain(|partition| !drained.contains(partition));
         }
         Ok(())
+    }
+}
+
+/// What may wait in the queue of one partition.
+#[derive(Debug, Clone, Copy)]
+struct QueueLimits(Buffered);
+
+impl QueueLimits {
+    fn are_exceeded_by(self, buffered: Buffered) -> bool {
+        buffered.records > self.0.records || buffered.bytes > self.0.bytes
+    }
+
+    fn halved(self) -> Self {
+        Self(Buffered {
+            records: self.0.records / 2,
+            bytes: self.0.bytes / 2,
+        })
     }
 }
 

@@ -117,11 +117,12 @@ impl StreamThread {
                     None => {
                         restorer.insert(Restorer::new(shared.log.consumer(ConsumerConfig {
                             reset: OffsetReset::Earliest,
+                            fetch_bytes: shared.memory.side_fetch_bytes,
                             ..Default::default()
                         })?))
                     }
                 };
-                let restored = restorer.restore(&mut stores.slots)?;
+                let restored = restorer.restore(&mut stores.slots, shared.memory.settled_bytes)?;
                 shared.restored.fetch_add(restored, Ordering::Relaxed);
                 tracing::info!(task = %id, records = restored, "stores restored");
             }

@@ -207,6 +207,7 @@ impl Topic {
         let mut producer = self.log.producer(ProducerConfig {
             transactional_id: Some(format!("{}-registrar", self.options.topic)),
             transaction_timeout_ms: 10_000,
+            ..Default::default()
         })?;
         // IMPORTANT: from here on no other registrar can commit unless it fences us, and then we cannot. So what is
         // read now is all there is when we commit.

@@ -72,7 +72,7 @@ impl<'scope, 'env> Conductor<'scope, 'env> {
         let mut config = setup.config.clone();
         config.transaction_timeout = patience.transaction;
         // Some runs apply each commit, some nearly none.
-        config.apply_bytes = *draw.of_these(&[0, 0, 200, 1 << 20]);
+        config.apply_bytes = Some(*draw.of_these(&[0, 0, 200, 1 << 20]));
         config.commit_interval = Duration::from_millis(*draw.of_these(&[1, 20, 100]));
         Self {
             setup,

@@ -24,6 +24,7 @@ pub(crate) fn demo(landing: &Path, out: &Path) -> Demo {
         state: None,
         backend: Backend::default(),
         once: true,
+        memory_bytes: 512 << 20,
         click_window: Duration::from_secs(30 * 60),
         conversions: ConversionRules::default(),
         grace: Duration::from_secs(5 * 60),
