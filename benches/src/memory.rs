@@ -44,13 +44,13 @@ struct Bench {
     #[arg(long, value_delimiter = ',', default_value = "64,256,1024")]
     budgets: Vec<u64>,
     /// Keys of the state
-    #[arg(long, default_value_t = 600_000)]
+    #[arg(long, default_value_t = 150_000)]
     keys: u64,
     /// Bytes of each value
-    #[arg(long, default_value_t = 2_048)]
+    #[arg(long, default_value_t = 8_192)]
     value_bytes: usize,
     /// Updates of random keys, after each has had its first value
-    #[arg(long, default_value_t = 200_000)]
+    #[arg(long, default_value_t = 50_000)]
     updates: u64,
     /// Stream threads
     #[arg(long, default_value_t = 2)]

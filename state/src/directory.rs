@@ -40,7 +40,8 @@ impl StateDirectory {
     ///
     /// # Errors
     /// [`StateError::Locked`] when another process, or another handle of this one, holds it;
-    /// [`StateError::Foreign`] when another application or format version made it;
+    /// [`StateError::Foreign`] when another application or an older format version made it;
+    /// [`StateError::Newer`] when a newer program did;
     /// [`StateError::Io`] when it cannot be written.
     pub fn open(path: &Path, application_id: &str) -> Result<Self, StateError> {
         fs::create_dir_all(path).map_err(StateError::io("create", path))?;
@@ -58,6 +59,15 @@ impl StateDirectory {
                 wanted.clone()
             }
         };
+        if let Ok(found) = identity.format.parse::<u32>()
+            && found > FORMAT
+        {
+            return Err(StateError::Newer {
+                path: path.to_owned(),
+                found,
+                known: FORMAT,
+            });
+        }
         if (&identity.format, &identity.application) != (&wanted.format, &wanted.application) {
             return Err(foreign(path, wanted.to_string(), identity.to_string()));
         }

@@ -90,6 +90,20 @@ pub enum StateError {
         /// Who made it.
         found: String,
     },
+    /// A newer program wrote in this directory.
+    #[error(
+        "state directory {} was written by a newer version of this program (state format {found}; this one reads {known}); \
+         start the newer one, or delete the directory, and the stores are rebuilt from their changelogs",
+        path.display()
+    )]
+    Newer {
+        /// The directory.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+        /// The newest format that this program knows.
+        known: u32,
+    },
     /// A second `seal` before the first was settled or discarded: a bug in the caller.
     #[error(
         "store `{store}`: sealed again while a commit is in flight; settle or discard it first"

@@ -12,6 +12,7 @@
 //! it sends none.
 
 use std::any::Any;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -250,6 +251,17 @@ pub enum Cleanup {
     CompactAndDelete,
 }
 
+/// How a topic keeps its records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TopicSettings {
+    /// Cleanup policy.
+    pub cleanup: Cleanup,
+    /// How long records are kept, in ms of event time; `None` for ever.
+    pub retention_ms: Option<i64>,
+    /// Up to how many bytes of a partition are kept; `None` is any number.
+    pub retention_bytes: Option<i64>,
+}
+
 /// A topic to create.
 #[derive(Debug, Clone)]
 pub struct NewTopic {
@@ -320,6 +332,12 @@ pub trait Log: Send + Sync {
     /// # Errors
     /// When the log does not answer.
     fn partitions(&self, topic: &str) -> Result<Option<i32>, LogError>;
+
+    /// How these topics keep their records; those that are not there are left out, and those of which the log says nothing.
+    ///
+    /// # Errors
+    /// When the log does not answer, or refuses to.
+    fn settings(&self, topics: &[&str]) -> Result<BTreeMap<String, TopicSettings>, LogError>;
 
     /// Names of all topics, sorted, without the log's own internal ones.
     ///

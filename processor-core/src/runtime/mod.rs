@@ -8,6 +8,7 @@ mod memory;
 mod stores;
 mod stream_thread;
 mod streams;
+mod topic_checks;
 mod topic_lookup;
 mod topics;
 #[cfg(test)]

@@ -39,6 +39,17 @@ pub enum StreamsError {
         /// Its name.
         topic: String,
     },
+    /// An internal topic would lose what it must keep.
+    #[error(
+        "topic '{topic}' does not fit: {reason} (kafka-configs.sh --alter --entity-type topics --entity-name {topic} \
+         --add-config …)"
+    )]
+    UnfitTopic {
+        /// Its name.
+        topic: String,
+        /// Which setting is wrong, and what it should be.
+        reason: String,
+    },
     /// A handler sends records to a dead letter topic that was not named.
     #[error(
         "a handler sends records to the dead letter topic, and there is none; set `dead_letter_topic` to the name of a \

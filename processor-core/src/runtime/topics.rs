@@ -6,13 +6,14 @@ use std::time::Duration;
 use crate::clock::millis;
 use crate::config::StreamsConfig;
 use crate::error::{Fault, Result};
-use crate::log::{Cleanup, Log, NewTopic};
+use crate::log::{Cleanup, Log, NewTopic, TopicSettings};
 use crate::plan::{APPLICATION, TopologyPlan};
 use crate::task::DeadLetterTopic;
 use crate::topology::{PartitionPlan, StoreId, StoreKind, Topology, plan_partitions};
 
 use super::StreamsError;
 use super::kept_plan::plan_topic;
+use super::topic_checks::{self, Objection};
 
 /// Partition counts of every topic a task may read or write.
 #[derive(Debug, Clone, Default)]
@@ -112,7 +113,9 @@ impl Prepared {
         config: &StreamsConfig,
         log: &dyn Log,
     ) -> std::result::Result<TopicPartitions, StreamsError> {
-        log.create_topics(&internal_topics(topology, config, &self.plan))?;
+        let internal = internal_topics(topology, config, &self.plan);
+        check_settings(topology, config, &internal, log)?;
+        log.create_topics(&internal)?;
         let PartitionPlan {
             topics,
             upstream_tasks,
@@ -125,6 +128,61 @@ impl Prepared {
             dead_letters: self.dead_letters,
         })
     }
+}
+
+/// Refuses internal topics that lose what they must keep. Where the log does not tell, nothing is known against them.
+fn check_settings(
+    topology: &Topology,
+    config: &StreamsConfig,
+    internal: &[NewTopic],
+    log: &dyn Log,
+) -> std::result::Result<(), StreamsError> {
+    let names: Vec<&str> = internal.iter().map(|topic| &*topic.name).collect();
+    let found = match log.settings(&names) {
+        Ok(found) => found,
+        Err(error) => {
+            tracing::warn!(%error, "the settings of internal topics are not known, and not checked");
+            return Ok(());
+        }
+    };
+    let kind_of = |topic: &str| {
+        let mut stores = topology.plan.stores.iter();
+        stores
+            .find(|store| changelog(&config.application_id, &store.name) == *topic)
+            .map(|store| store.kind)
+    };
+    let repartition = |topic: &str| {
+        let mut sources = topology.plan.sources.iter();
+        sources.any(|source| {
+            source.topic.is_internal() && source.topic.resolve(&config.application_id) == *topic
+        })
+    };
+    for topic in internal {
+        let Some(found) = found.get(&topic.name) else {
+            continue;
+        };
+        let wanted = TopicSettings {
+            cleanup: topic.cleanup,
+            retention_ms: topic.retention_ms,
+            retention_bytes: None,
+        };
+        let objection = match kind_of(&topic.name) {
+            Some(kind) => topic_checks::of_changelog(kind, &wanted, found),
+            None if repartition(&topic.name) => topic_checks::of_repartition(found),
+            None => None,
+        };
+        match objection {
+            Some(Objection::Refuse(reason)) => {
+                let topic = topic.name.clone();
+                return Err(StreamsError::UnfitTopic { topic, reason });
+            }
+            Some(Objection::Warn(reason)) => {
+                tracing::warn!(topic = %topic.name, "the topic's {reason}");
+            }
+            None => {}
+        }
+    }
+    Ok(())
 }
 
 /// The topic for dead letters, where a handler wants one.

@@ -170,6 +170,8 @@ struct Way {
     polled: usize,
     /// How often a commit says that it is still in flight.
     slow_commits: usize,
+    /// How many bytes may change until a commit comes early.
+    commit_bytes: Option<usize>,
     apply_bytes: usize,
     on_disk: bool,
     /// After so many records the application stops, in good order or not, and starts again.
@@ -183,6 +185,7 @@ fn plainly() -> Way {
         buffered: 10_000,
         polled: 0,
         slow_commits: 0,
+        commit_bytes: None,
         apply_bytes: 64 << 20,
         on_disk: false,
         stops: Vec::new(),
@@ -195,16 +198,27 @@ fn ways() -> impl Strategy<Value = Way> {
         prop::sample::select(&[1, 3, 10_000][..]),
         prop::sample::select(&[1, 5, 0][..]),
         0..3_usize,
+        prop::sample::select(&[None, Some(500)][..]),
         prop::sample::select(&[1, 64 << 20][..]),
         any::<bool>(),
         prop::collection::vec((1..40_u64, any::<bool>()), 0..4),
     )
         .prop_map(
-            |(seconds, buffered, polled, slow_commits, apply_bytes, on_disk, stops)| Way {
+            |(
+                seconds,
+                buffered,
+                polled,
+                slow_commits,
+                commit_bytes,
+                apply_bytes,
+                on_disk,
+                stops,
+            )| Way {
                 commit_interval: Duration::from_secs(seconds),
                 buffered,
                 polled,
                 slow_commits,
+                commit_bytes,
                 apply_bytes,
                 on_disk,
                 stops,
@@ -277,6 +291,7 @@ fn run(input: &[Step], way: &Way) -> Output {
             instance: Some("one".to_owned()),
             commit_interval: way.commit_interval,
             buffered_records_per_partition: way.buffered,
+            commit_bytes: way.commit_bytes,
             apply_bytes: Some(way.apply_bytes),
             state_dir: way.on_disk.then(|| directory.path().to_owned()),
             // The clock stands still, so nothing comes of waiting.

@@ -1,6 +1,7 @@
 //! The DSL and the runtime from the outside: topologies on the test driver and on the embedded log.
 
 mod attribution;
+mod bad_state;
 mod cogroup;
 mod count_windows;
 mod dead_letter;

@@ -9,15 +9,18 @@ mod restore;
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
+use processor_core::clock::{Clock, ManualClock};
 use processor_core::dsl::{Consumed, Grouped, JoinWindows, Produced, StreamsBuilder, TimeWindows};
 use processor_core::error::Result;
 use processor_core::processor::{
     KeyValue, Processor, ProcessorContext, Punctuated, Punctuation, Setup,
 };
 use processor_core::serde::{int64, nullable, utf8};
-use processor_core::{Record, StreamsConfig, Topology};
+use processor_core::{Record, Streams, StreamsConfig, Topology};
 
 use crate::support::world::World;
 
@@ -293,4 +296,40 @@ fn a_run_that_is_stopped_in_the_middle_goes_on_there() {
     feed(&world, 0, RECORDS);
     world.streams(&topology(), config()).run_to_end().unwrap();
     assert_eq!(stopped, results(&world));
+}
+
+/// A clock that leaps a year ahead and back.
+#[derive(Default)]
+struct Leaping(AtomicI64);
+
+impl Clock for Leaping {
+    fn now_ms(&self) -> i64 {
+        const YEAR_MS: i64 = 365 * 86_400_000;
+        let calls = self.0.fetch_add(1, Ordering::SeqCst);
+        calls / 7 % 3 * YEAR_MS + calls
+    }
+
+    fn pass(&self, _: Duration) {}
+}
+
+#[test]
+fn results_do_not_depend_on_what_the_clock_says() {
+    const YEAR_2100_MS: i64 = 4_102_444_800_000;
+    let expected = undisturbed();
+    let clocks: [Arc<dyn Clock>; 3] = [
+        Arc::new(ManualClock::at(-1_000_000)),
+        Arc::new(ManualClock::at(YEAR_2100_MS)),
+        Arc::new(Leaping::default()),
+    ];
+    for clock in clocks {
+        let world = World::new(&topics());
+        let log = Arc::new(world.log.clone());
+        let mut streams = Streams::with_clock(topology(), config(), log, clock).unwrap();
+        for part in 0..PARTS {
+            feed(&world, part, RECORDS);
+            streams.run_to_end().unwrap();
+        }
+        streams.close().unwrap();
+        assert_eq!(difference(&results(&world), &expected), [""; 0]);
+    }
 }

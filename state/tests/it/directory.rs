@@ -117,3 +117,28 @@ fn a_directory_without_stores_takes_any_engine() {
         std::fs::remove_dir_all(state.stores()).unwrap();
     }
 }
+
+#[test]
+fn a_directory_of_a_newer_version_is_refused_with_what_to_do() {
+    let directory = tempfile::tempdir().unwrap();
+    drop(StateDirectory::open(directory.path(), "app").unwrap());
+    let identity = directory.path().join("identity");
+    let newer = std::fs::read_to_string(&identity)
+        .unwrap()
+        .lines()
+        .map(|line| match line.strip_prefix("format ") {
+            Some(_) => "format 4711\n".to_owned(),
+            None => format!("{line}\n"),
+        })
+        .collect::<String>();
+    std::fs::write(&identity, &newer).unwrap();
+    let error = StateDirectory::open(directory.path(), "app").unwrap_err();
+    assert!(matches!(error, StateError::Newer { found: 4711, .. }));
+    let text = error.to_string();
+    assert!(
+        text.contains("newer version") && text.contains("delete the directory"),
+        "{text}"
+    );
+    // Nothing was changed: the newer program can go on.
+    assert_eq!(std::fs::read_to_string(&identity).unwrap(), newer);
+}

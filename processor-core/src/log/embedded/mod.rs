@@ -35,6 +35,7 @@ mod state;
 mod tests;
 mod transactions;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -43,7 +44,7 @@ use std::time::Duration;
 use crate::clock::{Clock, Deadline, SteadyClock, SystemClock, millis};
 use crate::log::{
     CommittedOffset, Consumer, ConsumerConfig, GroupMetadata, Log, LogError, NewTopic, Producer,
-    ProducerConfig, TopicPartition,
+    ProducerConfig, TopicPartition, TopicSettings,
 };
 use state::State;
 
@@ -271,6 +272,20 @@ impl Log for EmbeddedLog {
     fn partitions(&self, topic: &str) -> Result<Option<i32>, LogError> {
         let state = self.0.lock()?;
         Ok(state.topics.get(topic).map(|t| t.config.partitions))
+    }
+
+    fn settings(&self, topics: &[&str]) -> Result<BTreeMap<String, TopicSettings>, LogError> {
+        let state = self.0.lock()?;
+        let known = |name: &&str| {
+            let config = &state.topics.get(*name)?.config;
+            let settings = TopicSettings {
+                cleanup: config.cleanup,
+                retention_ms: config.retention_ms,
+                retention_bytes: None,
+            };
+            Some(((*name).to_owned(), settings))
+        };
+        Ok(topics.iter().filter_map(known).collect())
     }
 
     fn topics(&self) -> Result<Vec<String>, LogError> {

@@ -1,15 +1,19 @@
 //! Topics of the cluster.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures::executor::block_on;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic as NewKafkaTopic, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, ConfigResource, NewTopic as NewKafkaTopic, OwnedResourceSpecifier,
+    ResourceSpecifier, TopicReplication,
+};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::Consumer as _;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use crate::clock::Deadline;
-use crate::log::{Cleanup, Isolation, Log as _, LogError, NewTopic};
+use crate::log::{Cleanup, Isolation, Log as _, LogError, NewTopic, TopicSettings};
 
 use super::error::classified;
 use super::{KafkaLog, KafkaOptions, METADATA_TIMEOUT, retried};
@@ -122,6 +126,56 @@ pub(super) fn delete_topics(options: &KafkaOptions, topics: &[&str]) -> Result<(
         }
     }
     Ok(())
+}
+
+pub(super) fn settings(
+    options: &KafkaOptions,
+    topics: &[&str],
+) -> Result<BTreeMap<String, TopicSettings>, LogError> {
+    if topics.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let wanted: Vec<ResourceSpecifier<'_>> = topics
+        .iter()
+        .map(|name| ResourceSpecifier::Topic(name))
+        .collect();
+    let admin_options = AdminOptions::new().request_timeout(Some(TIMEOUT));
+    let answers = block_on(client(options)?.describe_configs(&wanted, &admin_options))
+        .map_err(|error| classified("asking for the settings of topics", &error))?;
+    let mut settings = BTreeMap::new();
+    for answer in answers {
+        match answer {
+            Ok(resource) => {
+                if let OwnedResourceSpecifier::Topic(name) = &resource.specifier
+                    && let Some(found) = settings_of(&resource)
+                {
+                    settings.insert(name.clone(), found);
+                }
+            }
+            Err(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {}
+            Err(code) => {
+                let error = KafkaError::AdminOp(code);
+                return Err(classified("asking for the settings of topics", &error));
+            }
+        }
+    }
+    Ok(settings)
+}
+
+fn settings_of(resource: &ConfigResource) -> Option<TopicSettings> {
+    let value = |name: &str| resource.get(name)?.value.as_deref();
+    let limit = |name: &str| value(name)?.parse().ok().filter(|limit: &i64| *limit >= 0);
+    let policy = value("cleanup.policy")?;
+    let has = |name: &str| policy.split(',').any(|one| one.trim() == name);
+    Some(TopicSettings {
+        cleanup: match (has("compact"), has("delete")) {
+            (true, true) => Cleanup::CompactAndDelete,
+            (true, false) => Cleanup::Compact,
+            (false, _) => Cleanup::Delete,
+        },
+        retention_ms: limit("retention.ms"),
+        retention_bytes: limit("retention.bytes"),
+    })
 }
 
 pub(super) fn partitions(log: &KafkaLog, topic: &str) -> Result<Option<i32>, LogError> {

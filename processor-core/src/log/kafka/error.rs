@@ -8,9 +8,11 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use crate::log::{ErrorClass, LogError};
 
+use super::advice::explained;
+
 /// The error with its class; `what` says what was tried.
 pub(super) fn classified(what: impl fmt::Display, error: &KafkaError) -> LogError {
-    LogError::new(class(error), format!("{what}: {error}"))
+    LogError::new(class(error), format!("{what}: {}", explained(error)))
 }
 
 /// The class of an error.
@@ -76,9 +78,10 @@ fn class_of(code: RDKafkaErrorCode) -> ErrorClass {
         | Code::State
         | Code::PurgeQueue
         | Code::PurgeInflight => ErrorClass::Abortable,
-        Code::MessageSizeTooLarge | Code::InvalidMessageSize | Code::InvalidRecord => {
-            ErrorClass::Rejected
-        }
+        Code::MessageSizeTooLarge
+        | Code::InvalidMessageSize
+        | Code::InvalidRecord
+        | Code::InvalidTimestamp => ErrorClass::Rejected,
         _ => ErrorClass::Fatal,
     }
 }

@@ -9,11 +9,13 @@
 //! `rdkafka` is named nowhere else.
 
 mod admin;
+mod advice;
 mod consumer;
 mod error;
 mod options;
 mod producer;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -23,7 +25,7 @@ use crate::clock::{Clock, Deadline, SystemClock};
 
 use super::{
     Consumer, ConsumerConfig, ErrorClass, Isolation, Log, LogError, NewTopic, Offset, Producer,
-    ProducerConfig, TopicPartition,
+    ProducerConfig, TopicPartition, TopicSettings,
 };
 
 pub use options::KafkaOptions;
@@ -86,6 +88,10 @@ impl Log for KafkaLog {
 
     fn partitions(&self, topic: &str) -> Result<Option<i32>, LogError> {
         admin::partitions(self, topic)
+    }
+
+    fn settings(&self, topics: &[&str]) -> Result<BTreeMap<String, TopicSettings>, LogError> {
+        admin::settings(&self.options, topics)
     }
 
     fn topics(&self) -> Result<Vec<String>, LogError> {

@@ -21,6 +21,7 @@ use crate::log::{
 };
 
 use super::KafkaOptions;
+use super::advice::explained;
 use super::consumer::to_list;
 use super::error::{class, classified, is_fenced};
 
@@ -292,7 +293,10 @@ fn flush(client: &Client, deliveries: &Deliveries, deadline: Deadline) -> Result
         };
         return Err(LogError::new(
             class,
-            format!("a record for {partition} was not taken: {error}"),
+            format!(
+                "a record for {partition} was not taken: {}",
+                explained(&error)
+            ),
         ));
     }
     let code = RDKafkaErrorCode::from(code);
@@ -463,5 +467,18 @@ impl Drop for KafkaProducer {
             drop((jobs, outcomes));
             let _ = thread.join();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_on_its_way_keeps_to_its_share_but_for_the_largest_record() {
+        let queue = SendQueue::within(48 << 20, 1_000_000);
+        assert_eq!((queue.kbytes, queue.messages), ((24 << 10) + 1, 98_304));
+        let queue = SendQueue::within(1 << 20, 8_000_000);
+        assert!(queue.kbytes * 1024 > 8_000_000);
     }
 }

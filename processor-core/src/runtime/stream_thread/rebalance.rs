@@ -23,6 +23,7 @@ use super::{LOG_TIMEOUT, StreamThread, inputs_of, task_of};
 impl StreamThread {
     pub(super) fn assigned(&mut self, partitions: Vec<TopicPartition>) -> Result {
         tracing::info!(thread = self.index, ?partitions, "partitions assigned");
+        self.check_counts(&partitions)?;
         self.assigned.extend(partitions.iter().cloned());
         if let Err(fault) = self.commit_now() {
             return self.recover(fault);
@@ -36,6 +37,7 @@ impl StreamThread {
 
     pub(super) fn revoked(&mut self, partitions: &[TopicPartition], lost: bool) -> Result {
         tracing::info!(thread = self.index, ?partitions, lost, "partitions revoked");
+        self.check_inputs_exist()?;
         // IMPORTANT: whatever becomes of the commit, the partitions are released: the group waits for that, and asks
         // once only.
         let undone = if mutant::is(Mutant::OpenAcrossRebalance) {
@@ -76,6 +78,39 @@ impl StreamThread {
         if undone {
             // The abort undid what the remaining tasks had done as well.
             self.reopen_tasks()?;
+        }
+        Ok(())
+    }
+
+    /// Refuses partitions that an input did not have when the application started: there is no changelog for them, and
+    /// records that were there before are in other partitions than those to come.
+    fn check_counts(&self, partitions: &[TopicPartition]) -> Result {
+        for TopicPartition { topic, partition } in partitions {
+            let known = self.shared.partitions.of(topic)?;
+            if *partition >= known {
+                return Err(LogError::fatal(format!(
+                    "topic '{topic}' has more partitions than when the application started, which were {known}; restart \
+                     all instances. With stores, or beside another input, a start refuses that as well: make a topic with \
+                     the new number, copy the records into it, and begin with a new application id"
+                ))
+                .into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses to go on when an input is gone: the others would be read as if nothing were missing. The group takes the
+    /// partitions of a topic back that was deleted.
+    fn check_inputs_exist(&self) -> Result {
+        for topic in self.shared.topology.input_topics() {
+            // A log that does not answer says nothing about the topic.
+            if let Ok(None) = self.shared.log.partitions(&topic) {
+                return Err(LogError::fatal(format!(
+                    "input topic '{topic}' was deleted while the application read it; make it again and restart all \
+                     instances"
+                ))
+                .into());
+            }
         }
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! Clients of the embedded log that can be interrupted, refused and killed at every call.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use crate::log::embedded::EndRequest;
 use crate::log::{
     Committed, CommittedOffset, Consumer, ConsumerConfig, ErrorClass, GroupMetadata, Isolation,
     Log, LogError, NewTopic, Offset, Polled, Producer, ProducerConfig, ProducerRecord,
-    TopicPartition,
+    TopicPartition, TopicSettings,
 };
 
 use crate::mutant::Mutant;
@@ -73,6 +74,11 @@ impl Log for SimulatedLog {
 
     fn partitions(&self, topic: &str) -> Result<Option<i32>, LogError> {
         self.topics_call(|| self.place.world.log.partitions(topic))
+    }
+
+    /// A start looks at them and decides nothing by them, so no fault arises here.
+    fn settings(&self, topics: &[&str]) -> Result<BTreeMap<String, TopicSettings>, LogError> {
+        self.place.world.log.settings(topics)
     }
 
     fn topics(&self) -> Result<Vec<String>, LogError> {

@@ -3,6 +3,7 @@
 //! All calls of all clients that can fail in the chosen way are counted; the call with the chosen number fails, before
 //! or after it has done its work.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -10,7 +11,7 @@ use std::time::Duration;
 use processor_core::log::{
     Committed, CommittedOffset, Consumer, ConsumerConfig, ErrorClass, GroupMetadata, Isolation,
     Log, LogError, NewTopic, Offset, Polled, Producer, ProducerConfig, ProducerRecord,
-    TopicPartition,
+    TopicPartition, TopicSettings,
 };
 
 /// Where a failure may strike.
@@ -153,6 +154,10 @@ impl<L: Log> Log for FaultyLog<L> {
     fn partitions(&self, topic: &str) -> Result<Option<i32>, LogError> {
         let partitions = || self.inner.partitions(topic);
         self.script.call(Call::Partitions, partitions)
+    }
+
+    fn settings(&self, topics: &[&str]) -> Result<BTreeMap<String, TopicSettings>, LogError> {
+        self.inner.settings(topics)
     }
 
     fn topics(&self) -> Result<Vec<String>, LogError> {
