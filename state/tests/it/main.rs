@@ -8,3 +8,4 @@ mod marker;
 mod model;
 mod quarantine;
 mod subject;
+mod versioned;
