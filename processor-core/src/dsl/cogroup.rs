@@ -240,6 +240,16 @@ impl<K: Data, A: Data> SessionCogroup<'_, K, A> {
         }
     }
 
+    /// Emits results of sessions before they close as well, as
+    /// [`SessionWindowedStream::emit_early`](super::SessionWindowedStream::emit_early) does.
+    #[must_use]
+    pub fn emit_early(self, fire: EarlyFire) -> Self {
+        Self {
+            emit: Emit::Early(fire),
+            ..self
+        }
+    }
+
     /// Aggregates the values of each key and session, from `initial` on, in the session store `name`. `merge` brings the
     /// aggregates of two sessions together: what there is so far, from `initial` on, and the next session by time.
     ///

@@ -9,7 +9,8 @@
 //! For each record there come, in this order: a deletion of each session that it extends or merges, by time, then the
 //! session that they became. Each has the session's end as its timestamp. Where the record does not change a session's
 //! bounds because all lies at one timestamp, the session is overwritten without a deletion. Or each session is emitted
-//! once, when it closes: see [`emit_final`](SessionWindowedStream::emit_final).
+//! once, when it closes ([`emit_final`](SessionWindowedStream::emit_final)), or now and then before that as well
+//! ([`emit_early`](SessionWindowedStream::emit_early)).
 //!
 //! Source of the semantics: Kafka Streams' `KStreamSessionWindowAggregate`, with these deliberate differences. Null
 //! values are ignored, as its documentation says and its code does not. A session that ends exactly `gap + grace` before
@@ -32,6 +33,7 @@ use crate::serde::{Serde, SharedSerde, int64, session_windowed};
 use crate::topology::StoreKind;
 
 use super::aggregation::{Adder, Aggregation, Inputs, Origin, Wired};
+use super::early::{EarlyFire, Part};
 use super::finals::Emit;
 use super::grouped::KGroupedStream;
 use super::late::Late;
@@ -123,7 +125,8 @@ impl<K: Data, V: Data, A: Data> SessionTable<K, V, A> {
     }
 
     /// Every change of every session, `None` for one that was extended or merged into another. With
-    /// [`emit_final`](SessionWindowedStream::emit_final) every session once.
+    /// [`emit_final`](SessionWindowedStream::emit_final) every session once, with
+    /// [`emit_early`](SessionWindowedStream::emit_early) some before.
     ///
     /// Its key is written as `key ‖ end (8 bytes, big endian) ‖ start (8)`: see [`session_windowed`].
     #[must_use]
@@ -197,6 +200,57 @@ impl<K: Data, V: Data> SessionWindowedStream<'_, K, V> {
     pub fn emit_final(self) -> Self {
         Self {
             emit: Emit::Finals,
+            ..self
+        }
+    }
+
+    /// Emits results of sessions before they close as well, as `fire` says, and each session once more when it closes.
+    ///
+    /// Records are counted, and time is measured, for each session by itself, from its first record that is in no result
+    /// yet. Where a record makes one session of several, or a longer one of one, the new session has their records in no
+    /// result yet together, and is due when the first of them was. What was said of the old ones stands for so long: right
+    /// before the next result of the new session, early or final, there comes a deletion of each, by time, with the
+    /// session's end as timestamp. So what stands in the [table](SessionTable::table) has each record at most once, and a
+    /// record that was in a result is in one until the session is gone. A result that has the same bounds as the one
+    /// before overwrites it without a deletion.
+    ///
+    /// Otherwise it is as in [`TimeWindowedStream::emit_early`](super::TimeWindowedStream::emit_early); results have the
+    /// session's end as timestamp, and come in order of it where they are due at one time. What is in no result yet, and
+    /// what stands, is remembered in the session store `<name>-early`, which every record writes.
+    ///
+    /// Kafka Streams has it for each record only: a deletion of the old session, then the new one. An early trigger of
+    /// Flink's DataStream API does not take back what it gave of sessions that have merged since.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use processor_core::dsl::{Consumed, EarlyFire, SessionWindows, StreamsBuilder};
+    /// # use processor_core::serde::{int64, nullable, session_windowed, utf8};
+    /// # use processor_core::testing::TopologyTestDriver;
+    /// # let builder = StreamsBuilder::new("visits");
+    /// let visits = SessionWindows::gap(Duration::from_millis(10)).grace(Duration::from_millis(100));
+    /// builder
+    ///     .stream("pages", Consumed::new(utf8(), int64()))
+    ///     .group_by_key()
+    ///     .windowed_by_session(visits)
+    ///     .emit_early(EarlyFire::every_records(2))
+    ///     .count("pages-per-visit")
+    ///     .to_stream()
+    ///     .to("visits");
+    /// # let mut driver = TopologyTestDriver::new(builder.build().unwrap()).unwrap();
+    /// # let pages = driver.input("pages", utf8(), int64());
+    /// for time in [0, 8, 30, 35, 18, 20] {
+    ///     pages.pipe(&mut driver, "ann".to_owned(), 1, time);
+    /// }
+    /// let out = driver.output("visits", session_windowed(utf8()), nullable(int64()));
+    /// let out: Vec<_> = out.read(&mut driver).into_iter().map(|r| (r.key.start, r.key.end, r.value)).collect();
+    /// assert_eq!(out[..2], [(0, 8, Some(2)), (30, 35, Some(2))]);
+    /// // The last two records make one session of the two, and are enough for a result.
+    /// assert_eq!(out[2..], [(0, 8, None), (30, 35, None), (0, 35, Some(6))]);
+    /// ```
+    #[must_use]
+    pub fn emit_early(self, fire: EarlyFire) -> Self {
+        Self {
+            emit: Emit::Early(fire),
             ..self
         }
     }
@@ -374,6 +428,13 @@ pub(crate) fn aggregate<K: Data, A: Data, L: Data>(
     windows: SessionWindows,
     emit: Emit,
 ) -> SessionTable<K, L, A> {
+    if let Emit::Early(fire) = emit
+        && let Some(problem) = fire.problem()
+    {
+        let origin = inputs.origin();
+        origin.problem(name, &problem);
+        return SessionTable::detached(&origin);
+    }
     let retention_ms = windows.retention_ms();
     let store = StoreKind::Session { retention_ms };
     let Some(wired) = Wired::new(inputs, name, "session aggregate", store) else {
@@ -493,12 +554,13 @@ impl<K: Data, A: Data, L: Data> SessionAggregate<K, A, L> {
         let overwrites = (start, end) == (timestamp, timestamp);
 
         let (mut aggregate, mut overwritten) = (None, None);
+        let mut parts = Vec::new();
         for session in found {
             aggregate = Some((self.merge)(&key, aggregate, session.value.clone()));
             if overwrites {
                 overwritten = Some(session.value);
             } else {
-                self.retract(context, &key, session, &headers)?;
+                parts.extend(self.retract(context, &key, session, &headers)?);
             }
         }
 
@@ -508,6 +570,11 @@ impl<K: Data, A: Data, L: Data> SessionAggregate<K, A, L> {
         let mut store = windowing.store.borrow_mut();
         store.put(key_bytes, start, end, bytes, end)?;
         drop(store);
+        if let Some(early) = &mut windowing.early
+            && !parts.is_empty()
+        {
+            early.put_in(key_bytes, (end, start), parts)?;
+        }
         let session = Update {
             key: Windowed { key, start, end },
             new: Some(new),
@@ -519,14 +586,14 @@ impl<K: Data, A: Data, L: Data> SessionAggregate<K, A, L> {
         windowing.updated(context, session)
     }
 
-    /// Removes a session of the key in the buffer, which goes into another.
+    /// Removes a session of the key in the buffer, which goes into another. What it still has to say comes back.
     fn retract(
         &mut self,
         context: &mut Context<'_>,
         key: &K,
         session: Found<A>,
         headers: &Headers,
-    ) -> Result {
+    ) -> Result<Option<Part>> {
         let Found { start, end, value } = session;
         let windowing = &mut self.windowing;
         let key_bytes = &windowing.encoding.key_buffer;
@@ -535,7 +602,10 @@ impl<K: Data, A: Data, L: Data> SessionAggregate<K, A, L> {
         drop(store);
         if let Some(finals) = &mut windowing.finals {
             finals.remove((end, start), key_bytes);
-            return Ok(());
+            let early = windowing.early.as_mut();
+            return early
+                .map(|early| early.take_out(key_bytes, (end, start)))
+                .transpose();
         }
         let key = key.clone();
         let deletion = Update {
@@ -546,6 +616,7 @@ impl<K: Data, A: Data, L: Data> SessionAggregate<K, A, L> {
             timestamp: end,
             headers: headers.clone(),
         };
-        windowing.forward(context, deletion)
+        windowing.forward(context, deletion)?;
+        Ok(None)
     }
 }

@@ -29,6 +29,10 @@ pub(crate) trait WindowRows: 'static {
 
     fn row(&self, key: &[u8], place: Place) -> Result<Option<Stamped>, StateError>;
 
+    fn put(&mut self, key: &[u8], place: Place, value: &[u8]) -> Result<(), StateError>;
+
+    fn remove(&mut self, key: &[u8], place: Place) -> Result<(), StateError>;
+
     /// Visits the place and key of every row.
     fn each(&self, visit: &mut dyn FnMut(Place, &[u8])) -> Result<(), StateError>;
 
@@ -48,6 +52,14 @@ impl WindowRows for WindowStore {
 
     fn row(&self, key: &[u8], place: Place) -> Result<Option<Stamped>, StateError> {
         self.get(key, place.0)
+    }
+
+    fn put(&mut self, key: &[u8], (start, _): Place, value: &[u8]) -> Result<(), StateError> {
+        WindowStore::put(self, key, start, value, start)
+    }
+
+    fn remove(&mut self, key: &[u8], (start, _): Place) -> Result<(), StateError> {
+        self.delete(key, start, start)
     }
 
     fn each(&self, visit: &mut dyn FnMut(Place, &[u8])) -> Result<(), StateError> {
@@ -77,6 +89,14 @@ impl WindowRows for SessionStore {
 
     fn row(&self, key: &[u8], place: Place) -> Result<Option<Stamped>, StateError> {
         self.get(key, place.1, place.0)
+    }
+
+    fn put(&mut self, key: &[u8], (end, start): Place, value: &[u8]) -> Result<(), StateError> {
+        SessionStore::put(self, key, start, end, value, end)
+    }
+
+    fn remove(&mut self, key: &[u8], (end, start): Place) -> Result<(), StateError> {
+        SessionStore::remove(self, key, start, end, end)
     }
 
     fn each(&self, visit: &mut dyn FnMut(Place, &[u8])) -> Result<(), StateError> {

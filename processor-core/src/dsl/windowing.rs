@@ -5,7 +5,6 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use state::Stamped;
 
 use crate::error::Result;
@@ -16,7 +15,7 @@ use crate::serde::SharedSerde;
 use crate::topology::StoreId;
 
 use super::aggregation::Wired;
-use super::early::{Early, EarlyFire};
+use super::early::{Early, EarlyFire, Said};
 use super::encoding::Encoding;
 use super::finals::{Emit, Finals};
 use super::late::{Late, LateBranch};
@@ -245,7 +244,7 @@ pub(crate) struct Windowing<K, A, L, S> {
     /// Where windows are emitted as they close.
     pub(crate) finals: Option<Finals>,
     /// Where they are emitted before that, too.
-    early: Option<Early>,
+    pub(crate) early: Option<Early<S>>,
     pub(crate) encoding: Encoding<K, A>,
     updates: Fanout<Windowed<K>, A>,
     changes: Fanout<Windowed<K>, Change<A>>,
@@ -396,7 +395,7 @@ impl<K: Data, A: Data, L: Data, S: WindowRows> Windowing<K, A, L, S> {
             finals.add(place, key);
         }
         if let Some(early) = &mut self.early
-            && early.note(key, start, self.time.now())?
+            && early.note(key, place, self.time.now())?
         {
             let key = key.clone();
             self.emit_early(context, &key, place, (start, end))?;
@@ -416,8 +415,7 @@ impl<K: Data, A: Data, L: Data, S: WindowRows> Windowing<K, A, L, S> {
         window: impl Fn(Place) -> (Timestamp, Timestamp),
     ) -> Result {
         let now = self.time.now();
-        while let Some((start, key)) = self.early.as_ref().and_then(|early| early.next_due(now)) {
-            let place = (start, 0);
+        while let Some((place, key)) = self.early.as_ref().and_then(|early| early.next_due(now)) {
             self.emit_early(context, &key, place, window(place))?;
         }
         Ok(())
@@ -429,27 +427,42 @@ impl<K: Data, A: Data, L: Data, S: WindowRows> Windowing<K, A, L, S> {
         context: &mut Context<'_>,
         key: &[u8],
         place: Place,
-        (start, end): (Timestamp, Timestamp),
+        window: (Timestamp, Timestamp),
     ) -> Result {
         let row = self.store.borrow().row(key, place)?;
         let row = row.expect("an open window is in the store");
         let early = self.early.as_mut();
-        let before = early.map(|early| early.fired(key, start, &row.value));
-        let before = before.transpose()?.flatten();
-        self.emit_row(context, key, (start, end), &row, before)
+        let before = early.map(|early| early.fired(key, place, &row.value));
+        let before = before.transpose()?.unwrap_or_default();
+        self.emit_row(context, key, window, &row, before)
     }
 
-    /// Emits a row, after `before` was emitted of it.
+    /// Emits a row in place of what stands of it, and takes back what stands of windows that went into it.
     fn emit_row(
         &mut self,
         context: &mut Context<'_>,
         key: &[u8],
         (start, end): (Timestamp, Timestamp),
         row: &Stamped,
-        before: Option<Bytes>,
+        before: Said,
     ) -> Result {
         let key = self.encoding.decode_key(key)?;
-        let before = before.filter(|_| self.has_table());
+        let Said { absorbed, result } = before;
+        if self.has_table() {
+            for ((end, start), result) in absorbed {
+                let key = key.clone();
+                let taken_back = Update {
+                    key: Windowed { key, start, end },
+                    new: None,
+                    old: Some(self.encoding.decode_value(&result)?),
+                    is_new: false,
+                    timestamp: end,
+                    headers: Headers::new(),
+                };
+                self.forward(context, taken_back)?;
+            }
+        }
+        let before = result.filter(|_| self.has_table());
         let update = Update {
             key: Windowed { key, start, end },
             new: Some(self.encoding.decode(row)?),
@@ -476,8 +489,8 @@ impl<K: Data, A: Data, L: Data, S: WindowRows> Windowing<K, A, L, S> {
             let row = self.store.borrow().row(&key, place)?;
             let row = row.expect("an open window is in the store");
             let early = self.early.as_mut();
-            let before = early.map(|early| early.closed(&key, place.0));
-            let before = before.transpose()?.flatten();
+            let before = early.map(|early| early.closed(&key, place));
+            let before = before.transpose()?.unwrap_or_default();
             self.emit_row(context, &key, window(place), &row, before)?;
         }
         Ok(())

@@ -26,6 +26,7 @@ mod process;
 mod repartition_time;
 mod runtime;
 mod session;
+mod session_early;
 mod sinks;
 mod sliding;
 mod stateless;
