@@ -74,12 +74,43 @@ struct Outer {
 type Join<K, V, W, R> = Arc<dyn Fn(&K, Option<V>, Option<W>) -> R + Send + Sync>;
 
 impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
-    /// Joins each pair of records with equal keys that lie within the windows. The result has the later timestamp of
-    /// the two; records with a null key or value are dropped.
+    /// Joins each pair of records with equal keys that lie within the windows.
     ///
-    /// Keeps both sides in the stores `<name>-this` and `<name>-other`; a stream that is joined with itself, where the
-    /// topology is [optimised](super::StreamsBuilder::optimize), in `<name>-this` alone. Both streams must be co-partitioned; one whose
-    /// key may have changed is sent through a repartition topic (`<name>-left`, `<name>-right`) first.
+    /// Emits when the second of a pair comes, with the later timestamp of the two and the headers of the second. Records with
+    /// a null key or value are dropped and counted. One whose own window and grace are over is late: it meets nothing and
+    /// comes out of [`late_left`](Joined::late_left) or [`late_right`](Joined::late_right).
+    ///
+    /// Keeps both sides in the join stores `<name>-this` and `<name>-other`, for the window and the grace; a stream that is
+    /// joined with itself, where the topology is [optimised](super::StreamsBuilder::optimize), in `<name>-this` alone. Their
+    /// changelogs are `<application id>-<store>-changelog`. Both streams must be co-partitioned; one whose key may have
+    /// changed is sent through a repartition topic (`<application id>-<name>-left-repartition`, `…-right-repartition`) first.
+    /// Source of the semantics: Kafka Streams' `KStreamKStreamJoin`, with two differences that the page of the module names.
+    ///
+    /// # Errors
+    /// [`build`](super::StreamsBuilder::build) refuses a stream without serdes; the start refuses topics with unequal
+    /// partition counts.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use processor_core::dsl::{Consumed, JoinWindows, Produced, StreamsBuilder};
+    /// # use processor_core::serde::{int64, utf8};
+    /// # use processor_core::testing::TopologyTestDriver;
+    /// # let builder = StreamsBuilder::new("auctions");
+    /// let bids = builder.stream("bids", Consumed::new(utf8(), int64()));
+    /// let wins = builder.stream("wins", Consumed::new(utf8(), int64()));
+    /// let within = JoinWindows::of(Duration::from_millis(10)).grace(Duration::from_millis(5));
+    /// bids.join("saved", &wins, within, |_, bid, price| bid - price)
+    ///     .to_with("saved", Produced::new(utf8(), int64()));
+    /// # let mut driver = TopologyTestDriver::new(builder.build().unwrap()).unwrap();
+    /// # let (bids, wins) = (driver.input("bids", utf8(), int64()), driver.input("wins", utf8(), int64()));
+    /// bids.pipe(&mut driver, "vase".to_owned(), 70, 0);
+    /// bids.pipe(&mut driver, "lamp".to_owned(), 30, 1);
+    /// wins.pipe(&mut driver, "vase".to_owned(), 60, 10);
+    /// wins.pipe(&mut driver, "lamp".to_owned(), 20, 12); // one too far apart
+    /// let saved = driver.output("saved", utf8(), int64()).read(&mut driver);
+    /// assert_eq!(saved.len(), 1);
+    /// assert_eq!((saved[0].value, saved[0].timestamp), (10, 10));
+    /// ```
     pub fn join<W: Data, R: Data, M: Lineage>(
         &self,
         name: &str,
@@ -105,6 +136,31 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
 
     /// Like [`join`](Self::join), and a left record that met nothing until its window and grace were over is joined
     /// with `None`, once, with its own timestamp. A left record with a null key is joined with `None` at once.
+    ///
+    /// What met nothing leaves when a record with key and value moves stream time past it, before that record is joined: by
+    /// timestamp, then key. It waits in a key-value store beside the other two, `<name>-pending`.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use processor_core::dsl::{Consumed, JoinWindows, Produced, StreamsBuilder};
+    /// # use processor_core::serde::{int64, utf8};
+    /// # use processor_core::testing::TopologyTestDriver;
+    /// # let builder = StreamsBuilder::new("ads");
+    /// let shown = builder.stream("shown", Consumed::new(utf8(), int64()));
+    /// let clicks = builder.stream("clicks", Consumed::new(utf8(), int64()));
+    /// let within = JoinWindows::between(Duration::ZERO, Duration::from_millis(10)).grace(Duration::from_millis(5));
+    /// shown
+    ///     .left_join("clicked", &clicks, within, |_, _, click| i64::from(click.is_some()))
+    ///     .to_with("clicked", Produced::new(utf8(), int64()));
+    /// # let mut driver = TopologyTestDriver::new(builder.build().unwrap()).unwrap();
+    /// # let (shown, clicks) = (driver.input("shown", utf8(), int64()), driver.input("clicks", utf8(), int64()));
+    /// shown.pipe(&mut driver, "ann".to_owned(), 1, 0);
+    /// shown.pipe(&mut driver, "bob".to_owned(), 1, 1);
+    /// clicks.pipe(&mut driver, "ann".to_owned(), 1, 7);
+    /// shown.pipe(&mut driver, "cid".to_owned(), 1, 17); // bob's window and grace are over
+    /// let clicked = driver.output("clicked", utf8(), int64()).read_key_values(&mut driver);
+    /// assert_eq!(clicked, [("ann".to_owned(), 1), ("bob".to_owned(), 0)]);
+    /// ```
     pub fn left_join<W: Data, R: Data, M: Lineage>(
         &self,
         name: &str,
@@ -123,7 +179,30 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
         self.join_streams(name, other, windows, outer, Arc::new(left_always))
     }
 
-    /// Like [`left_join`](Self::left_join), for both sides.
+    /// Like [`left_join`](Self::left_join), for both sides. At equal timestamps the right side's unmatched records leave
+    /// first.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use processor_core::dsl::{Consumed, JoinWindows, Produced, StreamsBuilder};
+    /// # use processor_core::serde::{int64, utf8};
+    /// # use processor_core::testing::TopologyTestDriver;
+    /// # let builder = StreamsBuilder::new("books");
+    /// let ours = builder.stream("ours", Consumed::new(utf8(), int64()));
+    /// let theirs = builder.stream("theirs", Consumed::new(utf8(), int64()));
+    /// let within = JoinWindows::of(Duration::from_millis(10)).grace(Duration::ZERO);
+    /// ours.outer_join("differences", &theirs, within, |_, ours, theirs| ours.unwrap_or(0) - theirs.unwrap_or(0))
+    ///     .to_with("differences", Produced::new(utf8(), int64()));
+    /// # let mut driver = TopologyTestDriver::new(builder.build().unwrap()).unwrap();
+    /// # let (ours, theirs) = (driver.input("ours", utf8(), int64()), driver.input("theirs", utf8(), int64()));
+    /// ours.pipe(&mut driver, "a".to_owned(), 5, 0);
+    /// theirs.pipe(&mut driver, "a".to_owned(), 5, 3);
+    /// ours.pipe(&mut driver, "b".to_owned(), 7, 4);
+    /// theirs.pipe(&mut driver, "c".to_owned(), 9, 5);
+    /// ours.pipe(&mut driver, "d".to_owned(), 1, 30);
+    /// let differences = driver.output("differences", utf8(), int64()).read_key_values(&mut driver);
+    /// assert_eq!(differences, [("a".to_owned(), 0), ("b".to_owned(), 7), ("c".to_owned(), -9)]);
+    /// ```
     pub fn outer_join<W: Data, R: Data, M: Lineage>(
         &self,
         name: &str,
