@@ -153,6 +153,17 @@ impl StreamsConfig {
             || self.on_late_record == OnLateRecord::DeadLetter
     }
 
+    /// The handler that passes over records which failed in the middle of processing, if one does.
+    pub(crate) fn passes_over_processed(&self) -> Option<&'static str> {
+        let handlers = [
+            ("on_processing_error", self.on_processing_error),
+            ("on_production_error", self.on_production_error),
+        ];
+        let mut handlers = handlers.into_iter();
+        let (name, _) = handlers.find(|(_, handler)| *handler != OnBadRecord::Fail)?;
+        Some(name)
+    }
+
     /// Lets the rows of `store` go if a change of the topology makes them useless.
     #[must_use]
     pub fn accept_reset(mut self, store: impl Into<String>) -> Self {

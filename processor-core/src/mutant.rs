@@ -46,11 +46,12 @@ pub enum Mutant {
     FencedGoesOn,
     OffsetsBeforeFlush,
     UpstreamTimesIgnored,
+    ReadBackToTheEnd,
 }
 
 impl Mutant {
     /// All bugs, and what each does.
-    pub const ALL: [(Self, &'static str); 35] = [
+    pub const ALL: [(Self, &'static str); 36] = [
         (Self::OffsetTooFar, "commits offsets that are one too far"),
         (
             Self::OffsetTooShort,
@@ -175,6 +176,10 @@ impl Mutant {
         (
             Self::UpstreamTimesIgnored,
             "takes the time of the fastest upstream task behind a repartition topic",
+        ),
+        (
+            Self::ReadBackToTheEnd,
+            "rebuilds a table from records of its topic that are still to be processed",
         ),
     ];
 }

@@ -18,6 +18,7 @@ use crate::topology::{
 
 use super::merge::merge;
 use super::outlet::Outlet;
+use super::read_back::read_back;
 use super::table::TableSource;
 use super::{Consumed, GlobalTable, KStream, KTable, Partitioned, VersionedTable};
 
@@ -57,14 +58,28 @@ impl StreamsBuilder {
     /// - Operators below one stream whose key may have changed share **one repartition topic**, that of the first of
     ///   them, where each would make its own. Their serdes must have the same [format](Serde::format), or be the same.
     /// - An inner **join of a stream with itself** keeps its records in one store, `<name>-this`.
+    /// - A [`table`](Self::table) has **no changelog**: it is rebuilt from the topic that it reads, up to the committed offset
+    ///   of its input. That topic must be compacted and nothing else. One whose rows do not follow from the topic alone keeps
+    ///   its changelog: with a timestamp extractor, [`future_bound`](Consumed::future_bound) or
+    ///   [`reset`](Consumed::reset) to the latest, with a serde that [may wait](Serde::may_wait), and
+    ///   [`versioned_table`](Self::versioned_table)s, whose history compaction would take. So does
+    ///   [`to_table_with_deletes`](KStream::to_table_with_deletes), for whoever does not want this for one table.
     ///
     /// Topics and stores change with it, so it stands in the [plan](crate::plan) and its hash, and a running application
-    /// that switches it on has to drain the topics that go. Source of the semantics: Kafka Streams'
-    /// `topology.optimization`, which also moves repartition topics above operators on values, and reads a table back from
-    /// its source topic.
+    /// that switches it on has to drain the repartition topics that go; its tables are rebuilt. Switched off again, tables
+    /// would begin empty, so a start refuses that until their reset is accepted.
+    ///
+    /// NOTE: Compaction keeps the latest record of a key, also where the table has only come to an earlier one. A table that
+    /// is rebuilt from nothing then lacks that row until its input gets there, and what is joined or subtracted meanwhile
+    /// lacks it as well. Let the topic's `min.compaction.lag.ms` be longer than the application may lag behind. In Kafka
+    /// Streams it is the same.
+    ///
+    /// Source of the semantics: Kafka Streams' `topology.optimization`, which also moves repartition topics above operators on
+    /// values.
     ///
     /// # Errors
-    /// [`build`](Self::build) refuses a builder that was asked after its first operator.
+    /// [`build`](Self::build) refuses a builder that was asked after its first operator; the start refuses tables whose topic
+    /// is not [compacted, or whose rows a handler may pass over](crate::StreamsError::TableNotInTopic).
     ///
     /// ```
     /// # use processor_core::dsl::{Consumed, StreamsBuilder};
@@ -172,7 +187,8 @@ impl StreamsBuilder {
     ///
     /// Emits with every record, also one whose timestamp is older than the row's: tables know no late records. A null
     /// value deletes its key; a record with a null key, where the serde has one, is dropped and counted. The store's
-    /// changelog is `<application id>-<store>-changelog`. Source of the semantics: Kafka Streams' `KTableSource`.
+    /// changelog is `<application id>-<store>-changelog`, and there is none where the topology is
+    /// [optimised](Self::optimize). Source of the semantics: Kafka Streams' `KTableSource`.
     ///
     /// ```
     /// # use processor_core::dsl::{Consumed, StreamsBuilder};
@@ -196,8 +212,17 @@ impl StreamsBuilder {
         consumed: Consumed<K, V>,
     ) -> KTable<K, V> {
         let (key, value) = (Arc::clone(&consumed.key), Arc::clone(&consumed.value));
-        let stream = self.source(Topic::External(topic.to_owned()), consumed.nullable());
-        TableSource { store, key, value }.attach(&stream, |value| value)
+        let consumed = consumed.nullable();
+        let optimized = self.plan.borrow().optimized;
+        let read_back = optimized.then(|| read_back(topic, &consumed)).flatten();
+        let stream = self.source(Topic::External(topic.to_owned()), consumed);
+        let table = TableSource {
+            store,
+            key,
+            value,
+            read_back,
+        };
+        table.attach(&stream, |value| value)
     }
 
     /// The values of each key of `topic` over time, kept for `history` of event time in the versioned store `store`: a
@@ -209,6 +234,25 @@ impl StreamsBuilder {
     ///
     /// The store's changelog is `<application id>-<store>-changelog`; compaction leaves its records alone for `history`
     /// and a day. Source of the semantics: KIP-889 and KIP-914.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use processor_core::dsl::{Consumed, StreamsBuilder};
+    /// # use processor_core::serde::{int64, nullable, utf8};
+    /// # use processor_core::testing::TopologyTestDriver;
+    /// # let builder = StreamsBuilder::new("prices");
+    /// let history = Duration::from_secs(60);
+    /// let prices = builder.versioned_table("prices", "price-history", history, Consumed::new(utf8(), int64()));
+    /// // A version that comes late is one of the past: it does not take the place of the latest one.
+    /// prices.latest().to_stream().to("latest-prices");
+    /// # let mut driver = TopologyTestDriver::new(builder.build().unwrap()).unwrap();
+    /// # let prices = driver.input("prices", utf8(), nullable(int64()));
+    /// for (price, time) in [(2, 10), (3, 20), (1, 15)] {
+    ///     prices.pipe(&mut driver, "pen".to_owned(), Some(price), time);
+    /// }
+    /// let latest = driver.output("latest-prices", utf8(), nullable(int64())).read_key_values(&mut driver);
+    /// assert_eq!(latest, [("pen".to_owned(), Some(2)), ("pen".to_owned(), Some(3))]);
+    /// ```
     pub fn versioned_table<K: Data, V: Data>(
         &self,
         topic: &str,

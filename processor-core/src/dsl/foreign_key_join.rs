@@ -156,6 +156,7 @@ impl<K: Data, V: Data> KTable<K, V> {
             store: name,
             key: left.key,
             value: serde,
+            read_back: None,
         };
         KTable {
             closes_after_ms: self.closes_after_ms,

@@ -30,6 +30,7 @@ mod options;
 mod outlet;
 mod panes;
 mod print;
+mod read_back;
 mod repartition;
 mod session;
 mod sink;

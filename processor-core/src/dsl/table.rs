@@ -12,7 +12,7 @@ use crate::processor::{
 };
 use crate::record::{Change, Data, Record};
 use crate::serde::{Serde, SharedSerde};
-use crate::topology::{NodeId, NodeKind, Plan, StoreId, StoreKind};
+use crate::topology::{NodeId, NodeKind, Plan, ReadBack, StoreId, StoreKind};
 
 use super::KStream;
 use super::lineage::Partitioned;
@@ -192,6 +192,8 @@ pub(crate) struct TableSource<'a, K, V> {
     pub store: &'a str,
     pub key: SharedSerde<K>,
     pub value: SharedSerde<V>,
+    /// How it is rebuilt from the topic that it reads; nothing where it has a changelog.
+    pub read_back: Option<ReadBack>,
 }
 
 impl<K: Data, V: Data> TableSource<'_, K, V> {
@@ -205,6 +207,7 @@ impl<K: Data, V: Data> TableSource<'_, K, V> {
             store: name,
             key,
             value,
+            read_back,
         } = self;
         let outlet = Outlet::<K, Change<V>>::new();
         let (node, store) = {
@@ -214,6 +217,7 @@ impl<K: Data, V: Data> TableSource<'_, K, V> {
             let parents = vec![stream.node];
             let node = plan.add_node(name.to_owned(), kind, parents, vec![store]);
             plan.describe_store(store, &*key, &*value);
+            plan.read_back.extend(read_back.map(|how| (store, how)));
             (node, store)
         };
         let (below, table, read) = (Arc::clone(&outlet), name.to_owned(), Arc::new(read));

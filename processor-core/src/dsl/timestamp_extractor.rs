@@ -134,6 +134,11 @@ impl<K, V> TimestampExtractor<K, V> {
         Self::new(self.from, Invalid::TakesPartitionTime)
     }
 
+    /// Whether it is [`fail_on_invalid`](Self::fail_on_invalid).
+    pub(crate) fn is_fail_on_invalid(&self) -> bool {
+        self.invalid == Invalid::Fails && matches!(self.from, Origin::Log)
+    }
+
     /// Whether it asks for the partition time.
     pub(crate) fn wants_partition_time(&self) -> bool {
         self.invalid == Invalid::TakesPartitionTime || matches!(self.from, Origin::RecordAndTime(_))

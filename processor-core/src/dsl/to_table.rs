@@ -72,7 +72,13 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
             let (plan, outlet) = (Rc::clone(&self.plan), Arc::clone(&self.outlet));
             KStream::new(plan, self.node, outlet, None, None)
         };
-        TableSource { store, key, value }.attach(&stream, read)
+        let table = TableSource {
+            store,
+            key,
+            value,
+            read_back: None,
+        };
+        table.attach(&stream, read)
     }
 }
 
@@ -108,6 +114,10 @@ struct Present<T>(SharedSerde<Option<T>>);
 impl<T: Data> Serde<T> for Present<T> {
     fn format(&self) -> Option<String> {
         self.0.format()
+    }
+
+    fn may_wait(&self) -> bool {
+        self.0.may_wait()
     }
 
     fn serialize(&self, value: &T, into: &mut Vec<u8>) -> Result<(), SerdeError> {

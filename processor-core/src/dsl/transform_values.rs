@@ -96,6 +96,7 @@ impl<K: Data, V: Data> KTable<K, V> {
             store: name,
             key,
             value: Arc::new(serde),
+            read_back: None,
         };
         KTable {
             closes_after_ms: self.closes_after_ms,

@@ -251,6 +251,18 @@ pub enum Cleanup {
     CompactAndDelete,
 }
 
+impl Cleanup {
+    /// Its name as Kafka's setting `cleanup.policy` has it.
+    #[must_use]
+    pub fn policy(self) -> &'static str {
+        match self {
+            Self::Delete => "delete",
+            Self::Compact => "compact",
+            Self::CompactAndDelete => "compact,delete",
+        }
+    }
+}
+
 /// How a topic keeps its records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TopicSettings {

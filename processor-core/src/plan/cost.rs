@@ -7,7 +7,7 @@
 //! | input of an operator | the sum over what feeds it; an input topic gives [`records_per_s`](Load::records_per_s), and every operator passes on as many records as it gets |
 //! | windows of a record, `w` | ⌈size / advance⌉ for time windows, 1 otherwise |
 //! | repartition topic | one record for each record, of key, value and [`RECORD_BYTES`] |
-//! | changelog | `w` records for each record, 1 for a key-value store or a side of a join, 2 for the unmatched ones of an outer join |
+//! | changelog | `w` records for each record, 1 for a key-value store or a side of a join, 2 for the unmatched ones of an outer join, none for a table that is rebuilt from its topic |
 //! | rows, key-value | [`keys`](Load::keys) |
 //! | rows, windows | the smaller of keys × ⌈retention / advance⌉ and records/s × `w` × retention |
 //! | rows, sessions | the smaller of keys × ⌈retention / gap⌉ and records/s × retention |
@@ -123,7 +123,11 @@ impl TopologyPlan {
                     if own.is_empty() {
                         continue;
                     }
-                    keeping(node, kind, &own, records_per_s, load)
+                    let cost = keeping(node, kind, &own, records_per_s, load);
+                    match own[..] {
+                        [table] if self.is_read_back(table) => cost.unwritten(),
+                        _ => cost,
+                    }
                 }
                 Role::Source(_) | Role::DynamicSink => continue,
             };
@@ -141,6 +145,17 @@ impl TopologyPlan {
             users.next().is_some_and(|owner| owner.name == node.name)
         };
         self.stores.iter().filter(is_owner).collect()
+    }
+}
+
+impl OperatorCost {
+    /// The same for an operator whose rows are in a topic already.
+    fn unwritten(self) -> Self {
+        Self {
+            writes_per_record: 0,
+            written_bytes_per_s: 0,
+            ..self
+        }
     }
 }
 

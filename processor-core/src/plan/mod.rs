@@ -169,7 +169,8 @@ pub struct StorePlan {
     pub format: RowFormat,
 }
 
-/// The topic that a store is rebuilt from.
+/// The topic that a store is rebuilt from: one of the application's own, or the input of a table where the topology is
+/// [optimised](crate::StreamsBuilder::optimize).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChangelogPlan {
     /// Its name; [`APPLICATION`] stands for the application id.
@@ -280,6 +281,13 @@ impl TopologyPlan {
     #[must_use]
     pub fn topic(&self, name: &str) -> Option<&TopicPlan> {
         self.topics.iter().find(|topic| topic.name == name)
+    }
+
+    /// Whether a table is rebuilt from the topic that it reads, so that nothing is written for it.
+    #[must_use]
+    pub fn is_read_back(&self, store: &StorePlan) -> bool {
+        let topic = self.topic(&store.changelog.topic);
+        topic.is_some_and(|topic| topic.read && !topic.internal)
     }
 
     /// A store by its name.

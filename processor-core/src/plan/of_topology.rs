@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::log::Cleanup;
-use crate::runtime::{changelog, changelog_settings};
-use crate::topology::{NodeKind, Plan, StoreSpec, Topic, Topology};
+use crate::runtime::{changelog_of, changelog_settings};
+use crate::topology::{NodeKind, Plan, StoreId, Topic, Topology};
 
 use super::{
     APPLICATION, ChangelogPlan, FORMAT, GlobalTablePlan, NodePlan, Role, RowFormat, StorePlan,
@@ -31,8 +30,9 @@ impl Topology {
         let mut stores: Vec<StorePlan> = plan
             .stores
             .iter()
-            .filter(|spec| spec.global.is_none())
-            .map(|spec| store(spec, additional))
+            .enumerate()
+            .filter(|(_, spec)| spec.global.is_none())
+            .map(|(id, _)| store(plan, StoreId(id), additional))
             .collect();
         stores.sort_by(|a, b| a.name.cmp(&b.name));
         let mut global_tables: Vec<GlobalTablePlan> = plan
@@ -137,26 +137,18 @@ fn pinned(plan: &Plan, topic: &Topic) -> Option<i32> {
         .next_back()
 }
 
-fn store(spec: &StoreSpec, additional: Option<Duration>) -> StorePlan {
+fn store(plan: &Plan, id: StoreId, additional: Option<Duration>) -> StorePlan {
+    let spec = &plan.stores[id.0];
     let (cleanup, retention_ms) = changelog_settings(spec.kind, additional);
     StorePlan {
         name: spec.name.clone(),
         kind: spec.kind.name().to_owned(),
         retention_ms: spec.kind.retention_ms(),
         changelog: ChangelogPlan {
-            topic: changelog(APPLICATION, &spec.name),
-            cleanup: policy(cleanup).to_owned(),
+            topic: changelog_of(plan, APPLICATION, id),
+            cleanup: cleanup.policy().to_owned(),
             retention_ms,
         },
         format: spec.format.clone(),
-    }
-}
-
-/// A cleanup policy in the words of Kafka's settings.
-fn policy(cleanup: Cleanup) -> &'static str {
-    match cleanup {
-        Cleanup::Delete => "delete",
-        Cleanup::Compact => "compact",
-        Cleanup::CompactAndDelete => "compact,delete",
     }
 }

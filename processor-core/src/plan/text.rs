@@ -52,7 +52,7 @@ impl fmt::Display for TopologyPlan {
         if !self.stores.is_empty() {
             writeln!(f, "  Stores:")?;
             for store in &self.stores {
-                writeln!(f, "    {} ({})", store.name, kept(store))?;
+                writeln!(f, "    {} ({})", store.name, kept(self, store))?;
             }
         }
         Ok(())
@@ -92,12 +92,16 @@ fn usage(topic: &TopicPlan) -> String {
     text
 }
 
-fn kept(store: &StorePlan) -> String {
+fn kept(plan: &TopologyPlan, store: &StorePlan) -> String {
     let mut text = store.kind.clone();
     if let Some(ms) = store.retention_ms {
         text.push_str(&format!(", kept for {ms} ms"));
     }
     let changelog = &store.changelog;
+    if plan.is_read_back(store) {
+        text.push_str(&format!(", rebuilt from: {}", changelog.topic));
+        return text;
+    }
     text.push_str(&format!(
         ", changelog: {} {}",
         changelog.topic, changelog.cleanup

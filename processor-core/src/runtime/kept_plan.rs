@@ -126,6 +126,8 @@ fn changes(kept: &Kept, now: &TopologyPlan) -> Vec<Change> {
     for change in &mut changes {
         if let Subject::Store(store) = &change.subject
             && kept.retired.contains(store)
+            // One that is rebuilt from its topic has missed nothing.
+            && !now.store(store).is_some_and(|store| now.is_read_back(store))
         {
             change.verdict = Verdict::Reset;
             change.what = "is back".to_owned();

@@ -21,4 +21,4 @@ pub use memory::{MemoryPlan, Stores};
 pub(crate) use stream_thread::{Pace, Round};
 pub use streams::{RunSummary, Streams, StreamsError};
 pub(crate) use topic_lookup::TopicLookup;
-pub(crate) use topics::{TopicPartitions, changelog, changelog_settings};
+pub(crate) use topics::{TopicPartitions, changelog, changelog_of, changelog_settings};

@@ -1,6 +1,7 @@
 //! Opening the stores of a task where its marker left them.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use state::{
     Database, JoinStore, JoinStoreOptions, KeyValueStore, SessionStore, SessionStoreOptions,
@@ -15,7 +16,7 @@ use crate::task::StoreSlot;
 use crate::topology::{StoreId, StoreKind, Topology};
 
 use super::kept_plan::layout;
-use super::topics::changelog;
+use super::topics::changelog_of;
 
 /// The stores of a task, each at the changelog offset its contents reflect.
 pub(crate) struct OpenedStores {
@@ -53,7 +54,7 @@ pub(crate) fn open_stores(
     for &id in &subtopology.stores {
         let spec = &topology.plan.stores[id.0];
         let name = format!("{}/{}", spec.name, task.partition);
-        let changelog = changelog(application_id, &spec.name);
+        let changelog = changelog_of(&topology.plan, application_id, id);
         let resets = resets.get(&spec.name).copied().unwrap_or(0);
         let layout = layout(&spec.name, spec.kind, &changelog, resets);
         let marker = match read_marker(database, &name) {
@@ -81,6 +82,11 @@ pub(crate) fn open_stores(
             name,
             layout,
             changelog: TopicPartition::new(changelog, task.partition),
+            read_back: topology
+                .plan
+                .read_back
+                .get(&id)
+                .map(|table| Arc::clone(&table.row)),
             position: position.unwrap_or(0),
         });
     }

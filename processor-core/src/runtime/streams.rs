@@ -50,6 +50,19 @@ pub enum StreamsError {
         /// Which setting is wrong, and what it should be.
         reason: String,
     },
+    /// The topology is optimised, and a table cannot be rebuilt from the topic that it reads.
+    #[error(
+        "table '{store}' is to be rebuilt from topic '{topic}' in place of a changelog, since the topology is optimised, \
+         but {reason}; or read it with `stream(\"{topic}\", …).to_table_with_deletes(\"{store}\")`, which keeps a changelog"
+    )]
+    TableNotInTopic {
+        /// The table's store.
+        store: String,
+        /// The topic that it reads.
+        topic: String,
+        /// Why it cannot be.
+        reason: String,
+    },
     /// A handler sends records to a dead letter topic that was not named.
     #[error(
         "a handler sends records to the dead letter topic, and there is none; set `dead_letter_topic` to the name of a \

@@ -31,11 +31,11 @@ pub(crate) fn of_changelog(
         (None, Some(ms)) if deletes => Some(Objection::Refuse(format!(
             "cleanup.policy={} with retention.ms={ms} deletes rows by their age, and the store keeps them for ever; set \
              cleanup.policy=compact",
-            policy(found.cleanup)
+            found.cleanup.policy()
         ))),
         (None, None) if deletes => Some(Objection::Warn(format!(
             "cleanup.policy={} keeps every change for ever; set cleanup.policy=compact",
-            policy(found.cleanup)
+            found.cleanup.policy()
         ))),
         (Some(needed), Some(ms)) if deletes && ms < needed => Some(Objection::Refuse(format!(
             "retention.ms={ms} deletes rows that the store keeps for {needed} ms; set retention.ms={}",
@@ -56,7 +56,7 @@ pub(crate) fn of_repartition(found: &TopicSettings) -> Option<Objection> {
     if found.cleanup != Cleanup::Delete {
         return Some(Objection::Refuse(format!(
             "cleanup.policy={} drops records of a key but the last before they are processed; set cleanup.policy=delete",
-            policy(found.cleanup)
+            found.cleanup.policy()
         )));
     }
     let limits = [
@@ -69,14 +69,6 @@ pub(crate) fn of_repartition(found: &TopicSettings) -> Option<Objection> {
     Some(Objection::Warn(format!(
         "{name}={limit} may delete records before they are processed; set {name}=-1"
     )))
-}
-
-fn policy(cleanup: Cleanup) -> &'static str {
-    match cleanup {
-        Cleanup::Delete => "delete",
-        Cleanup::Compact => "compact",
-        Cleanup::CompactAndDelete => "compact,delete",
-    }
 }
 
 #[cfg(test)]

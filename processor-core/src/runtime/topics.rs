@@ -9,7 +9,7 @@ use crate::error::{Fault, Result};
 use crate::log::{Cleanup, Log, NewTopic, TopicSettings};
 use crate::plan::{APPLICATION, TopologyPlan};
 use crate::task::DeadLetterTopic;
-use crate::topology::{PartitionPlan, StoreId, StoreKind, Topology, plan_partitions};
+use crate::topology::{PartitionPlan, Plan, StoreId, StoreKind, Topology, plan_partitions};
 
 use super::StreamsError;
 use super::kept_plan::plan_topic;
@@ -50,6 +50,14 @@ pub(crate) fn changelog(application_id: &str, name: &str) -> String {
     format!("{application_id}-{name}-changelog")
 }
 
+/// The topic that `store` is rebuilt from: its changelog, or the topic that its table reads.
+pub(crate) fn changelog_of(plan: &Plan, application_id: &str, store: StoreId) -> String {
+    match plan.read_back.get(&store) {
+        Some(table) => table.topic.clone(),
+        None => changelog(application_id, &plan.stores[store.0].name),
+    }
+}
+
 /// What the log has, and what is to be made on it.
 pub(crate) struct Prepared {
     dead_letters: Option<DeadLetterTopic>,
@@ -87,6 +95,7 @@ pub(crate) fn prepare(
         }
     }
     let plan = plan_partitions(topology, &config.application_id, &counts)?;
+    check_tables_read_back(topology, config, log)?;
     Ok(Prepared {
         dead_letters,
         counts,
@@ -209,6 +218,36 @@ fn dead_letter_topic(
     }
 }
 
+/// Whether the tables that are rebuilt from their topics can be.
+fn check_tables_read_back(
+    topology: &Topology,
+    config: &StreamsConfig,
+    log: &dyn Log,
+) -> std::result::Result<(), StreamsError> {
+    for (store, table) in &topology.plan.read_back {
+        let cannot = |reason: String| StreamsError::TableNotInTopic {
+            store: topology.plan.stores[store.0].name.clone(),
+            topic: table.topic.clone(),
+            reason,
+        };
+        if let Some(handler) = config.passes_over_processed() {
+            return Err(cannot(format!(
+                "`{handler}` passes over records that fail, which the topic has and the table has not"
+            )));
+        }
+        let settings = log.settings(&[&table.topic])?;
+        if let Some(settings) = settings.get(&table.topic)
+            && settings.cleanup != Cleanup::Compact
+        {
+            return Err(cannot(format!(
+                "its cleanup policy is '{}', so rows would be missing in the end; make it 'compact'",
+                settings.cleanup.policy()
+            )));
+        }
+    }
+    Ok(())
+}
+
 fn internal_topics(
     topology: &Topology,
     config: &StreamsConfig,
@@ -230,8 +269,11 @@ fn internal_topics(
         }
     }
     for (number, subtopology) in topology.subtopologies.iter().enumerate() {
-        for &StoreId(store) in &subtopology.stores {
-            let spec = &topology.plan.stores[store];
+        for store in &subtopology.stores {
+            if topology.plan.read_back.contains_key(store) {
+                continue;
+            }
+            let spec = &topology.plan.stores[store.0];
             let name = changelog(application_id, &spec.name);
             let retention = config.windowed_changelog_additional_retention;
             let (cleanup, retention_ms) = changelog_settings(spec.kind, retention);

@@ -47,6 +47,10 @@ impl Gated {
 }
 
 impl Serde<String> for Gated {
+    fn may_wait(&self) -> bool {
+        true
+    }
+
     fn serialize(&self, value: &String, into: &mut Vec<u8>) -> Result<(), SerdeError> {
         let fewer = |left: usize| left.checked_sub(1);
         let refused = self

@@ -89,6 +89,13 @@ pub trait Serde<T>: Send + Sync {
         None
     }
 
+    /// Whether [`deserialize`](Self::deserialize) may answer that it is [not ready](SerdeError::not_ready). A record that
+    /// waited in vain may be passed over, which nobody can tell from its bytes later: a table with such a serde is never
+    /// [rebuilt from its topic](crate::StreamsBuilder::optimize).
+    fn may_wait(&self) -> bool {
+        false
+    }
+
     /// A name of the format of the bytes, where the serde knows one: two serdes of one name read each other's bytes. It
     /// stands in [plans](crate::plan), so that a store or a topic whose format changes is noticed before a start.
     fn format(&self) -> Option<String> {
@@ -173,6 +180,10 @@ impl<T, S: Serde<T>> Serde<Option<T>> for Nullable<S> {
         self.inner.format()
     }
 
+    fn may_wait(&self) -> bool {
+        self.inner.may_wait()
+    }
+
     fn partition_bytes<'a>(&self, key: &'a [u8]) -> &'a [u8] {
         self.inner.partition_bytes(key)
     }
@@ -197,6 +208,10 @@ impl<T> Serde<T> for SharedSerde<T> {
 
     fn format(&self) -> Option<String> {
         (**self).format()
+    }
+
+    fn may_wait(&self) -> bool {
+        (**self).may_wait()
     }
 
     fn partition_bytes<'a>(&self, key: &'a [u8]) -> &'a [u8] {

@@ -21,6 +21,10 @@ impl<K, S: Serde<K>> Serde<Windowed<K>> for WindowedSerde<S> {
         Some(format!("windowed {}", self.inner.format()?))
     }
 
+    fn may_wait(&self) -> bool {
+        self.inner.may_wait()
+    }
+
     fn serialize(&self, value: &Windowed<K>, into: &mut Vec<u8>) -> Result<(), SerdeError> {
         self.inner.serialize(&value.key, into)?;
         into.extend_from_slice(&value.start.to_be_bytes());
@@ -60,6 +64,10 @@ pub fn session_windowed<K, S: Serde<K>>(inner: S) -> SessionWindowedSerde<S> {
 impl<K, S: Serde<K>> Serde<Windowed<K>> for SessionWindowedSerde<S> {
     fn format(&self) -> Option<String> {
         Some(format!("session windowed {}", self.inner.format()?))
+    }
+
+    fn may_wait(&self) -> bool {
+        self.inner.may_wait()
     }
 
     fn serialize(&self, value: &Windowed<K>, into: &mut Vec<u8>) -> Result<(), SerdeError> {

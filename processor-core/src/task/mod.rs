@@ -20,7 +20,7 @@ pub use failed::{OnBadRecord, OnLateRecord, Retries};
 pub use future_bound::FutureBound;
 pub(crate) use future_bound::Judgement;
 pub(crate) use idle::{IdleRule, Idleness, Meanwhile};
-pub(crate) use queue::{Head, SourceQueue, TopicQueue};
+pub(crate) use queue::{Head, SourceQueue, TopicQueue, decode, invalid_time};
 pub(crate) use restore::Restorer;
 pub(crate) use stream_task::{Inputs, StoreSlot, StreamTask, TaskParts};
 pub(crate) use time_header::{TimeHeader, TimeKind};

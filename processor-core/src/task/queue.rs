@@ -16,7 +16,7 @@ use crate::mutant::{self, Mutant};
 use crate::processor::{Context, Fanout, Instantiation, NO_TIME};
 use crate::record::{Record, RecordMetadata};
 use crate::runtime::Collector;
-use crate::serde::{SerdeError, SharedSerde, deserialize_nullable};
+use crate::serde::{Serde, SerdeError, SharedSerde, deserialize_nullable};
 use crate::topology::Topic;
 
 use super::backlog::Backlog;
@@ -96,6 +96,28 @@ enum Decoded<K, V> {
     Skipped(Timestamp),
 }
 
+/// Key and value of a record.
+pub(crate) fn decode<K, V>(
+    raw: &ConsumerRecord,
+    key: &dyn Serde<K>,
+    value: &dyn Serde<V>,
+) -> Result<(K, V)> {
+    let fault =
+        |part: &str, error| Fault::serde(format_args!("the {part} cannot be decoded"), error);
+    let key = deserialize_nullable(key, raw.key.as_deref()).map_err(|error| fault("key", error))?;
+    let value =
+        deserialize_nullable(value, raw.value.as_deref()).map_err(|error| fault("value", error))?;
+    Ok((key, value))
+}
+
+/// What becomes of a record whose event time is not one.
+pub(crate) fn invalid_time(time: Timestamp) -> Fault {
+    Fault::user(
+        "timestamp extractor",
+        format!("the timestamp {time} is negative; set an extractor that gives a valid one"),
+    )
+}
+
 /// The typed queue of a source.
 pub(crate) struct TopicQueue<K, V> {
     topic: Arc<str>,
@@ -173,12 +195,7 @@ impl<K: Clone, V: Clone> TopicQueue<K, V> {
 
     /// The record, which takes the headers out of `raw`.
     fn decode(&self, raw: &mut ConsumerRecord, wall_ms: i64) -> Result<Decoded<K, V>> {
-        let fault =
-            |part: &str, error| Fault::serde(format_args!("the {part} cannot be decoded"), error);
-        let key = deserialize_nullable(&*self.key, raw.key.as_deref())
-            .map_err(|error| fault("key", error))?;
-        let value = deserialize_nullable(&*self.value, raw.value.as_deref())
-            .map_err(|error| fault("value", error))?;
+        let (key, value) = decode(raw, &*self.key, &*self.value)?;
         let headers = std::mem::take(&mut raw.headers);
         let mut record = Record {
             key,
@@ -198,12 +215,7 @@ impl<K: Clone, V: Clone> TopicQueue<K, V> {
             Extracted::Skipped(time) => Ok(Decoded::Skipped(time)),
             Extracted::Invalid(time) => {
                 raw.headers = record.headers;
-                Err(Fault::user(
-                    "timestamp extractor",
-                    format!(
-                        "the timestamp {time} is negative; set an extractor that gives a valid one"
-                    ),
-                ))
+                Err(invalid_time(time))
             }
         }
     }

@@ -14,7 +14,7 @@ use crate::processor::times::TASK_TIME;
 use crate::processor::{Context, NO_TIME, StoreCell, TaskTimes, Wake, Wakes, Woken, Work};
 use crate::record::TaskId;
 use crate::runtime::Collector;
-use crate::topology::StoreId;
+use crate::topology::{ReadRow, StoreId};
 
 use super::{Buffered, Head, SourceQueue};
 
@@ -26,8 +26,10 @@ pub(crate) struct StoreSlot {
     pub name: String,
     /// What its rows on disk are written as.
     pub layout: u64,
-    /// Topic and partition of the changelog.
+    /// Topic and partition of the changelog, or of the input that takes its place.
     pub changelog: TopicPartition,
+    /// What its rows are made of where that is the table's input: it is read back and not written.
+    pub read_back: Option<ReadRow>,
     /// Where a restore of what is settled would go on.
     pub position: Offset,
 }
@@ -46,6 +48,14 @@ pub(crate) struct TaskParts {
 struct Progress {
     input_offsets: Vec<(TopicPartition, Offset)>,
     stream_times: BTreeMap<String, Timestamp>,
+}
+
+impl Progress {
+    fn of_input(&self, input: &TopicPartition) -> Option<Offset> {
+        let mut inputs = self.input_offsets.iter();
+        let (_, offset) = inputs.find(|(partition, _)| partition == input)?;
+        Some(*offset)
+    }
 }
 
 /// What goes beside a sealed generation into its commit: input offsets, and stream times.
@@ -387,9 +397,13 @@ impl StreamTask {
         }
         for slot in &self.stores {
             let changelog = &slot.changelog;
+            let is_written = slot.read_back.is_none();
             let mut failed = None;
             slot.cell.with(|store| {
                 store.seal(&mut |change| {
+                    if !is_written {
+                        return;
+                    }
                     let sent = out.send(
                         &changelog.topic,
                         changelog.partition,
@@ -425,9 +439,11 @@ impl StreamTask {
         };
         for slot in &mut self.stores {
             slot.cell.with(|store| store.settle());
-            if let Some(&offset) = next_offset.get(&slot.changelog) {
-                slot.position = offset;
-            }
+            let reached = match slot.read_back {
+                Some(_) => progress.of_input(&slot.changelog),
+                None => next_offset.get(&slot.changelog).copied(),
+            };
+            slot.position = reached.unwrap_or(slot.position);
         }
         self.settled = progress;
         self.unapplied = true;

@@ -119,7 +119,7 @@ impl TopologyTestDriver {
             .into_iter()
             .chain(topology.output_topics())
             .chain(self.config.dead_letter_topic.clone())
-            .map(|topic| NewTopic::new(topic, self.partitions))
+            .map(|topic| topology.new_topic(topic, self.partitions))
             .collect();
         Ok(self.log.create_topics(&topics)?)
     }

@@ -5,15 +5,18 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
+use crate::log::{Cleanup, NewTopic};
+
 mod partitions;
 mod plan;
 mod rank;
+mod read_back;
 
 pub(crate) use partitions::{PartitionPlan, plan_partitions};
 pub(crate) use plan::{
-    GlobalTableSpec, MakeSource, NodeId, NodeKind, Plan, Source, StoreId, StoreKind, StoreSpec,
-    Topic,
+    GlobalTableSpec, MakeSource, NodeId, NodeKind, Plan, Source, StoreId, StoreKind, Topic,
 };
+pub(crate) use read_back::{ReadBack, ReadRow, Row};
 
 /// Why a topology cannot be built or started.
 #[derive(Debug, thiserror::Error)]
@@ -105,6 +108,16 @@ impl Topology {
             _ => None,
         });
         sinks.collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
+    /// A topic of the user as the topology wants it: compacted where a table is rebuilt from it.
+    pub(crate) fn new_topic(&self, name: String, partitions: i32) -> NewTopic {
+        let mut read_back = self.plan.read_back.values();
+        let cleanup = match read_back.any(|table| table.topic == name) {
+            true => Cleanup::Compact,
+            false => Cleanup::Delete,
+        };
+        NewTopic::new(name, partitions).cleanup(cleanup)
     }
 
     /// Sub-topology that `node` belongs to.

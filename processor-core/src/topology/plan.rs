@@ -12,6 +12,8 @@ use crate::processor::{Instantiation, Ttl};
 use crate::serde::Serde;
 use crate::task::SourceQueue;
 
+use super::ReadBack;
+
 /// A node of the plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct NodeId(pub usize);
@@ -184,6 +186,8 @@ pub(crate) struct Plan {
     pub sources: Vec<Source>,
     pub stores: Vec<StoreSpec>,
     pub globals: Vec<GlobalTableSpec>,
+    /// Tables that are rebuilt from the topic that they read, in place of a changelog.
+    pub read_back: BTreeMap<StoreId, ReadBack>,
     /// Nodes whose sources must have the same number of partitions, with the operator that asks for it.
     pub copartitioned: Vec<(String, Vec<NodeId>)>,
     /// Partition counts that the user asked for, by repartition topic.

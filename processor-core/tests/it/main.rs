@@ -23,6 +23,7 @@ mod panes;
 mod plan;
 mod plan_diff;
 mod process;
+mod read_back;
 mod repartition_time;
 mod runtime;
 mod session;

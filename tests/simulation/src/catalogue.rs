@@ -31,7 +31,7 @@ impl Entry {
 }
 
 /// All of them.
-pub const ALL: [Entry; 12] = [
+pub const ALL: [Entry; 13] = [
     Entry {
         name: "count",
         make: count,
@@ -79,6 +79,10 @@ pub const ALL: [Entry; 12] = [
     Entry {
         name: "join of tables, at least once",
         make: table_join_at_least_once,
+    },
+    Entry {
+        name: "join of tables without changelogs",
+        make: table_join_read_back,
     },
 ];
 
@@ -216,18 +220,32 @@ fn final_sessions() -> Simulation {
 }
 
 fn table_join() -> Simulation {
-    built(|builder| {
-        let left = builder.table("in", "left", Consumed::new(utf8(), int64()));
-        let right = builder.table("other", "right", Consumed::new(utf8(), int64()));
-        left.outer_join("join", &right, |_, left, right| {
-            left.unwrap_or(-1) * 1_000 + right.unwrap_or(-1)
-        })
-        .to_stream()
-        .to_with("out", Produced::new(utf8(), nullable(int64())));
+    built(outer_join_of_tables)
+        .input("in", utf8(), nullable(int64()), draw_rows)
+        .input("other", utf8(), nullable(int64()), draw_rows)
+        .check(same_as_sequential())
+}
+
+fn table_join_read_back() -> Simulation {
+    let topology = || {
+        let builder = StreamsBuilder::new("simulated").optimize();
+        outer_join_of_tables(&builder);
+        builder.build().unwrap_or_else(|error| panic!("{error}"))
+    };
+    Simulation::of(topology)
+        .input("in", utf8(), nullable(int64()), draw_rows)
+        .input("other", utf8(), nullable(int64()), draw_rows)
+        .check(same_as_sequential())
+}
+
+fn outer_join_of_tables(builder: &StreamsBuilder) {
+    let left = builder.table("in", "left", Consumed::new(utf8(), int64()));
+    let right = builder.table("other", "right", Consumed::new(utf8(), int64()));
+    left.outer_join("join", &right, |_, left, right| {
+        left.unwrap_or(-1) * 1_000 + right.unwrap_or(-1)
     })
-    .input("in", utf8(), nullable(int64()), draw_rows)
-    .input("other", utf8(), nullable(int64()), draw_rows)
-    .check(same_as_sequential())
+    .to_stream()
+    .to_with("out", Produced::new(utf8(), nullable(int64())));
 }
 
 /// What a process writes that does not know yet that it has been replaced stays written, so here processes only die.

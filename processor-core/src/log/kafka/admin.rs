@@ -52,13 +52,8 @@ pub(super) fn create_topics(log: &KafkaLog, topics: &[NewTopic]) -> Result<(), L
         .zip(&settings)
         .map(|(topic, (retention, lag))| {
             let replication = TopicReplication::Fixed(topic.replication);
-            let cleanup = match topic.cleanup {
-                Cleanup::Delete => "delete",
-                Cleanup::Compact => "compact",
-                Cleanup::CompactAndDelete => "compact,delete",
-            };
             NewKafkaTopic::new(&topic.name, topic.partitions, replication)
-                .set("cleanup.policy", cleanup)
+                .set("cleanup.policy", topic.cleanup.policy())
                 .set("retention.ms", retention)
                 .set("min.compaction.lag.ms", lag)
                 .set("message.timestamp.type", "CreateTime")

@@ -23,6 +23,7 @@ pub(super) fn changes(old: &TopologyPlan, new: &TopologyPlan) -> Vec<Change> {
             }
             .change(),
             (Some(before), None) => Some(gone(before)),
+            (None, Some(now)) if new.is_read_back(now) => Some(come_back(now)),
             (None, _) => Some(come(name)),
         });
     changed.collect()
@@ -43,6 +44,15 @@ fn subject(name: &str) -> Subject {
 fn come(name: &str) -> Change {
     let reason = "it starts empty and sees what is read from now on; its input goes on at the committed offsets";
     Change::new(subject(name), "is new", reason)
+}
+
+/// A table that is rebuilt from its topic is complete from the start.
+fn come_back(store: &StorePlan) -> Change {
+    let reason = format!(
+        "it has the rows of topic '{}' up to the committed offset of its input",
+        store.changelog.topic
+    );
+    Change::new(subject(&store.name), "is new", reason)
 }
 
 fn gone(store: &StorePlan) -> Change {
@@ -73,6 +83,7 @@ impl Both<'_> {
             .or_else(|| self.operator())
             .or_else(|| self.format())
             .or_else(|| self.windows())
+            .or_else(|| self.rebuilt())
             .or_else(|| self.feed())
             .or_else(|| self.retention())
             .or_else(|| self.owner_name())
@@ -149,6 +160,38 @@ impl Both<'_> {
                 what,
                 "windows that are open would be counted on as if they were the new ones",
             )
+        })
+    }
+
+    /// Another topic that it is rebuilt from.
+    fn rebuilt(&self) -> Option<Change> {
+        let (before, now) = (&self.before.changelog.topic, &self.now.changelog.topic);
+        if before == now {
+            return None;
+        }
+        let what = format!("is rebuilt from '{now}' and was from '{before}'");
+        let was_read_back = self.old.is_read_back(self.before);
+        Some(match (was_read_back, self.new.is_read_back(self.now)) {
+            (false, true) if feed(self.old, self.before).contains(now.as_str()) => {
+                let reason = "that is the topic which it reads, so its rows are read again from there up to the committed offset";
+                self.safe(what, reason).advice(format!(
+                    "delete '{before}', which is not written any more, once there is no way back"
+                ))
+            }
+            (_, true) => self.reset(
+                what,
+                "that has rows of its own, which take the place of the old ones",
+            ),
+            (true, false) => {
+                let name = &self.now.name;
+                let reason = "that begins without the rows that were read before, and they are not read again";
+                self.reset(what, reason).advice(format!(
+                    "keep the topology optimised; or accept that its rows go, `accept_reset(\"{name}\")`, and have its topic \
+                     read from the start if they are to come back"
+                ))
+            }
+            // The name of the application or of the store, which is the subject.
+            (false, false) => return None,
         })
     }
 

@@ -150,14 +150,16 @@ impl StreamThread {
                 let restorer = match &mut restorer {
                     Some(restorer) => restorer,
                     None => {
-                        restorer.insert(Restorer::new(shared.log.consumer(ConsumerConfig {
+                        let consumer = shared.log.consumer(ConsumerConfig {
                             reset: OffsetReset::Earliest,
                             fetch_bytes: shared.memory.side_fetch_bytes,
                             ..Default::default()
-                        })?))
+                        })?;
+                        restorer.insert(Restorer::new(consumer, self.handlers.clone()))
                     }
                 };
-                let restored = restorer.restore(&mut stores.slots, shared.memory.settled_bytes)?;
+                let settled_bytes = shared.memory.settled_bytes;
+                let restored = restorer.restore(&mut stores.slots, &starts, settled_bytes)?;
                 shared.restored.fetch_add(restored, Ordering::Relaxed);
                 tracing::info!(task = %id, records = restored, "stores restored");
             }

@@ -144,6 +144,10 @@ impl<T: Serialize + DeserializeOwned> Serde<T> for RegisteredAvro<T> {
         Some("registered avro".to_owned())
     }
 
+    fn may_wait(&self) -> bool {
+        true
+    }
+
     fn serialize(&self, value: &T, into: &mut Vec<u8>) -> Result<(), SerdeError> {
         frame::begin(self.register()?, into);
         self.codec.write(value, into)

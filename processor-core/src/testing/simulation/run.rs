@@ -92,7 +92,7 @@ fn create_topics(
         .input_topics()
         .into_iter()
         .chain(topology.output_topics())
-        .map(|topic| NewTopic::new(topic, setup.partitions))
+        .map(|topic| topology.new_topic(topic, setup.partitions))
         .collect();
     Ok(log.create_topics(&topics)?)
 }
