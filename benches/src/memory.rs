@@ -17,7 +17,7 @@ use processor_core::log::{Log, NewTopic, ProducerConfig, ProducerRecord};
 use processor_core::partitioner::partition_for;
 use processor_core::serde::{bytes, utf8};
 use processor_core::testing::simulation::Draw;
-use processor_core::{Streams, StreamsBuilder, StreamsConfig, Topology};
+use processor_core::{Backend, Streams, StreamsBuilder, StreamsConfig, Topology};
 use xtask::broker::{Broker, Options};
 use xtask::stopwatch::{Stopwatch, wait_for};
 
@@ -55,6 +55,9 @@ struct Bench {
     /// Stream threads
     #[arg(long, default_value_t = 2)]
     threads: usize,
+    /// Storage engine of the state
+    #[arg(long, default_value_t)]
+    backend: Backend,
 }
 
 #[derive(Subcommand)]
@@ -72,6 +75,8 @@ struct Job {
     budget_mib: u64,
     #[arg(long)]
     threads: usize,
+    #[arg(long)]
+    backend: Backend,
     #[arg(long)]
     state: PathBuf,
     /// Records to take.
@@ -120,6 +125,7 @@ fn run(bench: &Bench) -> Result<()> {
             bootstrap: broker.bootstrap().to_owned(),
             budget_mib,
             threads: bench.threads,
+            backend: bench.backend,
             state: state.clone(),
             taken: bench.keys + bench.updates,
             restored: 0,
@@ -175,6 +181,7 @@ fn spawn(job: &Job) -> Result<String> {
         .args(["child", "--bootstrap", &job.bootstrap])
         .args(["--budget-mib", &job.budget_mib.to_string()])
         .args(["--threads", &job.threads.to_string()])
+        .args(["--backend", &job.backend.to_string()])
         .args(["--taken", &job.taken.to_string()])
         .args(["--restored", &job.restored.to_string()])
         .arg("--state")
@@ -200,6 +207,7 @@ fn child(job: &Job) -> Result<()> {
     let mut config = StreamsConfig::new(application_id(job.budget_mib)).state_dir(&job.state);
     config.memory_bytes = job.budget_mib << 20;
     config.threads = job.threads;
+    config.backend = job.backend;
     config.instance = Some("one".to_owned());
     let mut streams = Streams::new(topology()?, config, Arc::new(log))?;
     streams.start();

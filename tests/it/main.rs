@@ -1,5 +1,6 @@
 //! End-to-end tests against real components.
 
+mod bad_input;
 mod conformance;
 mod kills;
 mod log_contract;
