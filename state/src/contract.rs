@@ -175,6 +175,13 @@ fn ranges_are_removed_lowest_first_in_chunks(database: &dyn Database) {
     );
     assert_eq!(tree.remove_range(b"b", b"e", 2).expect("removed"), 1);
     assert_eq!(tree.remove_range(b"b", b"e", 2).expect("removed"), 0);
+    // What is written again in between is found again.
+    tree.apply(&[row("b", ""), row("cc", "")]).expect("applied");
+    assert_eq!(tree.remove_range(b"b", b"e", 1).expect("removed"), 1);
+    assert_eq!(tree.get(b"b").expect("read"), None);
+    assert_eq!(tree.remove_range(b"bb", b"e", 3).expect("removed"), 1);
+    assert_eq!(tree.remove_range(b"a", b"e", 3).expect("removed"), 1);
+    tree.apply(&rows[..1]).expect("applied");
     assert_eq!(tree.remove_range(b"z", b"a", 2).expect("removed"), 0);
     tree.clear().expect("cleared");
     assert_eq!(

@@ -7,7 +7,8 @@
 //!   the only sync of the journal that we ask for.
 //! - After a failed write it takes no more, and says so. Known: when the threads in the background have died, say on a full
 //!   disk, and four memtables wait for them, a write waits for ever.
-//! - Deleting a tree, or clearing it, writes a tombstone a row.
+//! - Deleting a tree, or clearing it, writes a tombstone a row. Until they are compacted away a scan walks over them, so a
+//!   tree remembers where it has removed all rows, and begins behind that next time.
 //!
 //! ```text
 //!  00000000 ‖ name      → id (4)     the trees there are
@@ -161,6 +162,7 @@ impl Database for FjallDatabase {
             id,
             shared: Arc::clone(&self.0),
             key: RefCell::default(),
+            removed: None,
         }))
     }
 
@@ -194,6 +196,8 @@ struct FjallTree {
     shared: Arc<Shared>,
     /// The last key that was looked up, with its prefix.
     key: RefCell<Vec<u8>>,
+    /// From one key to another, both included, all rows were removed, and none was written since.
+    removed: Option<(Bytes, Bytes)>,
 }
 
 impl FjallTree {
@@ -257,6 +261,10 @@ impl Tree for FjallTree {
         let mut writes = OwnedWriteBatch::with_capacity(self.shared.db.clone(), batch.len())
             .durability(Some(PersistMode::Buffer));
         for (key, value) in batch {
+            let is_back = |(from, to): &(Bytes, Bytes)| from <= key && key <= to;
+            if value.is_some() && self.removed.as_ref().is_some_and(is_back) {
+                self.removed = None;
+            }
             let key = self.prefixed(key);
             match value {
                 Some(value) => writes.insert(rows, key, &value[..]),
@@ -270,15 +278,38 @@ impl Tree for FjallTree {
         if from >= to {
             return Ok(0);
         }
-        let bounds = self.bounds(Bound::Included(from), Bound::Excluded(to));
+        let behind = |(start, end): &(Bytes, Bytes)| start <= from && from <= end;
+        let removed = self.removed.take().filter(behind);
+        let start = match &removed {
+            Some((_, end)) => Bound::Excluded(&end[..]),
+            None => Bound::Included(from),
+        };
+        if is_empty_range(start, Bound::Excluded(to)) {
+            self.removed = removed;
+            return Ok(0);
+        }
         let mut batch = self.shared.db.batch();
-        for row in self.shared.rows.range(bounds).take(limit) {
+        let mut last = None;
+        for row in self
+            .shared
+            .rows
+            .range(self.bounds(start, Bound::Excluded(to)))
+            .take(limit)
+        {
             let key = row.key().map_err(failed(&self.name, "scan"))?;
+            last = Some(Bytes::copy_from_slice(&key[4..]));
             batch.remove(&self.shared.rows, key);
         }
-        let removed = batch.len();
+        let count = batch.len();
         batch.commit().map_err(failed(&self.name, "expire"))?;
-        Ok(removed)
+        self.removed = match last {
+            Some(last) => {
+                let start = removed.map(|(start, _)| start);
+                Some((start.unwrap_or_else(|| Bytes::copy_from_slice(from)), last))
+            }
+            None => removed,
+        };
+        Ok(count)
     }
 
     fn clear(&mut self) -> Result<(), StateError> {
