@@ -1,26 +1,41 @@
-//! Measures the stores: `cargo run --release -p state --example measure -- [NAME…]`.
-//! Linux only: rates are per second of CPU time of the one thread that does all the work.
+//! Measures the stores:
+//! `cargo run --release -p state --features fjall,redb --example measure -- [--backend BACKEND] [NAME…]`.
+//! Linux only: rates are per second of CPU time of the thread that owns the stores, and of the whole process with the
+//! threads of the storage engine.
 //!
 //! Names: overlay, apply, count, window, join. All of them when none is given. One line per result.
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::BuildHasherDefault;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use rustc_hash::FxHasher;
 use state::{
-    Database, DatabaseOptions, JoinStore, JoinStoreOptions, KeyValueStore, SledDatabase, Store,
+    Backend, Database, DatabaseOptions, JoinStore, JoinStoreOptions, KeyValueStore, Store,
     WindowStore, WindowStoreOptions,
 };
+
+/// As in the `advertisex` binary.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const COMMIT: u64 = 25_000;
 const MINUTE: i64 = 60_000;
 
+type Measure = fn(Backend);
+
 fn main() {
-    let chosen: Vec<String> = std::env::args().skip(1).collect();
-    let all: [(&str, fn()); 5] = [
-        ("overlay", overlay),
+    let mut chosen: Vec<String> = std::env::args().skip(1).collect();
+    let mut backend = Backend::default();
+    if let Some(at) = chosen.iter().position(|choice| choice == "--backend") {
+        let named = chosen.drain(at..).nth(1);
+        let named = named.and_then(|name| name.parse().ok());
+        backend = named.expect("--backend, then sled, fjall or redb, after the names");
+    }
+    let all: [(&str, Measure); 5] = [
+        ("overlay", |_| overlay()),
         ("apply", apply),
         ("count", count),
         ("window", window),
@@ -28,7 +43,7 @@ fn main() {
     ];
     for (name, measure) in all {
         if chosen.is_empty() || chosen.iter().any(|choice| choice == name) {
-            measure();
+            measure(backend);
         }
     }
 }
@@ -68,20 +83,35 @@ fn cpu_seconds() -> f64 {
         / 1e9
 }
 
-#[expect(clippy::print_stdout, reason = "results")]
-fn report(name: &str, count: u64, run: impl FnOnce()) {
-    let start = cpu_seconds();
-    run();
-    let seconds = cpu_seconds() - start;
-    println!("{name:<66} {:>9.0} per CPU second", count as f64 / seconds);
+/// User and system time of all threads; the kernel counts them in hundredths.
+fn process_cpu_seconds() -> f64 {
+    let text = std::fs::read_to_string("/proc/self/stat").expect("Linux");
+    let (_, fields) = text.rsplit_once(')').expect("a name in parentheses");
+    let ticks = fields.split_whitespace().skip(11).take(2);
+    ticks
+        .map(|ticks| ticks.parse::<f64>().expect("ticks"))
+        .sum::<f64>()
+        / 100.0
 }
 
-fn sled() -> (tempfile::TempDir, SledDatabase) {
+#[expect(clippy::print_stdout, reason = "results")]
+fn report(name: &str, count: u64, run: impl FnOnce()) {
+    let (start, start_all) = (cpu_seconds(), process_cpu_seconds());
+    run();
+    let (seconds, all) = (cpu_seconds() - start, process_cpu_seconds() - start_all);
+    println!(
+        "{name:<66} {:>9.0} per CPU second, {:>9.0} with the engine's threads",
+        count as f64 / seconds,
+        count as f64 / all
+    );
+}
+
+fn open(backend: Backend) -> (tempfile::TempDir, Arc<dyn Database>) {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let options = DatabaseOptions {
         cache_bytes: 256 << 20,
     };
-    let database = SledDatabase::open(directory.path(), &options).expect("opened");
+    let database = backend.open(directory.path(), &options).expect("opened");
     (directory, database)
 }
 
@@ -135,8 +165,8 @@ fn overlay() {
     }
 }
 
-/// Batches of 2,000 straight into a sled tree of a million keys, 40-byte values.
-fn apply() {
+/// Batches of 2,000 straight into a tree of a million keys, 40-byte values.
+fn apply(backend: Backend) {
     const KEYS: u64 = 1_000_000;
     let row = |n: u64| {
         (
@@ -146,14 +176,14 @@ fn apply() {
     };
     let mut sorted: Vec<_> = (0..KEYS).map(row).collect();
     sorted.sort();
-    let (_directory, database) = sled();
+    let (_directory, database) = open(backend);
     let mut tree = database.tree("t").expect("opened");
-    report("sled apply, new keys, all sorted", KEYS, || {
+    report("apply, new keys, all sorted", KEYS, || {
         sorted
             .chunks(2_000)
             .for_each(|batch| tree.apply(batch).expect("applied"));
     });
-    report("sled apply, overwrite, all sorted", KEYS, || {
+    report("apply, overwrite, all sorted", KEYS, || {
         sorted
             .chunks(2_000)
             .for_each(|batch| tree.apply(batch).expect("applied"));
@@ -166,18 +196,18 @@ fn apply() {
         let mut random = Random(11);
         let mut rows: Vec<_> = (0..KEYS).map(|_| row(random.below(KEYS))).collect();
         rows.chunks_mut(group).for_each(|rows| rows.sort());
-        report(&format!("sled apply, overwrite, {name}"), KEYS, || {
+        report(&format!("apply, overwrite, {name}"), KEYS, || {
             rows.chunks(2_000)
                 .for_each(|batch| tree.apply(batch).expect("applied"));
         });
     }
     let mut random = Random(13);
-    report("sled get, random, present", KEYS, || {
+    report("get, random, present", KEYS, || {
         for _ in 0..KEYS {
             std::hint::black_box(tree.get(&user(random.below(KEYS))).expect("read"));
         }
     });
-    report("sled get, random, absent", KEYS, || {
+    report("get, random, absent", KEYS, || {
         for _ in 0..KEYS {
             std::hint::black_box(tree.get(&user(KEYS + random.below(KEYS))).expect("read"));
         }
@@ -185,10 +215,10 @@ fn apply() {
 }
 
 /// A count by key: a get and a put per record.
-fn count() {
+fn count(backend: Backend) {
     const RECORDS: u64 = 1_000_000;
     for (keys, settled) in [(100_000, 16), (1_000_000, 16), (1_000_000, 64)] {
-        let (_directory, database) = sled();
+        let (_directory, database) = open(backend);
         let mut store = KeyValueStore::open("s", database.tree("s").expect("opened"));
         let mut random = Random(17);
         let name = format!("count, {keys} keys, {settled} MiB settled");
@@ -211,10 +241,10 @@ fn count() {
 }
 
 /// A tumbling count by key and minute, 100,000 records a minute, ten minutes of retention.
-fn window() {
+fn window(backend: Backend) {
     const RECORDS: u64 = 1_000_000;
     for (keys, settled) in [(10_000, 16), (100_000, 16)] {
-        let (_directory, database) = sled();
+        let (_directory, database) = open(backend);
         let options = WindowStoreOptions {
             retention_ms: 5 * MINUTE,
             segment_ms: MINUTE,
@@ -245,7 +275,7 @@ fn window() {
 
 /// Both sides of a join: an append on one side and a probe of 30 minutes on the other per record;
 /// a million records in 60 minutes of event time, so that half of it expires.
-fn join() {
+fn join(backend: Backend) {
     const RECORDS: u64 = 1_000_000;
     for (keys, settled) in [
         (10_000, 16),
@@ -254,7 +284,7 @@ fn join() {
         (100_000, 256),
         (1_000_000, 256),
     ] {
-        let (_directory, database) = sled();
+        let (_directory, database) = open(backend);
         let side = |name: &str| {
             let tree = database.tree(name).expect("opened");
             let options = JoinStoreOptions {
