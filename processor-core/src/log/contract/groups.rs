@@ -125,6 +125,49 @@ pub(super) fn a_lone_member_gets_everything(log: &dyn Log, prefix: &str) {
     next.settle(3);
 }
 
+pub(super) fn a_member_takes_its_partitions_in_parts(log: &dyn Log, prefix: &str) {
+    let topic = format!("{prefix}-t");
+    let (first, second) = (tp(&topic, 0), tp(&topic, 1));
+    create(log, &topic, 2);
+    append(log, &first, &["a", "b"]);
+    append(log, &second, &["x", "y"]);
+    let mut consumer = in_group(log, prefix);
+    consumer.subscribe(&[&topic]).expect("subscribe");
+    let deadline = Deadline::after(PATIENCE);
+    while !matches!(
+        consumer.poll(Duration::from_millis(100)).expect("poll"),
+        Polled::Assigned(partitions) if partitions.len() == 2
+    ) {
+        assert!(!deadline.passed(), "nothing assigned");
+    }
+    // The answer to the group; where to read from is not known yet.
+    consumer.assign(&[]).expect("assign nothing");
+    super::clients::expect_silence(&mut *consumer);
+    consumer
+        .assign(&[(second.clone(), Some(1))])
+        .expect("assign");
+    assert_eq!(values(&read(&mut *consumer, 1)), ["y"]);
+    consumer
+        .assign(&[(first.clone(), Some(0))])
+        .expect("assign");
+    assert_eq!(values(&read(&mut *consumer, 2)), ["a", "b"]);
+    append(log, &second, &["z"]);
+    assert_eq!(values(&read(&mut *consumer, 1)), ["z"], "and y not again");
+    // A pause, a resume and a seek go together, as after an abort.
+    consumer.pause(std::slice::from_ref(&first)).expect("pause");
+    append(log, &first, &["c"]);
+    super::clients::expect_silence(&mut *consumer);
+    consumer
+        .resume(std::slice::from_ref(&first))
+        .expect("resume");
+    consumer.seek(&first, 1).expect("seek");
+    assert_eq!(values(&read(&mut *consumer, 2)), ["b", "c"]);
+    consumer.close();
+    // It has left, so somebody else gets everything.
+    let mut next = super::clients::member(log, prefix, &[&topic]);
+    next.settle(2);
+}
+
 pub(super) fn co_partitioned_topics_go_together(log: &dyn Log, prefix: &str) {
     let (a, b) = (format!("{prefix}-a"), format!("{prefix}-b"));
     create(log, &a, 3);

@@ -61,6 +61,7 @@ pub fn all() -> &'static [Case] {
             metadata_of_four_kilobytes_comes_back,
             offsets_are_committed_without_a_transaction,
             a_lone_member_gets_everything,
+            a_member_takes_its_partitions_in_parts,
             co_partitioned_topics_go_together,
             nothing_is_lost_or_doubled_from_one_member_to_two_and_back,
             stale_group_metadata_is_refused,

@@ -34,6 +34,8 @@ const BUFFER_BYTES: usize = 64 << 10;
 /// The client keeps a record ahead in memory with about so many bytes beside its own.
 const RECORD_OVERHEAD: usize = 512;
 const TIMEOUT: Duration = Duration::from_secs(30);
+/// Settings that a client of the newer group protocol may not have.
+const SET_BY_THE_BROKER: [&str; 2] = ["session.timeout.ms", "heartbeat.interval.ms"];
 
 /// A rebalance that the caller has not been told of.
 #[derive(Debug)]
@@ -139,7 +141,6 @@ impl KafkaConsumer {
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")
             .set("enable.partition.eof", "false")
-            .set("partition.assignment.strategy", "range")
             .set(
                 "auto.offset.reset",
                 match config.reset {
@@ -162,6 +163,11 @@ impl KafkaConsumer {
             bytes => bytes,
         };
         let ahead = FetchAhead::within(fetch_bytes);
+        // Both put equal partition numbers together. In the newer protocol sessions are the broker's to time.
+        match options.consumer_protocol() {
+            true => settings.set("group.remote.assignor", "range"),
+            false => settings.set("partition.assignment.strategy", "range"),
+        };
         for (name, value) in [
             ("queued.max.messages.kbytes", &*ahead.kbytes.to_string()),
             ("queued.min.messages", &*ahead.messages.to_string()),
@@ -171,7 +177,8 @@ impl KafkaConsumer {
             ("heartbeat.interval.ms", "3000"),
             ("max.poll.interval.ms", "300000"),
         ] {
-            if !options.properties.contains_key(name) {
+            let of_broker = options.consumer_protocol() && SET_BY_THE_BROKER.contains(&name);
+            if !of_broker && !options.properties.contains_key(name) {
                 settings.set(name, value);
             }
         }
@@ -194,6 +201,15 @@ impl KafkaConsumer {
             positions: BTreeMap::new(),
             names: Names::default(),
         })
+    }
+
+    /// Whether it is a member of a group in which a rebalance takes everything from everybody first.
+    fn is_eager(&self) -> bool {
+        self.group.is_some()
+            && !matches!(
+                self.client.rebalance_protocol(),
+                RebalanceProtocol::Cooperative
+            )
     }
 
     fn check_assigned(&self, partition: &TopicPartition) -> Result<(), LogError> {
@@ -424,20 +440,25 @@ impl Consumer for KafkaConsumer {
             starts.push((partition.clone(), offset));
         }
         let failed = |error| classified("taking partitions", &error);
-        // A member of an eager group names its whole assignment; everybody else adds to it.
-        if self.group.is_some()
-            && !matches!(
-                self.client.rebalance_protocol(),
-                RebalanceProtocol::Cooperative
-            )
-        {
-            let held = self
-                .positions
-                .iter()
-                .map(|(held, position)| (held.clone(), position.next));
-            let all: Vec<_> = held.chain(starts.iter().cloned()).collect();
+        // A member of an eager group names its whole assignment; everybody else adds to it. A member names nothing too: the
+        // client waits for an answer.
+        if self.is_eager() {
+            let held: Vec<TopicPartition> = self.positions.keys().cloned().collect();
+            let mut all = starts.clone();
+            for partition in held {
+                // The client goes back to it, so let it be behind the markers that were stepped over.
+                let next = self.position(&partition)?.unwrap_or(0);
+                all.push((partition.clone(), next));
+                self.positions.insert(
+                    partition,
+                    Position {
+                        next,
+                        client_counts: true,
+                    },
+                );
+            }
             self.client.assign(&offsets_list(&all)?).map_err(failed)?;
-        } else if !starts.is_empty() {
+        } else if self.group.is_some() || !starts.is_empty() {
             self.client
                 .incremental_assign(&offsets_list(&starts)?)
                 .map_err(failed)?;
@@ -455,16 +476,14 @@ impl Consumer for KafkaConsumer {
     }
 
     fn release(&mut self, partitions: &[TopicPartition]) -> Result<(), LogError> {
+        let mut held = Vec::new();
         for partition in partitions {
-            self.positions.remove(partition);
+            if self.positions.remove(partition).is_some() {
+                held.push(partition.clone());
+            }
         }
         let failed = |error| classified("giving partitions up", &error);
-        if self.group.is_some()
-            && !matches!(
-                self.client.rebalance_protocol(),
-                RebalanceProtocol::Cooperative
-            )
-        {
+        if self.is_eager() {
             if self.positions.is_empty() {
                 return self.client.unassign().map_err(failed);
             }
@@ -475,11 +494,12 @@ impl Consumer for KafkaConsumer {
                 .collect();
             return self.client.assign(&offsets_list(&rest)?).map_err(failed);
         }
-        if partitions.is_empty() {
+        if self.group.is_none() && held.is_empty() {
             return Ok(());
         }
+        // What the group gave and was never taken is not the client's to give up; its answer is due all the same.
         self.client
-            .incremental_unassign(&partitions_list(partitions))
+            .incremental_unassign(&partitions_list(&held))
             .map_err(failed)
     }
 

@@ -12,15 +12,17 @@ pub struct KafkaOptions {
     /// `host:port`, several separated by commas.
     pub bootstrap: String,
     /// Further properties for librdkafka, for instance `security.protocol`. Those that the exactly-once protocol
-    /// depends on are refused.
+    /// depends on are refused. `group.protocol=consumer` has group members speak the protocol of KIP-848, with the broker's
+    /// range assignor; it needs Kafka 4.0, and `session.timeout.ms` and `heartbeat.interval.ms` are the broker's then.
     pub properties: BTreeMap<String, String>,
 }
 
 /// Properties that the log sets itself; another value would break what it promises.
-const OWNED: [&str; 12] = [
+const OWNED: [&str; 13] = [
     "bootstrap.servers",
     "group.id",
     "group.instance.id",
+    "group.remote.assignor",
     "enable.auto.commit",
     "enable.auto.offset.store",
     "enable.idempotence",
@@ -39,6 +41,12 @@ impl KafkaOptions {
             bootstrap: bootstrap.into(),
             properties: BTreeMap::new(),
         }
+    }
+
+    /// Whether group members speak the protocol of KIP-848, in which the broker assigns.
+    pub(super) fn consumer_protocol(&self) -> bool {
+        let protocol = self.properties.get("group.protocol");
+        protocol.is_some_and(|protocol| protocol.eq_ignore_ascii_case("consumer"))
     }
 
     pub(super) fn check(&self) -> Result<(), LogError> {
