@@ -27,7 +27,8 @@ pub struct StreamsConfig {
     /// share it. `None` makes one up, kept in the state directory if there is one.
     pub instance: Option<String>,
     /// Joins the group as a static member under the instance's name: a restart within the session timeout keeps its
-    /// tasks without a rebalance.
+    /// tasks without a rebalance, and with the state directory of before reads no more than the tail of its changelogs.
+    /// For a StatefulSet with volumes. While such an instance is away its tasks stand still, as long as its session lasts.
     pub static_membership: bool,
     /// Stream threads; tasks are spread over them.
     pub threads: usize,

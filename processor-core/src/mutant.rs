@@ -47,11 +47,14 @@ pub enum Mutant {
     OffsetsBeforeFlush,
     UpstreamTimesIgnored,
     ReadBackToTheEnd,
+    ProcessedBeforeRestored,
+    RestoreOutlivesRevoke,
+    RestoreMarkedComplete,
 }
 
 impl Mutant {
     /// All bugs, and what each does.
-    pub const ALL: [(Self, &'static str); 36] = [
+    pub const ALL: [(Self, &'static str); 39] = [
         (Self::OffsetTooFar, "commits offsets that are one too far"),
         (
             Self::OffsetTooShort,
@@ -180,6 +183,18 @@ impl Mutant {
         (
             Self::ReadBackToTheEnd,
             "rebuilds a table from records of its topic that are still to be processed",
+        ),
+        (
+            Self::ProcessedBeforeRestored,
+            "processes records over stores that are not restored",
+        ),
+        (
+            Self::RestoreOutlivesRevoke,
+            "goes on restoring a task that was taken away, and runs it",
+        ),
+        (
+            Self::RestoreMarkedComplete,
+            "marks a store as restored to the end while it is not",
         ),
     ];
 }

@@ -153,6 +153,58 @@ pub(crate) enum StoreCell {
     Join(Rc<RefCell<JoinStore>>),
 }
 
+/// A store that nobody shares yet, so that it can go from one thread to another.
+pub(crate) enum OwnedStore {
+    /// See [`StoreCell::KeyValue`].
+    KeyValue(KeyValueStore),
+    /// See [`StoreCell::Versioned`].
+    Versioned(VersionedStore),
+    /// See [`StoreCell::Window`].
+    Window(WindowStore),
+    /// See [`StoreCell::Session`].
+    Session(SessionStore),
+    /// See [`StoreCell::Join`].
+    Join(JoinStore),
+}
+
+impl OwnedStore {
+    /// The side of it that commits and restores.
+    pub(crate) fn commit_side(&mut self) -> &mut dyn Store {
+        match self {
+            Self::KeyValue(store) => store,
+            Self::Versioned(store) => store,
+            Self::Window(store) => store,
+            Self::Session(store) => store,
+            Self::Join(store) => store,
+        }
+    }
+
+    /// The same, to look at.
+    pub(crate) fn as_store(&self) -> &dyn Store {
+        match self {
+            Self::KeyValue(store) => store,
+            Self::Versioned(store) => store,
+            Self::Window(store) => store,
+            Self::Session(store) => store,
+            Self::Join(store) => store,
+        }
+    }
+
+    /// The store, for a task.
+    pub(crate) fn share(self) -> StoreCell {
+        fn cell<S>(store: S) -> Rc<RefCell<S>> {
+            Rc::new(RefCell::new(store))
+        }
+        match self {
+            Self::KeyValue(store) => StoreCell::KeyValue(cell(store)),
+            Self::Versioned(store) => StoreCell::Versioned(cell(store)),
+            Self::Window(store) => StoreCell::Window(cell(store)),
+            Self::Session(store) => StoreCell::Session(cell(store)),
+            Self::Join(store) => StoreCell::Join(cell(store)),
+        }
+    }
+}
+
 impl StoreCell {
     /// Calls `commit_side` with the store.
     pub(crate) fn with<R>(&self, commit_side: impl FnOnce(&mut dyn Store) -> R) -> R {

@@ -25,7 +25,7 @@ pub(crate) use context::Context;
 pub use event_buffer::{EventBuffer, EventBufferHandle};
 pub use expiring::Ttl;
 pub(crate) use expiring::{Expiring, ExpiringStore};
-pub(crate) use instantiation::{Instantiation, StoreCell};
+pub(crate) use instantiation::{Instantiation, OwnedStore, StoreCell};
 pub(crate) use node::ProcessorNode;
 pub use schedule::{Punctuated, Punctuation, ScheduleId};
 pub use store::{KeyValue, ReadOnlyKeyValue, StoreHandle, StoreSet};

@@ -53,8 +53,8 @@ impl GlobalTables {
         let mut cells = HashMap::new();
         for table in &tables {
             let name = &topology.plan.stores[table.store.0].name;
-            let cell = open_store(&database, name, name, StoreKind::KeyValue)?;
-            cells.insert(table.store, cell);
+            let store = open_store(&database, name, name, StoreKind::KeyValue)?;
+            cells.insert(table.store, store.share());
         }
         let consumer = if tables.is_empty() {
             None

@@ -1,6 +1,6 @@
 //! Opening the stores of a task where its marker left them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use state::{
@@ -10,29 +10,19 @@ use state::{
 
 use crate::error::Result;
 use crate::log::{Timestamp, TopicPartition};
-use crate::processor::StoreCell;
+use crate::processor::OwnedStore;
 use crate::record::TaskId;
 use crate::task::StoreSlot;
-use crate::topology::{StoreId, StoreKind, Topology};
+use crate::topology::{StoreKind, Topology};
 
 use super::kept_plan::layout;
 use super::topics::changelog_of;
 
 /// The stores of a task, each at the changelog offset its contents reflect.
 pub(crate) struct OpenedStores {
-    pub slots: Vec<StoreSlot>,
+    pub slots: Vec<StoreSlot<OwnedStore>>,
     /// What the markers know, for times that the committed offsets do not carry.
     pub times: BTreeMap<String, Timestamp>,
-}
-
-impl OpenedStores {
-    /// Cells by store, for the nodes.
-    pub(crate) fn cells(&self) -> HashMap<StoreId, StoreCell> {
-        self.slots
-            .iter()
-            .map(|slot| (slot.id, slot.cell.clone()))
-            .collect()
-    }
 }
 
 /// Opens the stores of `task`. What another layout wrote, or a torn marker vouches for, is wiped: the changelog has it.
@@ -66,11 +56,11 @@ pub(crate) fn open_stores(
             // IMPORTANT: the marker first, so that a crash in between leaves nothing that it vouches for.
             remove_marker(database, &name)?;
         }
-        let cell = open_store(database, &name, &spec.name, spec.kind)?;
+        let mut store = open_store(database, &name, &spec.name, spec.kind)?;
         let offsets = marker.as_ref().map(|marker| &marker.changelog_offsets);
         let position = offsets.and_then(|offsets| offsets.get(&spec.name)).copied();
         if position.is_none() {
-            cell.with(|store| store.clear())?;
+            store.commit_side().clear()?;
         }
         for (operator, time) in marker.map(|marker| marker.stream_times).unwrap_or_default() {
             let known = opened.times.entry(operator).or_insert(time);
@@ -78,7 +68,7 @@ pub(crate) fn open_stores(
         }
         opened.slots.push(StoreSlot {
             id,
-            cell,
+            store,
             name,
             layout,
             changelog: TopicPartition::new(changelog, task.partition),
@@ -99,45 +89,35 @@ pub(crate) fn open_store(
     tree: &str,
     name: &str,
     kind: StoreKind,
-) -> Result<StoreCell> {
-    use std::cell::RefCell;
-    use std::rc::Rc;
-
+) -> Result<OwnedStore> {
     let order = format!("{tree}/order");
     let tree = database.tree(tree)?;
     Ok(match kind {
         StoreKind::Expiring => {
             let order = database.tree(&order)?;
-            let store = KeyValueStore::open_expiring(name, tree, order);
-            StoreCell::KeyValue(Rc::new(RefCell::new(store)))
+            OwnedStore::KeyValue(KeyValueStore::open_expiring(name, tree, order))
         }
-        StoreKind::KeyValue => {
-            StoreCell::KeyValue(Rc::new(RefCell::new(KeyValueStore::open(name, tree))))
-        }
+        StoreKind::KeyValue => OwnedStore::KeyValue(KeyValueStore::open(name, tree)),
         // Its owner says how far history goes.
         StoreKind::Versioned { history_ms: _ } => {
-            StoreCell::Versioned(Rc::new(RefCell::new(VersionedStore::open(name, tree)?)))
+            OwnedStore::Versioned(VersionedStore::open(name, tree)?)
         }
         StoreKind::Window { retention_ms } => {
             let options = WindowStoreOptions::for_retention(retention_ms);
-            StoreCell::Window(Rc::new(RefCell::new(WindowStore::open(
-                name, tree, options,
-            )?)))
+            OwnedStore::Window(WindowStore::open(name, tree, options)?)
         }
         StoreKind::Session { retention_ms } => {
             // As for windows: a segment is half the retention, at least a minute.
             let options = SessionStoreOptions {
                 segment_ms: (retention_ms / 2).max(60_000),
             };
-            StoreCell::Session(Rc::new(RefCell::new(SessionStore::open(
-                name, tree, options,
-            )?)))
+            OwnedStore::Session(SessionStore::open(name, tree, options)?)
         }
         StoreKind::Join { retention_ms } => {
             let options = JoinStoreOptions {
                 segment_ms: retention_ms.max(60_000),
             };
-            StoreCell::Join(Rc::new(RefCell::new(JoinStore::open(name, tree, options)?)))
+            OwnedStore::Join(JoinStore::open(name, tree, options)?)
         }
     })
 }

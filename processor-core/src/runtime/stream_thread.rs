@@ -11,11 +11,12 @@
 //!   poll_commit ─▶ settle stores ─▶ (from time to time) apply to the backend, marker last
 //! ```
 //!
-//! Polling, rebalances and commits are sequenced here, by one thread. Before partitions are given up or a restore
-//! begins, the commit in flight is waited for and everything open is committed or aborted.
+//! Polling, rebalances and commits are sequenced here, by one thread. Before partitions are given up, the commit in flight
+//! is waited for and everything open is committed or aborted. Stores are restored beside all of this.
 
 mod commit;
 mod input;
+mod opening;
 mod rebalance;
 mod recovery;
 
@@ -39,12 +40,17 @@ use crate::task::{FailedRecords, Handlers, StreamTask};
 use crate::topology::{StoreId, Topic, Topology};
 
 use super::globals::GlobalTables;
+use super::restore_thread::{Restoration, RestoreBy};
+use super::restores::Restores;
 use super::topic_lookup::TopicLookup;
 use super::topics::TopicPartitions;
 use super::{Collector, Held, HeldByAll, LazyExecutor, MemoryPlan, Share};
+use opening::OpeningTasks;
 
 /// How long a thread sleeps that has nothing to do but ask a serde again whether it is ready.
 const NOT_READY_PAUSE: Duration = Duration::from_millis(5);
+/// How long a thread waits for input while tasks are being opened.
+const OPENING_PAUSE: Duration = Duration::from_millis(10);
 const LOG_TIMEOUT: Duration = Duration::from_secs(30);
 /// One budget for everything a commit may wait for; then its outcome counts as uncertain.
 const COMMIT_BUDGET: Duration = Duration::from_secs(60);
@@ -70,6 +76,8 @@ pub(crate) struct Shared {
     pub memory: MemoryPlan,
     /// What all threads hold of it.
     pub held: Arc<HeldByAll>,
+    /// The restores that are under way.
+    pub restores: Restores,
 }
 
 /// What a round achieved.
@@ -98,10 +106,14 @@ pub(crate) struct StreamThread {
     out: Collector,
     globals: GlobalTables,
     tasks: BTreeMap<TaskId, StreamTask>,
+    opening: OpeningTasks,
+    restoration: Restoration,
+    /// Until when restores may go on failing.
+    failing_restore: Option<Deadline>,
     assigned: BTreeSet<TopicPartition>,
     /// The task whose turn is next, where the last round ended early.
     next_turn: Option<TaskId>,
-    /// What the consumer was told to read: all of `assigned`, but while tasks are being opened.
+    /// What the consumer was told to read: of `assigned` what belongs to tasks that run or ran.
     reading: BTreeSet<TopicPartition>,
     /// Where a partition without committed offset was started, to rewind to.
     first_offsets: HashMap<TopicPartition, Offset>,
@@ -131,7 +143,7 @@ pub(crate) struct StreamThread {
 
 impl StreamThread {
     /// Makes the clients of thread `index` and joins the group.
-    pub(crate) fn start(shared: Arc<Shared>, index: usize) -> Result<Self> {
+    pub(crate) fn start(shared: Arc<Shared>, index: usize, by: RestoreBy) -> Result<Self> {
         let globals = GlobalTables::bootstrap(
             &shared.topology,
             &*shared.log,
@@ -160,6 +172,7 @@ impl StreamThread {
         let new_plan = shared.new_plan.clone();
         let handlers = Handlers::new(config, shared.partitions.dead_letters());
         let share = Share::none(Arc::clone(&shared.held));
+        let restoration = Restoration::new(&shared, index, by);
         Ok(Self {
             shared,
             index,
@@ -167,6 +180,9 @@ impl StreamThread {
             out,
             globals,
             tasks: BTreeMap::new(),
+            opening: OpeningTasks::new(),
+            restoration,
+            failing_restore: None,
             assigned: BTreeSet::new(),
             next_turn: None,
             reading: BTreeSet::new(),
@@ -233,6 +249,7 @@ impl StreamThread {
         let wait = match self.out.committing() {
             _ if ready => Duration::ZERO,
             _ if waits => NOT_READY_PAUSE,
+            _ if !self.opening.is_empty() => wait.min(OPENING_PAUSE),
             true => wait.min(Duration::from_millis(2)),
             false => wait,
         };
@@ -252,8 +269,13 @@ impl StreamThread {
                 self.revoked(&partitions, lost)?;
             }
         }
+        if self.open_tasks()? == Round::Worked {
+            round = Round::Worked;
+        }
         self.globals.poll(Duration::ZERO)?;
-        if self.process(pace)? == Round::Worked {
+        // Where the order of everything is to follow from the input alone, how long a restore takes must not matter.
+        let is_held = pace == Pace::Eager && !self.opening.is_empty();
+        if !is_held && self.process(pace)? == Round::Worked {
             round = Round::Worked;
         }
         let held = self.note_held();
@@ -288,7 +310,10 @@ impl StreamThread {
 
     /// Nothing is buffered, in flight, unread or uncommitted.
     pub(crate) fn quiescent(&mut self) -> Result<bool> {
-        if self.out.committing() || self.tasks.values().any(|task| task.buffered() > 0) {
+        if self.out.committing()
+            || !self.opening.is_empty()
+            || self.tasks.values().any(|task| task.buffered() > 0)
+        {
             return Ok(false);
         }
         for partition in &self.assigned {
@@ -363,6 +388,7 @@ impl StreamThread {
             task.apply(&*self.shared.database)?;
         }
         self.tasks.clear();
+        self.stop_opening(&self.opening.keys().copied().collect());
         self.shared.database.sync()?;
         self.consumer.close();
         committed

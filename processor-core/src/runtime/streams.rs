@@ -17,6 +17,8 @@ use crate::topology::{Topology, TopologyError};
 
 use super::kept_plan::{Gate, encoded};
 use super::memory::{MemoryPlan, Stores};
+use super::restore_thread::RestoreBy;
+use super::restores::{RestoreProgress, Restores};
 use super::stream_thread::{Pace, Round, Shared, StreamThread};
 use super::topic_lookup::TopicLookup;
 use super::topics;
@@ -247,6 +249,7 @@ impl Streams {
             restored: AtomicU64::new(0),
             memory,
             held: Arc::default(),
+            restores: Restores::default(),
         };
         Ok(Self {
             shared: Arc::new(shared),
@@ -314,6 +317,18 @@ impl Streams {
     #[must_use]
     pub fn memory_peak(&self) -> usize {
         self.shared.held.peak()
+    }
+
+    /// The stores that are being restored now, and how far each has come. Their tasks run when all of their stores are
+    /// there; other tasks run meanwhile.
+    #[must_use]
+    pub fn restores(&self) -> Vec<RestoreProgress> {
+        self.shared.restores.under_way()
+    }
+
+    /// How many restores of tasks were given up before their end.
+    pub(crate) fn restores_broken_off(&self) -> u64 {
+        self.shared.restores.count_broken_off()
     }
 
     /// Stops the threads, each after a last commit, and waits for them.
@@ -396,7 +411,11 @@ impl Streams {
 
     pub(crate) fn inline(&mut self) -> Result<&mut StreamThread, StreamsError> {
         if self.inline.is_none() {
-            self.inline = Some(StreamThread::start(Arc::clone(&self.shared), 0)?);
+            self.inline = Some(StreamThread::start(
+                Arc::clone(&self.shared),
+                0,
+                RestoreBy::StreamThread,
+            )?);
         }
         Ok(self.inline.as_mut().expect("made above"))
     }
@@ -472,7 +491,7 @@ fn run_thread(
         .config
         .commit_interval
         .min(Duration::from_millis(100));
-    let mut thread = StreamThread::start(shared, index)?;
+    let mut thread = StreamThread::start(shared, index, RestoreBy::OwnThread)?;
     let mut counted = 0;
     while !stop.load(Ordering::SeqCst) {
         thread.round(wait, Pace::Interval)?;

@@ -11,7 +11,9 @@ use crate::error::Result;
 use crate::log::{ConsumerRecord, Offset, Timestamp, TopicPartition};
 use crate::mutant::{self, Mutant};
 use crate::processor::times::TASK_TIME;
-use crate::processor::{Context, NO_TIME, StoreCell, TaskTimes, Wake, Wakes, Woken, Work};
+use crate::processor::{
+    Context, NO_TIME, OwnedStore, StoreCell, TaskTimes, Wake, Wakes, Woken, Work,
+};
 use crate::record::TaskId;
 use crate::runtime::Collector;
 use crate::topology::{ReadRow, StoreId};
@@ -19,9 +21,9 @@ use crate::topology::{ReadRow, StoreId};
 use super::{Buffered, Head, SourceQueue};
 
 /// A store with its changelog.
-pub(crate) struct StoreSlot {
+pub(crate) struct StoreSlot<S = StoreCell> {
     pub id: StoreId,
-    pub cell: StoreCell,
+    pub store: S,
     /// What it is called on disk, and its marker.
     pub name: String,
     /// What its rows on disk are written as.
@@ -32,6 +34,21 @@ pub(crate) struct StoreSlot {
     pub read_back: Option<ReadRow>,
     /// Where a restore of what is settled would go on.
     pub position: Offset,
+}
+
+impl StoreSlot<OwnedStore> {
+    /// The same, for a task.
+    pub(crate) fn share(self) -> StoreSlot {
+        StoreSlot {
+            id: self.id,
+            store: self.store.share(),
+            name: self.name,
+            layout: self.layout,
+            changelog: self.changelog,
+            read_back: self.read_back,
+            position: self.position,
+        }
+    }
 }
 
 /// The live parts of a task, as its factory made them.
@@ -399,7 +416,7 @@ impl StreamTask {
             let changelog = &slot.changelog;
             let is_written = slot.read_back.is_none();
             let mut failed = None;
-            slot.cell.with(|store| {
+            slot.store.with(|store| {
                 store.seal(&mut |change| {
                     if !is_written {
                         return;
@@ -438,7 +455,7 @@ impl StreamTask {
             return;
         };
         for slot in &mut self.stores {
-            slot.cell.with(|store| store.settle());
+            slot.store.with(|store| store.settle());
             let reached = match slot.read_back {
                 Some(_) => progress.of_input(&slot.changelog),
                 None => next_offset.get(&slot.changelog).copied(),
@@ -452,7 +469,7 @@ impl StreamTask {
     /// For [mutants](Mutant): what is not committed becomes part of the stores.
     pub(crate) fn settle_uncommitted(&mut self) -> Result {
         for slot in &self.stores {
-            slot.cell.with(|store| {
+            slot.store.with(|store| {
                 store.settle();
                 store.seal(&mut |_| ())?;
                 store.settle();
@@ -467,7 +484,7 @@ impl StreamTask {
     pub(crate) fn settled_bytes(&self) -> usize {
         self.stores
             .iter()
-            .map(|slot| slot.cell.with(|store| store.settled_bytes()))
+            .map(|slot| slot.store.with(|store| store.settled_bytes()))
             .sum()
     }
 
@@ -485,7 +502,7 @@ impl StreamTask {
     pub(crate) fn dirty_bytes(&self) -> usize {
         self.stores
             .iter()
-            .map(|slot| slot.cell.with(|store| store.dirty_bytes()))
+            .map(|slot| slot.store.with(|store| store.dirty_bytes()))
             .sum()
     }
 
@@ -498,7 +515,7 @@ impl StreamTask {
             self.write_markers(database)?;
         }
         for slot in &self.stores {
-            while !slot.cell.with(|store| store.apply(MAX_BATCH))? {}
+            while !slot.store.with(|store| store.apply(MAX_BATCH))? {}
         }
         // IMPORTANT: after the entries they vouch for.
         self.write_markers(database)?;
@@ -514,7 +531,7 @@ impl StreamTask {
     }
 
     fn marker(&self, slot: &StoreSlot) -> Marker {
-        let store = slot.cell.with(|store| store.name().to_owned());
+        let store = slot.store.with(|store| store.name().to_owned());
         Marker {
             changelog_offsets: BTreeMap::from([(store, slot.position)]),
             input_offsets: self
@@ -533,7 +550,7 @@ impl StreamTask {
         self.stores
             .iter()
             .find(|slot| slot.id == id)
-            .map(|slot| &slot.cell)
+            .map(|slot| &slot.store)
     }
 }
 

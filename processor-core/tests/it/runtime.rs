@@ -6,6 +6,7 @@
 mod faults;
 mod instances;
 mod restore;
+mod restoring;
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;

@@ -42,6 +42,11 @@ fn four_thousand_seeds_give_what_an_undisturbed_run_gives_and_instances_die_at_e
             assert!(died > 0, "no instance died {side:?} {call:?}");
         }
     }
+    assert!(
+        summary.restores_broken_off > 100,
+        "partitions are hardly taken away while their stores are restored: {}",
+        summary.restores_broken_off
+    );
     assert_eq!(
         summary.faults.len(),
         16,

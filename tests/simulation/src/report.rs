@@ -10,8 +10,9 @@ use crate::mutants::Hunt;
 #[must_use]
 pub fn of_summary(summary: &Summary) -> String {
     let mut text = format!(
-        "{} seeds, {} turns, {} result records compared.\n\n| fault | times |\n|---|--:|\n",
-        summary.seeds, summary.steps, summary.records
+        "{} seeds, {} turns, {} result records compared, {} restores broken off by a rebalance.\n\n\
+         | fault | times |\n|---|--:|\n",
+        summary.seeds, summary.steps, summary.records, summary.restores_broken_off
     );
     for (kind, count) in &summary.faults {
         let _ = writeln!(text, "| {kind} | {count} |");

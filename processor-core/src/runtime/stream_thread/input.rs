@@ -143,7 +143,8 @@ impl StreamThread {
         if !self.tasks.iter().any(chooses) {
             return BTreeSet::new();
         }
-        let mut busy = BTreeSet::new();
+        // What is not open yet has everything to write still.
+        let mut busy: BTreeSet<usize> = self.opening.keys().map(|id| id.subtopology).collect();
         for (id, task) in &self.tasks {
             let mut unread = || {
                 inputs_of(&self.shared, *id)

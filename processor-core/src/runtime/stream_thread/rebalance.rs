@@ -2,21 +2,13 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
 
-use crate::clock::Deadline;
 use crate::error::Result;
-use crate::log::{
-    CommittedOffset, ConsumerConfig, ErrorClass, Isolation, LogError, Offset, OffsetReset,
-    TopicPartition,
-};
+use crate::log::{Isolation, LogError, Offset, OffsetReset, TopicPartition};
 use crate::mutant::{self, Mutant};
-use crate::processor::{Instantiation, TaskTimes, Wakes, time_metadata};
+use crate::processor::{Instantiation, TaskTimes, Wakes};
 use crate::record::TaskId;
-use crate::runtime::stores::{OpenedStores, open_stores};
-use crate::task::{Restorer, StreamTask, TaskParts};
+use crate::task::{StoreSlot, StreamTask, TaskParts};
 
 use super::{LOG_TIMEOUT, StreamThread, inputs_of, task_of};
 
@@ -25,14 +17,13 @@ impl StreamThread {
         tracing::info!(thread = self.index, ?partitions, "partitions assigned");
         self.check_counts(&partitions)?;
         self.assigned.extend(partitions.iter().cloned());
-        if let Err(fault) = self.commit_now() {
-            return self.recover(fault);
-        }
+        // The answer to the group; what is read comes with the tasks.
+        self.consumer.assign(&[])?;
         let tasks: BTreeSet<TaskId> = partitions
             .iter()
             .filter_map(|partition| task_of(&self.shared, partition))
             .collect();
-        self.open_tasks(&tasks)
+        self.begin_opening(&tasks)
     }
 
     pub(super) fn revoked(&mut self, partitions: &[TopicPartition], lost: bool) -> Result {
@@ -57,6 +48,9 @@ impl StreamThread {
             .iter()
             .filter_map(|partition| task_of(&self.shared, partition))
             .collect();
+        if !mutant::is(Mutant::RestoreOutlivesRevoke) {
+            self.stop_opening(&revoked);
+        }
         for id in &revoked {
             if mutant::is(Mutant::RevokedGoesOn) {
                 continue;
@@ -75,6 +69,13 @@ impl StreamThread {
             self.failed.forget(partition);
         }
         self.consumer.release(partitions)?;
+        // Where only some inputs of a task were taken, it waits for them to come back.
+        let holds_some = |id: &&TaskId| {
+            let inputs = inputs_of(&self.shared, **id);
+            inputs.iter().any(|input| self.assigned.contains(input))
+        };
+        let incomplete = revoked.iter().filter(holds_some).copied().collect();
+        self.begin_opening(&incomplete)?;
         if undone {
             // The abort undid what the remaining tasks had done as well.
             self.reopen_tasks()?;
@@ -115,76 +116,14 @@ impl StreamThread {
         Ok(())
     }
 
-    /// Makes tasks, restores their stores, and has their inputs read from where they were committed.
-    pub(super) fn open_tasks(&mut self, ids: &BTreeSet<TaskId>) -> Result {
-        let shared = Arc::clone(&self.shared);
-        let inputs: Vec<TopicPartition> =
-            ids.iter().flat_map(|id| inputs_of(&shared, *id)).collect();
-        if let Some(missing) = inputs.iter().find(|input| !self.assigned.contains(*input)) {
-            return Err(LogError::fatal(format!(
-                "the group gave this member a part of a task only: {missing} is missing; all inputs of a task must \
-                 be assigned together, so use the range assignor in every member"
-            ))
-            .into());
-        }
-        // IMPORTANT: committed offsets first, then the ends of the changelogs: see `task::restore`.
-        let committed = self.stable_committed(&inputs)?;
-        let mut starts = Vec::new();
-        for (partition, committed) in inputs.iter().zip(&committed) {
-            let offset = match committed {
-                Some(committed) => committed.offset,
-                None => self.first_offset(partition)?,
-            };
-            starts.push((partition.clone(), offset));
-        }
-        let mut restorer = None;
-        for &id in ids {
-            let mut stores = open_stores(
-                &shared.topology,
-                &shared.config.application_id,
-                &shared.resets,
-                id,
-                &*shared.database,
-            )?;
-            if !stores.slots.is_empty() {
-                let restorer = match &mut restorer {
-                    Some(restorer) => restorer,
-                    None => {
-                        let consumer = shared.log.consumer(ConsumerConfig {
-                            reset: OffsetReset::Earliest,
-                            fetch_bytes: shared.memory.side_fetch_bytes,
-                            ..Default::default()
-                        })?;
-                        restorer.insert(Restorer::new(consumer, self.handlers.clone()))
-                    }
-                };
-                let settled_bytes = shared.memory.settled_bytes;
-                let restored = restorer.restore(&mut stores.slots, &starts, settled_bytes)?;
-                shared.restored.fetch_add(restored, Ordering::Relaxed);
-                tracing::info!(task = %id, records = restored, "stores restored");
-            }
-            let mut restored_times = std::mem::take(&mut stores.times);
-            for (input, committed) in inputs.iter().zip(&committed) {
-                if task_of(&shared, input) == Some(id)
-                    && let Some(committed) = committed
-                {
-                    for (name, time) in time_metadata::decode(&committed.metadata) {
-                        let known = restored_times.entry(name).or_insert(time);
-                        *known = time.max(*known);
-                    }
-                }
-            }
-            let task = self.make_task(id, stores, TaskTimes::restored(restored_times))?;
-            self.tasks.insert(id, task);
-        }
-        self.read_from(starts)
-    }
-
     /// Has the consumer read on at these offsets, whether or not it reads the partitions already.
     pub(super) fn read_from(&mut self, starts: Vec<(TopicPartition, Offset)>) -> Result {
         let mut new = Vec::new();
         for (partition, offset) in starts {
             if self.reading.contains(&partition) {
+                if self.paused.remove(&partition) {
+                    self.consumer.resume(std::slice::from_ref(&partition))?;
+                }
                 self.consumer.seek(&partition, offset)?;
             } else {
                 new.push((partition, Some(offset)));
@@ -202,50 +141,32 @@ impl StreamThread {
         if let Some(offset) = self.first_offsets.get(partition) {
             return Ok(*offset);
         }
-        let topology = &self.shared.topology;
-        let application_id = &self.shared.config.application_id;
-        let source = topology
-            .plan
-            .sources
-            .iter()
-            .find(|source| source.topic.resolve(application_id) == *partition.topic);
-        let offset = match source.map(|source| source.reset) {
-            Some(OffsetReset::Latest) => {
+        let offset = match self.reset_of(partition) {
+            OffsetReset::Latest => {
                 self.consumer
                     .end_offset(partition, Isolation::ReadCommitted, LOG_TIMEOUT)?
             }
-            _ => self.consumer.beginning_offset(partition, LOG_TIMEOUT)?,
+            OffsetReset::Earliest => self.consumer.beginning_offset(partition, LOG_TIMEOUT)?,
         };
         self.first_offsets.insert(partition.clone(), offset);
         Ok(offset)
     }
 
-    /// Committed offsets once no transaction is pending on them. A predecessor that died keeps one pending until the
-    /// log aborts it, so this may take as long as a transaction may.
-    pub(super) fn stable_committed(
-        &self,
-        partitions: &[TopicPartition],
-    ) -> Result<Vec<Option<CommittedOffset>>> {
-        let deadline = Deadline::after(self.shared.config.transaction_timeout + LOG_TIMEOUT);
-        loop {
-            match self.consumer.committed(partitions, Duration::from_secs(5)) {
-                Err(error) if error.class == ErrorClass::Retriable && !deadline.passed() => {
-                    tracing::debug!(%error, "waiting for stable committed offsets");
-                    self.shared.clock.pass(Duration::from_millis(50));
-                }
-                result => return Ok(result?),
-            }
-        }
+    pub(super) fn reset_of(&self, partition: &TopicPartition) -> OffsetReset {
+        let application_id = &self.shared.config.application_id;
+        let mut sources = self.shared.topology.plan.sources.iter();
+        let source = sources.find(|s| s.topic.resolve(application_id) == *partition.topic);
+        source.map_or(OffsetReset::Earliest, |source| source.reset)
     }
 
     pub(super) fn make_task(
         &self,
         id: TaskId,
-        stores: OpenedStores,
+        stores: Vec<StoreSlot>,
         mut times: TaskTimes,
     ) -> Result<StreamTask> {
-        let mut cells = stores.cells();
-        cells.extend(self.globals.cells());
+        let of_task = stores.iter().map(|slot| (slot.id, slot.store.clone()));
+        let cells = of_task.chain(self.globals.cells()).collect();
         let mut wakes = Wakes::default();
         let mut instantiation = Instantiation {
             task: id,
@@ -278,7 +199,7 @@ impl StreamThread {
             id,
             queues,
             wakes,
-            stores: stores.slots,
+            stores,
             times,
         }))
     }

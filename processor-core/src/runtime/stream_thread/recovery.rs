@@ -137,16 +137,13 @@ impl StreamThread {
         }
         self.ends.clear();
         self.waiting_since.clear();
-        if !self.paused.is_empty() {
-            let paused: Vec<_> = std::mem::take(&mut self.paused).into_iter().collect();
-            self.consumer.resume(&paused)?;
-        }
         // By what the group gave, since a failure may have come before all tasks were made.
         let ids: BTreeSet<TaskId> = self
             .assigned
             .iter()
             .filter_map(|partition| task_of(&self.shared, partition))
+            .filter(|id| !self.opening.contains_key(id))
             .collect();
-        self.open_tasks(&ids)
+        self.begin_opening(&ids)
     }
 }

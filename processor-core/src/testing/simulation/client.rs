@@ -45,10 +45,16 @@ impl SimulatedLog {
 }
 
 impl Log for SimulatedLog {
-    fn consumer(&self, config: ConsumerConfig) -> Result<Box<dyn Consumer>, LogError> {
+    fn consumer(&self, mut config: ConsumerConfig) -> Result<Box<dyn Consumer>, LogError> {
+        let restores = config.group.is_none();
+        if restores {
+            // Changelogs are short here, and much is to happen while they are read.
+            config.max_poll_records = self.place.one_of(&[1, 1, 3, 0]);
+        }
         let inner = buggy::consumer(&self.place, config)?;
         Ok(Box::new(SimulatedConsumer {
             inner: Some(inner),
+            restores,
             place: self.place.clone(),
         }))
     }
@@ -89,6 +95,8 @@ impl Log for SimulatedLog {
 struct SimulatedConsumer {
     /// There until it is buried.
     inner: Option<Box<dyn Consumer>>,
+    /// It is outside any group.
+    restores: bool,
     place: Place,
 }
 
@@ -127,7 +135,11 @@ impl Consumer for SimulatedConsumer {
     }
 
     fn poll(&mut self, _: Duration) -> Result<Polled, LogError> {
-        self.told(Call::Poll, |inner| inner.poll(Duration::ZERO))
+        let call = match self.restores {
+            true => Call::Restore,
+            false => Call::Poll,
+        };
+        self.told(call, |inner| inner.poll(Duration::ZERO))
     }
 
     fn assign(&mut self, partitions: &[(TopicPartition, Option<Offset>)]) -> Result<(), LogError> {

@@ -13,6 +13,8 @@ pub enum Call {
     Subscribe,
     /// `Consumer::poll`.
     Poll,
+    /// `Consumer::poll` of a reader outside any group: a changelog is restored.
+    Restore,
     /// `Consumer::assign`, `seek`, `pause`, `resume`.
     Assign,
     /// `Consumer::release`.
@@ -49,10 +51,11 @@ pub enum Call {
 
 impl Call {
     /// All calls.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Topics,
         Self::Subscribe,
         Self::Poll,
+        Self::Restore,
         Self::Assign,
         Self::Release,
         Self::Committed,
@@ -72,7 +75,8 @@ impl Call {
     ];
 
     /// The steps of a commit, a restore and a change of owner: where a crash is most telling.
-    const TELLING: [Self; 13] = [
+    const TELLING: [Self; 14] = [
+        Self::Restore,
         Self::Assign,
         Self::Release,
         Self::Committed,
@@ -217,7 +221,7 @@ impl Faults {
                 |_| Fault::Twin,
                 |draw| Fault::Retriable(*draw.of_these(&RETRIABLE)),
                 |draw| Fault::Abortable(*draw.of_these(&ABORTABLE)),
-                |draw| Fault::Fatal(*draw.of_these(&Call::TELLING[..10])),
+                |draw| Fault::Fatal(*draw.of_these(&Call::TELLING[..11])),
                 |draw| Fault::SlowCommit(u8::try_from(1 + draw.below(40)).unwrap_or(1)),
                 |draw| Fault::CommitUncertain(*draw.of_these(&FATES)),
                 |draw| Fault::CommitUncertain(*draw.of_these(&FATES)),
@@ -277,7 +281,13 @@ impl Faults {
 
 const FATES: [Fate; 4] = [Fate::Lost, Fate::Done, Fate::Late, Fate::Twice];
 
-const RETRIABLE: [Call; 4] = [Call::Poll, Call::Committed, Call::Ends, Call::Init];
+const RETRIABLE: [Call; 5] = [
+    Call::Poll,
+    Call::Restore,
+    Call::Committed,
+    Call::Ends,
+    Call::Init,
+];
 
 const ABORTABLE: [Call; 3] = [Call::Send, Call::BeginCommit, Call::PollCommit];
 
@@ -301,6 +311,13 @@ fn second_blow(fault: Fault, draw: &mut Draw) -> Option<Fault> {
             Fault::Leave,
             Fault::Abortable(Call::Send),
             Fault::Crash(Call::PollCommit, Side::After),
+        ],
+        // Whoever comes back has much to restore.
+        Fault::StateLost => &[
+            Fault::Leave,
+            Fault::Zombie,
+            Fault::Crash(Call::Restore, Side::Before),
+            Fault::Crash(Call::Restore, Side::After),
         ],
         Fault::Abortable(_) => &[
             Fault::AbortUncertain(Fate::Lost),

@@ -289,6 +289,7 @@ impl Simulation {
             records: expected.topics.values().map(|r| r.len() as u64).sum(),
             faults: finished.counts.faults,
             crashes: finished.counts.crashes,
+            restores_broken_off: finished.counts.restores_broken_off,
         })
     }
 }
@@ -313,6 +314,8 @@ pub struct Summary {
     pub faults: BTreeMap<&'static str, u64>,
     /// Where instances died: at which call, on which side of it.
     pub crashes: BTreeMap<(Call, Side), u64>,
+    /// Restores of tasks that were given up before their end, because their partitions were taken away.
+    pub restores_broken_off: u64,
 }
 
 impl Summary {
@@ -321,6 +324,7 @@ impl Summary {
         self.seeds += other.seeds;
         self.steps += other.steps;
         self.records += other.records;
+        self.restores_broken_off += other.restores_broken_off;
         for (kind, count) in other.faults {
             *self.faults.entry(kind).or_default() += count;
         }

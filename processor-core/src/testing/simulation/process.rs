@@ -48,6 +48,7 @@ fn live(
         place: place.clone(),
     });
     let mut streams = Streams::on(topology, config, log, Arc::new(place.clone()), database)?;
+    let mut broken_off = 0;
     loop {
         if place.world.state().lives[place.player].leaving {
             return streams.close();
@@ -56,7 +57,13 @@ fn live(
         let round = thread.round(Duration::ZERO, Pace::Interval)?;
         let quiescent =
             round == Round::Idle && place.undisturbed(|| thread.quiescent()).unwrap_or(false);
-        place.world.state().lives[place.player].report = Some(Report { quiescent });
+        let of_this_round = streams.restores_broken_off() - broken_off;
+        broken_off += of_this_round;
+        {
+            let mut state = place.world.state();
+            state.counts.restores_broken_off += of_this_round;
+            state.lives[place.player].report = Some(Report { quiescent });
+        }
         place.pause()?;
     }
 }

@@ -99,6 +99,8 @@ pub(super) struct Counts {
     pub faults: BTreeMap<&'static str, u64>,
     /// Where instances died.
     pub crashes: BTreeMap<(Call, Side), u64>,
+    /// Restores of tasks that were given up before their end, because their partitions were taken away.
+    pub restores_broken_off: u64,
 }
 
 /// See the [module](self).
@@ -223,6 +225,11 @@ impl Place {
     /// Whether one of so many chances came true.
     pub(super) fn one_in(&self, chances: u64) -> bool {
         self.world.state().lives[self.player].draw.one_in(chances)
+    }
+
+    /// One of `choices`.
+    pub(super) fn one_of<T: Copy>(&self, choices: &[T]) -> T {
+        *self.world.state().lives[self.player].draw.of_these(choices)
     }
 
     /// Takes an armed fault for which `is` holds.

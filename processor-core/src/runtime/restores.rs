@@ -1,0 +1,142 @@
+//! How far restores have come, for whoever wants to know.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::clock::elapsed_ms;
+use crate::log::{Offset, TopicPartition};
+
+/// How often a restore that takes long says how far it has come.
+const TELL_INTERVAL_MS: i64 = 10_000;
+
+/// A store that is being brought up to what is committed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RestoreProgress {
+    /// Name of the store.
+    pub store: String,
+    /// The changelog that is read.
+    pub changelog: TopicPartition,
+    /// Where reading began: the offset in the store's marker, or the first one of the changelog.
+    pub from: Offset,
+    /// Where the changelog ended when the restore began.
+    pub to: Offset,
+    /// How far it has come: between `from` and `to`. Offsets have gaps, so this counts no records.
+    pub position: Offset,
+    /// Records read so far.
+    pub records: u64,
+    /// How long it has taken, in ms.
+    pub elapsed_ms: i64,
+}
+
+impl RestoreProgress {
+    /// Records a second, so far.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "for people to read")]
+    pub fn records_per_second(&self) -> f64 {
+        self.records as f64 * 1_000.0 / self.elapsed_ms.max(1) as f64
+    }
+}
+
+/// The restores that are under way.
+#[derive(Debug, Default)]
+pub(crate) struct Restores {
+    under_way: Mutex<BTreeMap<TopicPartition, UnderWay>>,
+    broken_off: AtomicU64,
+}
+
+#[derive(Debug)]
+struct UnderWay {
+    progress: RestoreProgress,
+    began_ms: i64,
+    told_ms: i64,
+}
+
+impl Restores {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<TopicPartition, UnderWay>> {
+        self.under_way
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn begin(
+        &self,
+        store: String,
+        changelog: &TopicPartition,
+        offsets: Range<Offset>,
+        now_ms: i64,
+    ) {
+        tracing::info!(store, %changelog, from = offsets.start, to = offsets.end, "restoring");
+        let progress = RestoreProgress {
+            store,
+            changelog: changelog.clone(),
+            from: offsets.start,
+            to: offsets.end,
+            position: offsets.start,
+            records: 0,
+            elapsed_ms: 0,
+        };
+        let under_way = UnderWay {
+            progress,
+            began_ms: now_ms,
+            told_ms: now_ms,
+        };
+        self.lock().insert(changelog.clone(), under_way);
+    }
+
+    pub(crate) fn read(&self, changelog: &TopicPartition, records: u64) {
+        if let Some(under_way) = self.lock().get_mut(changelog) {
+            under_way.progress.records += records;
+        }
+    }
+
+    pub(crate) fn reach(&self, changelog: &TopicPartition, position: Offset, now_ms: i64) {
+        if let Some(under_way) = self.lock().get_mut(changelog) {
+            let progress = &mut under_way.progress;
+            progress.position = position.min(progress.to);
+            if now_ms > under_way.began_ms {
+                progress.elapsed_ms = now_ms - under_way.began_ms;
+            }
+            if elapsed_ms(under_way.told_ms, now_ms) >= TELL_INTERVAL_MS {
+                under_way.told_ms = now_ms;
+                tell(progress, "restoring");
+            }
+        }
+    }
+
+    pub(crate) fn end(&self, changelog: &TopicPartition) {
+        if let Some(under_way) = self.lock().remove(changelog) {
+            tell(&under_way.progress, "no longer restoring");
+        }
+    }
+
+    /// A restore was given up before its end.
+    pub(crate) fn broken_off(&self) {
+        self.broken_off.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many restores of tasks were given up before their end.
+    pub(crate) fn count_broken_off(&self) -> u64 {
+        self.broken_off.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn under_way(&self) -> Vec<RestoreProgress> {
+        let under_way = self.lock();
+        under_way.values().map(|u| u.progress.clone()).collect()
+    }
+}
+
+fn tell(progress: &RestoreProgress, what: &str) {
+    let RestoreProgress {
+        store,
+        changelog,
+        from,
+        to,
+        position,
+        records,
+        elapsed_ms,
+    } = progress;
+    let per_second = progress.records_per_second();
+    tracing::info!(store, %changelog, from, to, position, records, elapsed_ms, per_second, "{what}");
+}
