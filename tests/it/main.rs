@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod conformance;
+mod groups;
 mod kills;
 mod log_contract;
 mod reset;

@@ -1,0 +1,252 @@
+//! Instances that come and go on a real broker, under load: every input record counts once.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use processor_core::clock::{Clock as _, SystemClock};
+use processor_core::dsl::{Consumed, StreamsBuilder};
+use processor_core::log::kafka::{KafkaLog, KafkaOptions};
+use processor_core::log::{
+    Consumer, ConsumerConfig, Log, NewTopic, Polled, ProducerConfig, ProducerRecord, TopicPartition,
+};
+use processor_core::partitioner::partition_for;
+use processor_core::serde::{Serde as _, int64, utf8};
+use processor_core::{Streams, StreamsConfig, Topology};
+use xtask::stopwatch::wait_for;
+
+const PARTITIONS: i32 = 6;
+const KEYS: u64 = 40;
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// How instances are members of their group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Membership {
+    Dynamic,
+    Static,
+    /// The protocol of KIP-848, with the broker's range assignor.
+    Consumer,
+}
+
+/// An application on a real broker: it counts the records of each key of one topic, while it reads another beside it.
+struct Application {
+    name: &'static str,
+    membership: Membership,
+    log: Arc<dyn Log>,
+    written: AtomicU64,
+    results: Mutex<Results>,
+}
+
+/// The counts that were committed, by key, in their order, and who reads on.
+struct Results {
+    reader: Box<dyn Consumer>,
+    counts: BTreeMap<String, Vec<i64>>,
+}
+
+impl Application {
+    fn new(name: &'static str, membership: Membership) -> Self {
+        let mut options = KafkaOptions::new(e2e::kafka());
+        let property = match membership {
+            Membership::Consumer => ("group.protocol", "consumer"),
+            _ => ("session.timeout.ms", "6000"),
+        };
+        options
+            .properties
+            .insert(property.0.to_owned(), property.1.to_owned());
+        let log: Arc<dyn Log> = Arc::new(KafkaLog::new(options).unwrap());
+        let topics: Vec<_> = ["in", "out"]
+            .iter()
+            .map(|topic| NewTopic::new(format!("{name}-{topic}"), PARTITIONS))
+            .collect();
+        log.create_topics(&topics).unwrap();
+        let mut reader = log.consumer(ConsumerConfig::default()).unwrap();
+        let out = format!("{name}-out");
+        let all = (0..PARTITIONS).map(|n| (TopicPartition::new(out.as_str(), n), Some(0)));
+        reader.assign(&all.collect::<Vec<_>>()).unwrap();
+        Self {
+            name,
+            membership,
+            log,
+            written: AtomicU64::new(0),
+            results: Mutex::new(Results {
+                reader,
+                counts: BTreeMap::new(),
+            }),
+        }
+    }
+
+    fn topology(&self) -> Topology {
+        let builder = StreamsBuilder::new("counts");
+        builder
+            .stream(&format!("{}-in", self.name), Consumed::new(utf8(), int64()))
+            .group_by_key()
+            .count("count")
+            .to_stream()
+            .to(&format!("{}-out", self.name));
+        builder.build().unwrap()
+    }
+
+    /// Starts the instance of this ordinal, with its state below `directory`.
+    fn start(&self, directory: &Path, ordinal: usize) -> Streams {
+        let config = StreamsConfig {
+            instance: Some(format!("{}-{ordinal}", self.name)),
+            static_membership: self.membership == Membership::Static,
+            ..StreamsConfig::new(format!("{}-application", self.name))
+        };
+        let config = config.state_dir(directory.join(ordinal.to_string()));
+        let mut streams = Streams::new(self.topology(), config, Arc::clone(&self.log)).unwrap();
+        streams.start();
+        streams
+    }
+
+    /// Writes records of all keys in turn, until `stop` or so many.
+    fn feed(&self, most: u64, stop: &AtomicBool) {
+        let topic = format!("{}-in", self.name);
+        let mut producer = self.log.producer(ProducerConfig::default()).unwrap();
+        let mut fed = 0;
+        while fed < most && !stop.load(Ordering::SeqCst) {
+            for _ in 0..KEYS {
+                let number = self.written.fetch_add(1, Ordering::SeqCst);
+                let key = format!("k{}", number % KEYS);
+                let mut value = Vec::new();
+                int64().serialize(&1, &mut value).unwrap();
+                let record = ProducerRecord {
+                    topic: &topic,
+                    partition: partition_for(key.as_bytes(), PARTITIONS),
+                    timestamp: i64::try_from(number).unwrap(),
+                    key: Some(key.as_bytes()),
+                    value: Some(&value),
+                    headers: &[],
+                };
+                producer.send(record).unwrap();
+                fed += 1;
+            }
+            producer.flush(Duration::from_secs(30)).unwrap();
+            SystemClock.pass(Duration::from_millis(10));
+        }
+    }
+
+    /// The counts that are committed by now.
+    fn counts(&self) -> BTreeMap<String, Vec<i64>> {
+        let mut results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
+        let Results { reader, counts } = &mut *results;
+        while let Polled::Records(batches) = reader.poll(Duration::from_millis(50)).unwrap() {
+            for record in batches.into_iter().flat_map(|batch| batch.records) {
+                let key = utf8().deserialize(&record.key.unwrap()).unwrap();
+                let count = int64().deserialize(&record.value.unwrap()).unwrap();
+                counts.entry(key).or_default().push(count);
+            }
+        }
+        counts.clone()
+    }
+
+    fn committed(&self) -> u64 {
+        let counts = self.counts();
+        counts.values().map(|counts| counts.len() as u64).sum()
+    }
+
+    /// Waits until so many results are committed.
+    fn await_committed(&self, least: u64, running: &[&Streams]) {
+        let done = wait_for(PATIENCE, || {
+            let stopped = running.iter().any(|streams| streams.stopped());
+            assert!(!stopped, "an instance stopped: see its log");
+            (self.committed() >= least).then_some(())
+        });
+        let committed = self.committed();
+        done.unwrap_or_else(|| panic!("{committed} of {least} results after {PATIENCE:?}"));
+    }
+
+    /// Every record that was written has counted once: no count is missing, none comes twice, all are in order.
+    fn check(&self) {
+        let written = self.written.load(Ordering::SeqCst);
+        for (key, counts) in self.counts() {
+            let expected: Vec<i64> = (1..).take(counts.len()).collect();
+            assert_eq!(counts, expected, "{key}");
+        }
+        assert_eq!(self.committed(), written);
+    }
+}
+
+/// One instance, then three, then one, while records come all the time.
+fn one_three_one(name: &'static str, membership: Membership) {
+    let directory = tempfile::tempdir().unwrap();
+    let application = Application::new(name, membership);
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let feeder = scope.spawn(|| application.feed(u64::MAX, &stop));
+        let first = application.start(directory.path(), 0);
+        application.await_committed(500, &[&first]);
+        let second = application.start(directory.path(), 1);
+        let third = application.start(directory.path(), 2);
+        let shared = wait_for(PATIENCE, || {
+            let all = [&first, &second, &third];
+            let taken = all.map(Streams::records_taken);
+            assert!(!all.iter().any(|s| s.stopped()), "an instance stopped");
+            taken.iter().all(|taken| *taken > 200).then_some(())
+        });
+        let taken = [&first, &second, &third].map(Streams::records_taken);
+        assert!(shared.is_some(), "the work is not shared: {taken:?}");
+        second.close().unwrap();
+        third.close().unwrap();
+        // Static members keep their place for a session, and what comes meanwhile waits.
+        let so_far = application.written.load(Ordering::SeqCst);
+        application.await_committed(so_far, &[&first]);
+        stop.store(true, Ordering::SeqCst);
+        feeder.join().unwrap();
+        let written = application.written.load(Ordering::SeqCst);
+        application.await_committed(written, &[&first]);
+        first.close().unwrap();
+    });
+    application.check();
+}
+
+#[test]
+fn dynamic_members_that_come_and_go_lose_and_repeat_nothing() {
+    one_three_one("dynamic", Membership::Dynamic);
+}
+
+#[test]
+fn static_members_that_come_and_go_lose_and_repeat_nothing() {
+    one_three_one("static", Membership::Static);
+}
+
+#[test]
+fn members_of_the_consumer_protocol_that_come_and_go_lose_and_repeat_nothing() {
+    one_three_one("consumer", Membership::Consumer);
+}
+
+/// What a pod of a StatefulSet with a volume does: same name, same directory.
+#[test]
+fn a_static_member_that_is_back_has_its_tasks_and_its_state_without_a_restore() {
+    let directory = tempfile::tempdir().unwrap();
+    let application = Application::new("pod", Membership::Static);
+    let never = AtomicBool::new(false);
+    let other = application.start(directory.path(), 0);
+    let pod = application.start(directory.path(), 1);
+    application.feed(4_000, &never);
+    application.await_committed(4_000, &[&other, &pod]);
+    let restored_by_other = other.records_restored();
+    pod.close().unwrap();
+    let pod = application.start(directory.path(), 1);
+    application.feed(4_000, &never);
+    application.await_committed(8_000, &[&other, &pod]);
+    assert!(pod.records_taken() > 500, "it did not get its tasks back");
+    assert_eq!(pod.records_restored(), 0, "its marker says all");
+    assert_eq!(
+        other.records_restored(),
+        restored_by_other,
+        "the other one was not disturbed"
+    );
+    // The same name in another directory, as if the volume was lost: everything comes from the changelogs.
+    pod.close().unwrap();
+    let pod = application.start(&directory.path().join("new-volume"), 1);
+    application.feed(400, &never);
+    application.await_committed(8_400, &[&other, &pod]);
+    // Fewer than were counted, since a commit writes each key once.
+    assert!(pod.records_restored() > 100, "{}", pod.records_restored());
+    pod.close().unwrap();
+    other.close().unwrap();
+    application.check();
+}
