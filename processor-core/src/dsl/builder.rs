@@ -267,11 +267,36 @@ impl StreamsBuilder {
 
     /// The latest value of each key of `topic`, held in full by every thread, whatever partitions it has.
     ///
-    /// It is read to its end before the first record is processed and goes on unsynchronised with stream time. It
-    /// needs no co-partitioning, so it suits small dimensions. A null value deletes its key, and a record with a null key
-    /// is ignored. It emits nothing: streams look rows up with [`join_global`](KStream::join_global). The rows are in
+    /// It is read to its end before the first record is processed and goes on unsynchronised with stream time. It needs
+    /// no co-partitioning, so it suits small dimensions. A null value deletes its key, and a record with a null key is
+    /// ignored. It emits nothing: streams look rows up with [`join_global`](KStream::join_global). The rows are in
     /// memory; there is no changelog, since the topic is one. Source of the semantics: Kafka Streams'
-    /// `StreamsBuilder#globalTable`. An example is at [`join_global`](KStream::join_global).
+    /// `StreamsBuilder#globalTable`.
+    ///
+    /// Nothing is late: the latest record of a key is its row, whatever its timestamp. What cannot be decoded is a
+    /// matter for [`on_bad_record`](crate::StreamsConfig::on_bad_record).
+    ///
+    /// ```
+    /// # use processor_core::dsl::{Consumed, Produced, StreamsBuilder};
+    /// # use processor_core::serde::{nullable, utf8};
+    /// # use processor_core::testing::TopologyTestDriver;
+    /// # let builder = StreamsBuilder::new("shop");
+    /// let cities = builder.global_table("cities", "cities", Consumed::new(utf8(), utf8()));
+    /// // Orders by number, with the code of their city.
+    /// let orders = builder.stream("orders", Consumed::new(utf8(), utf8()));
+    /// orders
+    ///     .join_global("named", &cities, |_, code| code.clone(), |_, _, _, city| city)
+    ///     .to_with("named", Produced::new(utf8(), utf8()));
+    /// # let mut driver = TopologyTestDriver::new(builder.build().unwrap()).unwrap();
+    /// # let cities = driver.input("cities", utf8(), nullable(utf8()));
+    /// # let orders = driver.input("orders", utf8(), utf8());
+    /// cities.pipe(&mut driver, "RM".to_owned(), Some("Rome".to_owned()), 0);
+    /// orders.pipe(&mut driver, "1".to_owned(), "RM".to_owned(), 0);
+    /// cities.pipe(&mut driver, "RM".to_owned(), None, 1);
+    /// orders.pipe(&mut driver, "2".to_owned(), "RM".to_owned(), 1);
+    /// let named = driver.output("named", utf8(), utf8()).read_key_values(&mut driver);
+    /// assert_eq!(named, [("1".to_owned(), "Rome".to_owned())]);
+    /// ```
     pub fn global_table<K: Data, V: Data>(
         &self,
         topic: &str,
@@ -307,6 +332,51 @@ impl StreamsBuilder {
 
     /// A key-value store for [`KStream::process`]; its changes go to `<application id>-<name>-changelog`. With
     /// [`ttl`](StoreHandle::ttl) its entries live for some time only.
+    ///
+    /// By itself it emits nothing; null keys, null values and late records are the processor's to deal with. A value is
+    /// kept with the timestamp that it was put with. Source of the semantics: Kafka Streams'
+    /// `Stores#timestampedKeyValueStore`.
+    ///
+    /// # Errors
+    /// [`build`](Self::build) refuses a name that is used twice.
+    ///
+    /// ```
+    /// # use processor_core::Record;
+    /// # use processor_core::dsl::{Consumed, StreamsBuilder};
+    /// # use processor_core::error::Result;
+    /// # use processor_core::processor::{KeyValue, Processor, ProcessorContext};
+    /// # use processor_core::serde::{int64, utf8};
+    /// # use processor_core::testing::TopologyTestDriver;
+    /// /// Lets a reading through where it is another than the one before.
+    /// struct Changes(KeyValue<String, i64>);
+    ///
+    /// impl Processor<String, i64> for Changes {
+    ///     type KOut = String;
+    ///     type VOut = i64;
+    ///     fn process(
+    ///         &mut self,
+    ///         record: Record<String, i64>,
+    ///         context: &mut ProcessorContext<'_, '_, String, i64>,
+    ///     ) -> Result {
+    ///         if self.0.get(&record.key)? == Some(record.value) {
+    ///             return Ok(());
+    ///         }
+    ///         self.0.put(&record.key, &record.value, record.timestamp)?;
+    ///         context.forward(record)
+    ///     }
+    /// }
+    ///
+    /// # let builder = StreamsBuilder::new("doors");
+    /// # let readings = builder.stream("readings", Consumed::new(utf8(), int64()));
+    /// let latest = builder.key_value_store("latest", utf8(), int64());
+    /// readings.process_values("changes", latest, Changes);
+    /// # let mut driver = TopologyTestDriver::new(builder.build().unwrap()).unwrap();
+    /// # let readings = driver.input("readings", utf8(), int64());
+    /// for (reading, time) in [(3, 0), (3, 1), (4, 2), (4, 3)] {
+    ///     readings.pipe(&mut driver, "door".to_owned(), reading, time);
+    /// }
+    /// assert_eq!(driver.store_get("latest", b"door"), Some((4_i64.to_be_bytes().to_vec(), 2)));
+    /// ```
     pub fn key_value_store<K: Data, V: Data>(
         &self,
         name: &str,
@@ -322,6 +392,9 @@ impl StreamsBuilder {
     /// Timers of keys for [`KStream::process`], which call [`Processor::on_timer`](crate::processor::Processor::on_timer).
     /// They are kept in the store `name`, whose changes go to `<application id>-<name>-changelog`, and in memory. A
     /// processor has at most one set of timers; their keys have the type of its records' keys.
+    ///
+    /// What a processor sets, fires and forgets is part of its task's transaction. By itself it emits nothing; nulls
+    /// and late records are the processor's to deal with. Kafka Streams has punctuations, but no timers of keys.
     ///
     /// ```
     /// # use processor_core::Record;
@@ -380,6 +453,61 @@ impl StreamsBuilder {
 
     /// A buffer of timestamped values for [`KStream::process`], several for each key: what came within some time. It
     /// keeps entries at least `retention` of event time; the processor says when they may go.
+    ///
+    /// It is a join store, whose changes go to `<application id>-<name>-changelog`. By itself it emits nothing; nulls
+    /// and late records are the processor's to deal with. Kafka Streams keeps such values in a window store that
+    /// retains duplicates.
+    ///
+    /// # Errors
+    /// [`build`](Self::build) refuses a name that is used twice.
+    ///
+    /// ```
+    /// # use std::ops::ControlFlow;
+    /// # use std::time::Duration;
+    /// # use processor_core::Record;
+    /// # use processor_core::dsl::{Consumed, Produced, StreamsBuilder};
+    /// # use processor_core::error::Result;
+    /// # use processor_core::processor::{EventBuffer, Processor, ProcessorContext};
+    /// # use processor_core::serde::{int64, utf8};
+    /// # use processor_core::testing::TopologyTestDriver;
+    /// /// Sums what a key got in the 10 ms up to each record.
+    /// struct Recent(EventBuffer<String, i64>);
+    ///
+    /// impl Processor<String, i64> for Recent {
+    ///     type KOut = String;
+    ///     type VOut = i64;
+    ///     fn process(
+    ///         &mut self,
+    ///         record: Record<String, i64>,
+    ///         context: &mut ProcessorContext<'_, '_, String, i64>,
+    ///     ) -> Result {
+    ///         let now = record.timestamp;
+    ///         let offset = context.metadata().map_or(0, |metadata| metadata.offset);
+    ///         self.0.append(&record.key, &record.value, now, offset)?;
+    ///         let mut sum = 0;
+    ///         self.0.fetch(&record.key, now - 10, now, |_, value| {
+    ///             sum += value;
+    ///             ControlFlow::Continue(())
+    ///         })?;
+    ///         self.0.expire_before(now - 10);
+    ///         context.forward(record.with_value(sum))
+    ///     }
+    /// }
+    ///
+    /// # let builder = StreamsBuilder::new("payments");
+    /// # let payments = builder.stream("payments", Consumed::new(utf8(), int64()));
+    /// let recent = builder.event_buffer("recent", utf8(), int64(), Duration::from_millis(10));
+    /// let sums = payments.process_values("recent-sums", recent, Recent);
+    /// sums.to_with("sums", Produced::new(utf8(), int64()));
+    /// # let mut driver = TopologyTestDriver::new(builder.build().unwrap()).unwrap();
+    /// # let payments = driver.input("payments", utf8(), int64());
+    /// for (amount, time) in [(1, 0), (2, 0), (4, 10), (8, 11)] {
+    ///     payments.pipe(&mut driver, "ann".to_owned(), amount, time);
+    /// }
+    /// let sums = driver.output("sums", utf8(), int64()).read(&mut driver);
+    /// let sums: Vec<_> = sums.into_iter().map(|record| record.value).collect();
+    /// assert_eq!(sums, [1, 3, 7, 12]);
+    /// ```
     pub fn event_buffer<K: Data, V: Data>(
         &self,
         name: &str,

@@ -11,8 +11,10 @@ use super::{KStream, Lineage};
 impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
     /// Changes the headers of each record in place, by its key and value.
     ///
-    /// Headers travel through stateless operators and into output and repartition topics. Stores do not keep them:
-    /// results of aggregations have none.
+    /// Headers travel through stateless operators and into output and repartition topics. Stores do not keep them: an
+    /// update of an aggregation has those of the record that it comes with, a final result has none.
+    ///
+    /// Nulls are shown like any others; timestamps stay, nothing is late, and no store or topic is made.
     ///
     /// ```
     /// # use processor_core::dsl::{Consumed, StreamsBuilder};
@@ -44,6 +46,8 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
     }
 
     /// Replaces each value, like [`map_values`](Self::map_values), by its headers as well.
+    ///
+    /// Nulls are given to `map` like any others; no store or topic is made.
     ///
     /// ```
     /// # use processor_core::Record;

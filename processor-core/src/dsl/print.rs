@@ -11,6 +11,19 @@ use super::{KStream, Lineage};
 
 impl<K: Data + Debug, V: Data + Debug, L: Lineage> KStream<K, V, L> {
     /// Ends the stream with a line on the standard output for each record: see [`print_to`](Self::print_to).
+    ///
+    /// ```
+    /// # use processor_core::dsl::{Consumed, StreamsBuilder};
+    /// # use processor_core::serde::{int64, utf8};
+    /// # use processor_core::testing::TopologyTestDriver;
+    /// # let builder = StreamsBuilder::new("bids");
+    /// # let bids = builder.stream("bids", Consumed::new(utf8(), int64()));
+    /// bids.print("bids");
+    /// # let mut driver = TopologyTestDriver::new(builder.build().unwrap()).unwrap();
+    /// # let bids = driver.input("bids", utf8(), int64());
+    /// // [bids]: "vase", 70
+    /// bids.pipe(&mut driver, "vase".to_owned(), 70, 0);
+    /// ```
     pub fn print(&self, label: &str) {
         self.print_to(label, std::io::stdout());
     }
@@ -20,6 +33,9 @@ impl<K: Data + Debug, V: Data + Debug, L: Lineage> KStream<K, V, L> {
     ///
     /// All tasks share the writer, behind a lock: it is for debugging, not for results. What is printed is not part of
     /// the transaction, so after a failure lines may come twice. A writer that fails fails the record.
+    ///
+    /// Nulls are shown as `Debug` shows them. Nothing is late, and no store or topic is made. Source of the semantics:
+    /// Kafka Streams' `KStream#print`.
     ///
     /// ```
     /// # use std::io::{BufRead, BufReader};

@@ -58,6 +58,8 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
     /// Writes the stream to `topic` as `produced` says: with its serdes, and where it has one, its
     /// [partitioner](Produced::partitioner). Everything else is as in [`to`](Self::to).
     ///
+    /// Nulls, timestamps and errors are as in [`to`](Self::to).
+    ///
     /// ```
     /// # use processor_core::dsl::{Consumed, Produced, StreamsBuilder};
     /// # use processor_core::serde::{int64, utf8};
@@ -124,6 +126,26 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
 
     /// Writes each record to the topic that `choose` names, as `produced` says: see [`to_dynamic`](Self::to_dynamic) and
     /// [`to_with`](Self::to_with).
+    ///
+    /// Nulls, errors and the source of the semantics are as there.
+    ///
+    /// ```
+    /// # use processor_core::dsl::{Consumed, Produced, StreamsBuilder};
+    /// # use processor_core::serde::{int64, utf8};
+    /// # use processor_core::testing::TopologyTestDriver;
+    /// # let builder = StreamsBuilder::new("words");
+    /// # let words = builder.stream("words", Consumed::new(utf8(), utf8()));
+    /// let lengths = words.map_values(|_, word| word.len() as i64);
+    /// let topic = |record: &processor_core::Record<String, i64>| if record.value > 3 { "long" } else { "short" };
+    /// lengths.to_dynamic_with(topic, Produced::new(utf8(), int64()));
+    /// # let mut driver = TopologyTestDriver::new(builder.build().unwrap()).unwrap();
+    /// # for topic in ["long", "short"] { driver.create_topic(topic).unwrap(); }
+    /// # let words = driver.input("words", utf8(), utf8());
+    /// words.pipe(&mut driver, "page-1".to_owned(), "be".to_owned(), 0);
+    /// words.pipe(&mut driver, "page-1".to_owned(), "hello".to_owned(), 1);
+    /// let long = driver.output("long", utf8(), int64()).read_key_values(&mut driver);
+    /// assert_eq!(long, [("page-1".to_owned(), 5)]);
+    /// ```
     pub fn to_dynamic_with<T: Into<Cow<'static, str>>>(
         &self,
         choose: impl Fn(&Record<K, V>) -> T + Send + Sync + 'static,

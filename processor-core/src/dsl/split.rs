@@ -41,7 +41,26 @@ impl<K: Data, V: Data, L: Lineage> Split<K, V, L> {
         }
     }
 
-    /// The records that no earlier branch took and for which `belongs` holds; an example stands at [`KStream::split`].
+    /// The records that no earlier branch took and for which `belongs` holds: see [`KStream::split`].
+    ///
+    /// Nulls are shown to `belongs` like any others; no store or topic is made.
+    ///
+    /// ```
+    /// # use processor_core::dsl::{Consumed, StreamsBuilder};
+    /// # use processor_core::serde::{int64, utf8};
+    /// # use processor_core::testing::TopologyTestDriver;
+    /// # let builder = StreamsBuilder::new("bids");
+    /// # let bids = builder.stream("bids", Consumed::new(utf8(), int64()));
+    /// let by_price = bids.split();
+    /// by_price.branch(|_, price| *price >= 100).to("high-bids");
+    /// by_price.branch(|_, price| *price >= 10).to("low-bids");
+    /// # let mut driver = TopologyTestDriver::new(builder.build().unwrap()).unwrap();
+    /// # let bids = driver.input("bids", utf8(), int64());
+    /// bids.pipe(&mut driver, "vase".to_owned(), 120, 0);
+    /// bids.pipe(&mut driver, "vase".to_owned(), 70, 1);
+    /// let low = driver.output("low-bids", utf8(), int64()).read_key_values(&mut driver);
+    /// assert_eq!(low, [("vase".to_owned(), 70)]);
+    /// ```
     pub fn branch(
         &self,
         belongs: impl Fn(&K, &V) -> bool + Send + Sync + 'static,
@@ -65,6 +84,23 @@ impl<K: Data, V: Data, L: Lineage> Split<K, V, L> {
     }
 
     /// The records that no branch took. Comes last: a later branch would get nothing.
+    ///
+    /// ```
+    /// # use processor_core::dsl::{Consumed, StreamsBuilder};
+    /// # use processor_core::serde::{int64, utf8};
+    /// # use processor_core::testing::TopologyTestDriver;
+    /// # let builder = StreamsBuilder::new("bids");
+    /// # let bids = builder.stream("bids", Consumed::new(utf8(), int64()));
+    /// let by_price = bids.split();
+    /// by_price.branch(|_, price| *price >= 100).to("high-bids");
+    /// by_price.default_branch().to("other-bids");
+    /// # let mut driver = TopologyTestDriver::new(builder.build().unwrap()).unwrap();
+    /// # let bids = driver.input("bids", utf8(), int64());
+    /// bids.pipe(&mut driver, "vase".to_owned(), 120, 0);
+    /// bids.pipe(&mut driver, "vase".to_owned(), 70, 1);
+    /// let others = driver.output("other-bids", utf8(), int64()).read_key_values(&mut driver);
+    /// assert_eq!(others, [("vase".to_owned(), 70)]);
+    /// ```
     pub fn default_branch(&self) -> KStream<K, V, L> {
         self.branch(|_, _| true)
     }

@@ -22,6 +22,9 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
     ///
     /// What is left out moves the time of no operator below.
     ///
+    /// Null keys and values are shown to `keep` like any others. Timestamp and headers stay, nothing is late, and no
+    /// store or topic is made. Source of the semantics: Kafka Streams' `KStream#filter`.
+    ///
     /// ```
     /// # use processor_core::dsl::{Consumed, StreamsBuilder};
     /// # use processor_core::serde::{int64, utf8};
@@ -48,6 +51,8 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
 
     /// Keeps the records for which `drop` does not hold: the rest of what [`filter`](Self::filter) keeps.
     ///
+    /// Nulls, stores and topics are as there. Source of the semantics: Kafka Streams' `KStream#filterNot`.
+    ///
     /// ```
     /// # use processor_core::dsl::{Consumed, StreamsBuilder};
     /// # use processor_core::serde::{int64, utf8};
@@ -68,6 +73,9 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
 
     /// Replaces each value; the key and its partition stay. A serde of the new type has to be given below, with
     /// [`with_serdes`](Self::with_serdes) or where it is needed.
+    ///
+    /// Nulls are given to `map` like any others; otherwise as [`filter`](Self::filter). Source of the semantics: Kafka
+    /// Streams' `KStream#mapValues`.
     ///
     /// ```
     /// # use processor_core::dsl::{Consumed, Produced, StreamsBuilder};
@@ -94,6 +102,9 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
     }
 
     /// Replaces each value by any number of values, which leave in the order given; the key and its partition stay.
+    ///
+    /// Each has the timestamp and headers of the record. Nulls are given to `map` like any others; otherwise as
+    /// [`filter`](Self::filter). Source of the semantics: Kafka Streams' `KStream#flatMapValues`.
     ///
     /// ```
     /// # use processor_core::dsl::{Consumed, Produced, StreamsBuilder};
@@ -128,6 +139,9 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
     /// Replaces key and value. The stream has to be repartitioned before its next stateful operator, which then does
     /// so by itself; where the key stays, [`map_values`](Self::map_values) spares that.
     ///
+    /// Nulls are given to `map` like any others; otherwise as [`filter`](Self::filter). Source of the semantics: Kafka
+    /// Streams' `KStream#map`.
+    ///
     /// ```
     /// # use processor_core::dsl::{Consumed, Produced, StreamsBuilder};
     /// # use processor_core::serde::{int64, utf8};
@@ -155,6 +169,9 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
 
     /// Replaces each record by any number of records with other keys, which leave in the order given. As for
     /// [`map`](Self::map), the next stateful operator repartitions.
+    ///
+    /// Each has the timestamp and headers of the record. Nulls are given to `map` like any others; otherwise as
+    /// [`filter`](Self::filter). Source of the semantics: Kafka Streams' `KStream#flatMap`.
     ///
     /// ```
     /// # use processor_core::dsl::{Consumed, Produced, StreamsBuilder};
@@ -192,6 +209,9 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
 
     /// Replaces each key; the value stays. As for [`map`](Self::map), the next stateful operator repartitions.
     ///
+    /// Nulls are shown to `select` like any others; otherwise as [`filter`](Self::filter). Source of the semantics:
+    /// Kafka Streams' `KStream#selectKey`.
+    ///
     /// ```
     /// # use processor_core::dsl::{Consumed, Produced, StreamsBuilder};
     /// # use processor_core::serde::utf8;
@@ -222,6 +242,9 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
     /// After a failure records are processed again, so `look` may see one twice, and others that are undone later:
     /// what it does to the outside is not part of the transaction.
     ///
+    /// Nulls are shown like any others; otherwise as [`filter`](Self::filter). Source of the semantics: Kafka Streams'
+    /// `KStream#peek`.
+    ///
     /// ```
     /// # use std::sync::Arc;
     /// # use std::sync::atomic::{AtomicI64, Ordering};
@@ -248,6 +271,9 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
 
     /// Ends the stream with `act`, which is called with each record. As for [`peek`](Self::peek), it may be called
     /// twice with one.
+    ///
+    /// Nulls are shown like any others; no store or topic is made. Source of the semantics: Kafka Streams'
+    /// `KStream#foreach`.
     ///
     /// ```
     /// # use std::sync::{Arc, Mutex};

@@ -213,11 +213,59 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
     }
 
     /// Groups by the key the stream has. The name of the aggregation names the repartition topic, if one is needed.
+    ///
+    /// By itself it emits nothing and makes nothing; nulls, late records, stores and topics are those of the
+    /// aggregation. Source of the semantics: Kafka Streams' `KStream#groupByKey`.
+    ///
+    /// # Errors
+    /// An aggregation of a group without the serdes that it needs does not [build](crate::dsl::StreamsBuilder::build).
+    ///
+    /// ```
+    /// # use processor_core::dsl::{Consumed, StreamsBuilder};
+    /// # use processor_core::serde::{int64, nullable, utf8};
+    /// # use processor_core::testing::TopologyTestDriver;
+    /// # let builder = StreamsBuilder::new("visits");
+    /// # let visits = builder.stream("visits", Consumed::new(utf8(), utf8()));
+    /// visits.group_by_key().count("visits-per-user").to_stream().to("counts");
+    /// # let mut driver = TopologyTestDriver::new(builder.build().unwrap()).unwrap();
+    /// # let visits = driver.input("visits", utf8(), utf8());
+    /// visits.pipe(&mut driver, "ann".to_owned(), "home".to_owned(), 0);
+    /// visits.pipe(&mut driver, "ann".to_owned(), "shop".to_owned(), 1);
+    /// let counts = driver.output("counts", utf8(), nullable(int64())).read_key_values(&mut driver);
+    /// assert_eq!(counts, [("ann".to_owned(), Some(1)), ("ann".to_owned(), Some(2))]);
+    /// // The key is that of the topic, so nothing has to be repartitioned.
+    /// assert!(!driver.topics().iter().any(|topic| topic.ends_with("-repartition")));
+    /// ```
     pub fn group_by_key(&self) -> KGroupedStream<K, V> {
         KGroupedStream::of(self, self.key.clone(), self.value.clone())
     }
 
     /// Groups by another key, through a repartition topic named after the aggregation.
+    ///
+    /// By itself it emits nothing. The topic is `<application id>-<name of the aggregation>-repartition`; a record
+    /// whose new key is null is not written to it, and counted as dropped. `select` sees nulls like any others. Late
+    /// records and stores are those of the aggregation. Source of the semantics: Kafka Streams' `KStream#groupBy`.
+    ///
+    /// # Errors
+    /// A group without a serde of its values, which go through the topic, does not
+    /// [build](crate::dsl::StreamsBuilder::build): see [`Grouped::value`].
+    ///
+    /// ```
+    /// # use processor_core::dsl::{Consumed, Grouped, StreamsBuilder};
+    /// # use processor_core::serde::{int64, nullable, utf8};
+    /// # use processor_core::testing::TopologyTestDriver;
+    /// # let builder = StreamsBuilder::new("visits");
+    /// # let visits = builder.stream("visits", Consumed::new(utf8(), utf8()));
+    /// let by_page = visits.group_by(|_, page| page.clone(), Grouped::by(utf8()));
+    /// by_page.count("visits-per-page").to_stream().to("counts");
+    /// # let mut driver = TopologyTestDriver::new(builder.build().unwrap()).unwrap();
+    /// # let visits = driver.input("visits", utf8(), utf8());
+    /// visits.pipe(&mut driver, "ann".to_owned(), "home".to_owned(), 0);
+    /// visits.pipe(&mut driver, "bob".to_owned(), "home".to_owned(), 1);
+    /// let counts = driver.output("counts", utf8(), nullable(int64())).read_key_values(&mut driver);
+    /// assert_eq!(counts, [("home".to_owned(), Some(1)), ("home".to_owned(), Some(2))]);
+    /// assert!(driver.topics().iter().any(|topic| topic.ends_with("-visits-per-page-repartition")));
+    /// ```
     pub fn group_by<K2: Data>(
         &self,
         select: impl Fn(&K, &V) -> K2 + Send + Sync + 'static,
@@ -304,6 +352,8 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
     /// partition stay, so no stateful operator below has to repartition. Nobody checks that it does.
     ///
     /// Source of the semantics: Kafka Streams' `KStream.processValues`, where the compiler sees to the key.
+    ///
+    /// Nulls, late records, stores and errors are as there.
     ///
     /// ```
     /// # use processor_core::Record;
