@@ -235,6 +235,36 @@ impl<K: Data, C: Data, T: Data> Attribution<K, C, T> {
     /// below the time of their stream. Without a consumer these are counted as dropped.
     ///
     /// `touch` makes a touch of each record; those with a null key or value are dropped and counted.
+    ///
+    /// The touches are kept in the store `<attribution>-<name>-touches`. A stream whose key may have changed is sent
+    /// through `<application id>-<attribution>-<name>-repartition` first.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use processor_core::dsl::{
+    /// #     AttributionRules, Consumed, Conversion, Model, Produced, StreamsBuilder, Touch, TouchWindow,
+    /// # };
+    /// # use processor_core::serde::{int64, unit, utf8};
+    /// # use processor_core::testing::TopologyTestDriver;
+    /// # let builder = StreamsBuilder::new("shop");
+    /// # let purchases = builder.stream("purchases", Consumed::new(utf8(), int64()));
+    /// # let clicks = builder.stream("clicks", Consumed::new(utf8(), utf8()));
+    /// let rules = AttributionRules::of(Model::Linear).grace(Duration::from_millis(50));
+    /// let attribution = purchases.attribute("credit", rules, unit(), |user, value| {
+    ///     Conversion::new(format!("{user} for {value}")).value_micros(*value)
+    /// });
+    /// let window = TouchWindow::of(Duration::from_secs(60));
+    /// let late = attribution.touches("clicks", &clicks, window, |_, ad| Touch::new(ad, ()));
+    /// late.map_values(|_, late| late.value).to_with("late-clicks", Produced::new(utf8(), utf8()));
+    /// # let mut driver = TopologyTestDriver::new(builder.build().unwrap()).unwrap();
+    /// # let clicks = driver.input("clicks", utf8(), utf8());
+    /// // 49 comes when the time of the clicks is past it by 51.
+    /// for (ad, time) in [("a", 100), ("b", 50), ("c", 49)] {
+    ///     clicks.pipe(&mut driver, "ann".to_owned(), ad.to_owned(), time);
+    /// }
+    /// let late = driver.output("late-clicks", utf8(), utf8()).read_key_values(&mut driver);
+    /// assert_eq!(late, [("ann".to_owned(), "c".to_owned())]);
+    /// ```
     pub fn touches<V: Data, L: Lineage>(
         &self,
         name: &str,
@@ -290,6 +320,35 @@ impl<K: Data, C: Data, T: Data> Attribution<K, C, T> {
 
     /// Conversions that came too late: more than the grace below the time of their stream. Their window is that of the
     /// touches they would have met. Without a consumer they are counted as dropped.
+    ///
+    /// They keep their key, timestamp and headers. No store and no topic is made.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use processor_core::dsl::{
+    /// #     AttributionRules, Consumed, Conversion, Model, Produced, StreamsBuilder, Touch, TouchWindow,
+    /// # };
+    /// # use processor_core::serde::{int64, unit, utf8};
+    /// # use processor_core::testing::TopologyTestDriver;
+    /// # let builder = StreamsBuilder::new("shop");
+    /// # let purchases = builder.stream("purchases", Consumed::new(utf8(), int64()));
+    /// # let clicks = builder.stream("clicks", Consumed::new(utf8(), utf8()));
+    /// let rules = AttributionRules::of(Model::Linear).grace(Duration::from_millis(50));
+    /// let attribution = purchases.attribute("credit", rules, unit(), |user, value| {
+    ///     Conversion::new(format!("{user} for {value}")).value_micros(*value)
+    /// });
+    /// let window = TouchWindow::of(Duration::from_secs(60));
+    /// attribution.touches("clicks", &clicks, window, |_, ad| Touch::new(ad, ()));
+    /// attribution.late().map_values(|_, late| late.value).to_with("late-purchases", Produced::new(utf8(), int64()));
+    /// # let mut driver = TopologyTestDriver::new(builder.build().unwrap()).unwrap();
+    /// # let purchases = driver.input("purchases", utf8(), int64());
+    /// // 49 comes when the time of the purchases is past it by 51.
+    /// for (value, time) in [(10, 100), (20, 50), (30, 49)] {
+    ///     purchases.pipe(&mut driver, "ann".to_owned(), value, time);
+    /// }
+    /// let late = driver.output("late-purchases", utf8(), int64()).read_key_values(&mut driver);
+    /// assert_eq!(late, [("ann".to_owned(), 30)]);
+    /// ```
     #[must_use]
     pub fn late(&self) -> KStream<K, Late<C>, Partitioned> {
         self.late.clone()

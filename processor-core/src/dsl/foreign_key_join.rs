@@ -67,6 +67,8 @@ impl<K: Data, V: Data> KTable<K, V> {
     /// `<application id>-<name>-subscription-registration-topic`, with as many partitions as `right`, and
     /// `<application id>-<name>-subscription-response-topic`, with as many as this table. Both tables need their serdes.
     ///
+    /// Source of the semantics: KIP-213.
+    ///
     /// ```
     /// # use processor_core::dsl::{Consumed, StreamsBuilder};
     /// # use processor_core::serde::{nullable, utf8};
@@ -104,6 +106,8 @@ impl<K: Data, V: Data> KTable<K, V> {
 
     /// Like [`join_foreign_key`](Self::join_foreign_key), but a row without a foreign key, or whose foreign key has no
     /// row in `right`, is joined with `None`.
+    ///
+    /// Nulls, stores and topics are as there. Source of the semantics: KIP-213.
     ///
     /// ```
     /// # use processor_core::dsl::{Consumed, StreamsBuilder};

@@ -46,6 +46,31 @@ pub struct JoinedAsOf<K, V, R> {
 impl<K: Data, V: Data, R: Data> JoinedAsOf<K, V, R> {
     /// Records that came when stream time was past them by more than the grace; start and end of the window they missed
     /// are their timestamp. Without a consumer they are counted as dropped.
+    ///
+    /// They keep their key, timestamp and headers. No store and no topic is made. Kafka Streams joins such records at
+    /// once.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use processor_core::dsl::{Consumed, Produced, StreamsBuilder};
+    /// # use processor_core::serde::{int64, utf8};
+    /// # use processor_core::testing::TopologyTestDriver;
+    /// # let builder = StreamsBuilder::new("shop");
+    /// # let a_day = Duration::from_secs(24 * 60 * 60);
+    /// # let prices = builder.versioned_table("prices", "prices", a_day, Consumed::new(utf8(), int64()));
+    /// # let sales = builder.stream("sales", Consumed::new(utf8(), int64()));
+    /// let grace = Duration::from_millis(50);
+    /// let revenue = sales.join_table_as_of_with_grace("revenue", &prices, grace, |_, pieces, price| pieces * price);
+    /// revenue.late().map_values(|_, late| late.value).to_with("late-sales", Produced::new(utf8(), int64()));
+    /// # let mut driver = TopologyTestDriver::new(builder.build().unwrap()).unwrap();
+    /// # let sales = driver.input("sales", utf8(), int64());
+    /// // 49 comes when time is past it by 51.
+    /// for (pieces, time) in [(1, 100), (2, 50), (7, 49)] {
+    ///     sales.pipe(&mut driver, "pen".to_owned(), pieces, time);
+    /// }
+    /// let late = driver.output("late-sales", utf8(), int64()).read_key_values(&mut driver);
+    /// assert_eq!(late, [("pen".to_owned(), 7)]);
+    /// ```
     #[must_use]
     pub fn late(&self) -> KStream<K, Late<V>, Partitioned> {
         self.late.clone()
@@ -110,6 +135,8 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
 
     /// Like [`join_table_as_of_with_grace`](Self::join_table_as_of_with_grace), but a record without a match is joined
     /// with `None`, and one with a null key is so at once.
+    ///
+    /// Late records, store, topic and the source of the semantics are as there.
     ///
     /// ```
     /// # use std::time::Duration;

@@ -54,6 +54,30 @@ pub struct JoinedAll<K, R, L> {
 
 impl<K, R, L> JoinedAll<K, R, L> {
     /// The late records of each stream, as a tuple. Without a consumer they are counted as dropped.
+    ///
+    /// No store and no topic is made.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use processor_core::dsl::{Consumed, JoinAllWindow, Produced, StreamsBuilder};
+    /// # use processor_core::serde::{int64, utf8};
+    /// # use processor_core::testing::TopologyTestDriver;
+    /// # let builder = StreamsBuilder::new("auctions");
+    /// # let bids = builder.stream("bids", Consumed::new(utf8(), int64()));
+    /// # let clicks = builder.stream("clicks", Consumed::new(utf8(), int64()));
+    /// let window = JoinAllWindow::of(Duration::from_millis(10)).grace(Duration::from_millis(5));
+    /// let clicked = bids.join_all("clicked", (&clicks,), window);
+    /// let (late_bids, _late_clicks) = clicked.late();
+    /// late_bids.map_values(|_, late| late.value).to_with("late-bids", Produced::new(utf8(), int64()));
+    /// # let mut driver = TopologyTestDriver::new(builder.build().unwrap()).unwrap();
+    /// # let bids = driver.input("bids", utf8(), int64());
+    /// // 94 comes when the time of the bids is past it by 6.
+    /// for (price, time) in [(70, 100), (80, 95), (90, 94)] {
+    ///     bids.pipe(&mut driver, "vase".to_owned(), price, time);
+    /// }
+    /// let late = driver.output("late-bids", utf8(), int64()).read_key_values(&mut driver);
+    /// assert_eq!(late, [("vase".to_owned(), 90)]);
+    /// ```
     #[must_use]
     pub fn late(&self) -> &L {
         &self.late
@@ -122,6 +146,8 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
     /// A result is final when the time of every stream is more than window and grace beyond its earliest record. It has as
     /// many records as can be: those to which a further one could be added are none. Keeps besides the store `<name>` the
     /// store `<name>-open`. `join` with `emit_mode="final"` is the peer in Bytewax.
+    ///
+    /// Nulls, late records, topics and errors are as for [`join_all`](Self::join_all).
     ///
     /// ```
     /// # use std::time::Duration;

@@ -44,12 +44,56 @@ pub struct Joined<K, V, W, R> {
 
 impl<K: Data, V: Data, W: Data, R: Data> Joined<K, V, W, R> {
     /// Left records that came after their window had closed. Without a consumer they are counted as dropped.
+    ///
+    /// They keep their key, timestamp and headers. No store and no topic is made. Kafka Streams joins such a record
+    /// with what its store still holds (KAFKA-16123).
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use processor_core::dsl::{Consumed, JoinWindows, Produced, StreamsBuilder};
+    /// # use processor_core::serde::{int64, utf8};
+    /// # use processor_core::testing::TopologyTestDriver;
+    /// # let builder = StreamsBuilder::new("auctions");
+    /// # let bids = builder.stream("bids", Consumed::new(utf8(), int64()));
+    /// # let wins = builder.stream("wins", Consumed::new(utf8(), int64()));
+    /// let within = JoinWindows::of(Duration::from_millis(10)).grace(Duration::from_millis(5));
+    /// let saved = bids.join("saved", &wins, within, |_, bid, price| bid - price);
+    /// saved.late_left().map_values(|_, late| late.value).to_with("late-bids", Produced::new(utf8(), int64()));
+    /// # let mut driver = TopologyTestDriver::new(builder.build().unwrap()).unwrap();
+    /// # let (bids, wins) = (driver.input("bids", utf8(), int64()), driver.input("wins", utf8(), int64()));
+    /// wins.pipe(&mut driver, "vase".to_owned(), 60, 100);
+    /// bids.pipe(&mut driver, "vase".to_owned(), 70, 85);
+    /// bids.pipe(&mut driver, "vase".to_owned(), 80, 84); // its window and grace ended at 99
+    /// let late = driver.output("late-bids", utf8(), int64()).read_key_values(&mut driver);
+    /// assert_eq!(late, [("vase".to_owned(), 80)]);
+    /// ```
     #[must_use]
     pub fn late_left(&self) -> KStream<K, Late<V>, Partitioned> {
         self.late_left.clone()
     }
 
     /// Right records that came after their window had closed.
+    ///
+    /// Otherwise as [`late_left`](Self::late_left).
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use processor_core::dsl::{Consumed, JoinWindows, Produced, StreamsBuilder};
+    /// # use processor_core::serde::{int64, utf8};
+    /// # use processor_core::testing::TopologyTestDriver;
+    /// # let builder = StreamsBuilder::new("auctions");
+    /// # let bids = builder.stream("bids", Consumed::new(utf8(), int64()));
+    /// # let wins = builder.stream("wins", Consumed::new(utf8(), int64()));
+    /// let within = JoinWindows::of(Duration::from_millis(10)).grace(Duration::from_millis(5));
+    /// let saved = bids.join("saved", &wins, within, |_, bid, price| bid - price);
+    /// saved.late_right().map_values(|_, late| late.value).to_with("late-wins", Produced::new(utf8(), int64()));
+    /// # let mut driver = TopologyTestDriver::new(builder.build().unwrap()).unwrap();
+    /// # let (bids, wins) = (driver.input("bids", utf8(), int64()), driver.input("wins", utf8(), int64()));
+    /// bids.pipe(&mut driver, "vase".to_owned(), 70, 100);
+    /// wins.pipe(&mut driver, "vase".to_owned(), 60, 84); // its window and grace ended at 99
+    /// let late = driver.output("late-wins", utf8(), int64()).read_key_values(&mut driver);
+    /// assert_eq!(late, [("vase".to_owned(), 60)]);
+    /// ```
     #[must_use]
     pub fn late_right(&self) -> KStream<K, Late<W>, Partitioned> {
         self.late_right.clone()
@@ -140,6 +184,9 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
     /// What met nothing leaves when a record with key and value moves stream time past it, before that record is joined: by
     /// timestamp, then key. It waits in a key-value store beside the other two, `<name>-pending`.
     ///
+    /// Stores, topics and errors are otherwise as for [`join`](Self::join). Source of the semantics: Kafka Streams'
+    /// `KStream#leftJoin`.
+    ///
     /// ```
     /// # use std::time::Duration;
     /// # use processor_core::dsl::{Consumed, JoinWindows, Produced, StreamsBuilder};
@@ -181,6 +228,9 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
 
     /// Like [`left_join`](Self::left_join), for both sides. At equal timestamps the right side's unmatched records leave
     /// first.
+    ///
+    /// Nulls, late records, stores, topics and errors are as for [`join`](Self::join), but a record of either side with
+    /// a null key is joined with `None` at once. Source of the semantics: Kafka Streams' `KStream#outerJoin`.
     ///
     /// ```
     /// # use std::time::Duration;

@@ -61,6 +61,9 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
 
     /// Like [`join_table`](Self::join_table), but a record without a match, or with a null key, is joined with `None`.
     ///
+    /// Records with a null value are dropped. Topic, errors and time are as there. Source of the semantics: Kafka
+    /// Streams' `KStream#leftJoin(KTable)`.
+    ///
     /// ```
     /// # use processor_core::dsl::{Consumed, Produced, StreamsBuilder};
     /// # use processor_core::serde::{int64, utf8};
@@ -131,6 +134,8 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
 
     /// Like [`join_table_as_of`](Self::join_table_as_of), but a record without a match, or with a null key, is joined
     /// with `None`.
+    ///
+    /// Records with a null value are dropped. Topic, errors and time are as there.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -277,6 +282,9 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
 
     /// Like [`join_global`](Self::join_global), but a record without a match, or with a null selected key, is joined
     /// with `None`.
+    ///
+    /// Records with a null value are dropped; no store and no topic is made. Source of the semantics: Kafka Streams'
+    /// `KStream#leftJoin(GlobalKTable)`.
     ///
     /// ```
     /// # use processor_core::dsl::{Consumed, Produced, StreamsBuilder};
