@@ -1,7 +1,7 @@
 //! The one door to a log: topics of partitions, consumer groups and transactions.
 //!
 //! Small synchronous traits with two real implementations: [`embedded`] (files or memory, no broker) and `kafka`
-//! (librdkafka). Both pass the suite in [`contract`], so the same topology runs on either.
+//! (librdkafka). Both pass the suite in `contract`, so the same topology runs on either.
 //!
 //! **Rebalances are events, not callbacks.** [`Consumer::poll`] returns [`Polled::Assigned`] or [`Polled::Revoked`] and
 //! the caller answers with [`Consumer::assign`] or [`Consumer::release`] once it has committed what it owns. Nothing
