@@ -42,6 +42,9 @@ pub struct CogroupedStream<K, A> {
 impl<K: Data, V: Data> KGroupedStream<K, V> {
     /// Begins an aggregation of several groups: `add` is what a value of this one does to the aggregate they share.
     ///
+    /// By itself it emits nothing and makes nothing: nulls, late records, topics and stores are those of the
+    /// aggregation. Source of the semantics: KIP-150.
+    ///
     /// ```
     /// # use processor_core::dsl::{Consumed, StreamsBuilder};
     /// # use processor_core::serde::{int64, nullable, utf8};
@@ -99,6 +102,9 @@ fn member<K: Data, V: Data, A: Data>(
 
 impl<K: Data, A: Data> CogroupedStream<K, A> {
     /// Takes another group in: `add` is what a value of it does to the aggregate they share.
+    ///
+    /// By itself it emits nothing and makes nothing. The groups must be co-partitioned. [`KGroupedStream::cogroup`] has
+    /// an example.
     #[must_use]
     pub fn cogroup<V: Data>(
         mut self,
@@ -113,6 +119,37 @@ impl<K: Data, A: Data> CogroupedStream<K, A> {
     ///
     /// Each record gives the new aggregate of its key, with the largest timestamp that went into it. Records with a null
     /// key or value are ignored, and counted as dropped.
+    ///
+    /// Nothing is late. Its changelog is `<application id>-<name>-changelog`. Groups whose key may have changed go
+    /// through `<application id>-<name>-<their number, from 1>-repartition`, or `<application id>-<name>-repartition`
+    /// where there is one group only. Source of the semantics: Kafka Streams' `CogroupedKStream#aggregate` (KIP-150).
+    ///
+    /// # Errors
+    /// [`build`](super::StreamsBuilder::build) refuses a name that is used twice, and a group without the serdes that
+    /// it needs; the start refuses groups with unequal partition counts.
+    ///
+    /// ```
+    /// # use processor_core::dsl::{Consumed, StreamsBuilder};
+    /// # use processor_core::serde::{int64, nullable, utf8};
+    /// # use processor_core::testing::TopologyTestDriver;
+    /// # let builder = StreamsBuilder::new("accounts");
+    /// let paid_in = builder.stream("paid-in", Consumed::new(utf8(), int64())).group_by_key();
+    /// let paid_out = builder.stream("paid-out", Consumed::new(utf8(), int64())).group_by_key();
+    /// paid_in
+    ///     .cogroup(|_, amount, balance: i64| balance + amount)
+    ///     .cogroup(&paid_out, |_, amount, balance| balance - amount)
+    ///     .aggregate("balances", int64(), || 0)
+    ///     .to_stream()
+    ///     .to("balances");
+    /// # let mut driver = TopologyTestDriver::new(builder.build().unwrap()).unwrap();
+    /// # let paid_in = driver.input("paid-in", utf8(), int64());
+    /// # let paid_out = driver.input("paid-out", utf8(), int64());
+    /// paid_in.pipe(&mut driver, "ann".to_owned(), 9, 5);
+    /// paid_out.pipe(&mut driver, "ann".to_owned(), 2, 3);
+    /// let balances = driver.output("balances", utf8(), nullable(int64())).read(&mut driver);
+    /// let balances: Vec<_> = balances.into_iter().map(|r| (r.value, r.timestamp)).collect();
+    /// assert_eq!(balances, [(Some(9), 5), (Some(7), 5)]);
+    /// ```
     pub fn aggregate(
         &self,
         name: &str,
@@ -184,6 +221,10 @@ impl<K: Data, A: Data> WindowedCogroup<'_, K, A> {
     /// A late record comes out of [`late`](WindowedTable::late) as the aggregate that it would have made alone, since that
     /// is a type which all groups have.
     ///
+    /// Records with a null key or value are ignored, and counted as dropped. Repartition topics and the changelog are
+    /// named as for [windows of one group](super::TimeWindowedStream::count) and
+    /// [several groups](CogroupedStream::aggregate). Source of the semantics: KIP-150.
+    ///
     /// ```
     /// # use std::time::Duration;
     /// # use processor_core::dsl::{Consumed, StreamsBuilder, TimeWindows};
@@ -254,6 +295,10 @@ impl<K: Data, A: Data> SessionCogroup<'_, K, A> {
     /// aggregates of two sessions together: what there is so far, from `initial` on, and the next session by time.
     ///
     /// A late record comes out of [`late`](SessionTable::late) as the aggregate that it would have made alone.
+    ///
+    /// Records with a null key or value are ignored, and counted as dropped. Repartition topics and the changelog are
+    /// named as for [sessions of one group](super::SessionWindowedStream::count) and
+    /// [several groups](CogroupedStream::aggregate). Source of the semantics: KIP-150.
     ///
     /// ```
     /// # use std::time::Duration;

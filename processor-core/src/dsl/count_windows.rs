@@ -95,6 +95,8 @@ pub struct CountWindowedStream<'a, K, V> {
 
 impl<K: Data, V: Data> KGroupedStream<K, V> {
     /// Groups the records of each key by their number, in the order in which they come.
+    ///
+    /// By itself it makes nothing: the aggregation that follows has the name and the store.
     pub fn windowed_by_count(&self, windows: CountWindows) -> CountWindowedStream<'_, K, V> {
         CountWindowedStream {
             grouped: self,
@@ -142,6 +144,36 @@ impl<K: Data, V: Data> CountWindowedStream<'_, K, V> {
     /// the number of the window's first record as start, and as end the number behind its last:
     /// [`windowed(key serde, size)`](crate::serde::windowed) reads and writes it. Where one record fills several windows,
     /// the earliest comes first.
+    ///
+    /// Records with a null key or value do not count, and are dropped and counted; nothing is late. A group whose key
+    /// may have changed goes through the topic `<application id>-<name>-repartition` first. The store's changelog is
+    /// `<application id>-<name>-changelog`. Kafka Streams has no such windows.
+    ///
+    /// # Errors
+    /// [`build`](super::StreamsBuilder::build) refuses windows that [cannot be](CountWindows::hopping), a name that is
+    /// used twice, and a group without the serdes that it needs.
+    ///
+    /// ```
+    /// # use processor_core::dsl::{Consumed, CountWindows, StreamsBuilder};
+    /// # use processor_core::serde::{int64, utf8, windowed};
+    /// # use processor_core::testing::TopologyTestDriver;
+    /// # let builder = StreamsBuilder::new("bids");
+    /// builder
+    ///     .stream("bids", Consumed::new(utf8(), int64()))
+    ///     .group_by_key()
+    ///     .windowed_by_count(CountWindows::tumbling(2))
+    ///     .reduce("highest-of-two", |a, b| a.max(b))
+    ///     .to("highest");
+    /// # let mut driver = TopologyTestDriver::new(builder.build().unwrap()).unwrap();
+    /// # let bids = driver.input("bids", utf8(), int64());
+    /// for (bid, time) in [(70, 9), (50, 3), (90, 10)] {
+    ///     bids.pipe(&mut driver, "vase".to_owned(), bid, time);
+    /// }
+    /// let highest = driver.output("highest", windowed(utf8(), 2), int64()).read(&mut driver);
+    /// let highest: Vec<_> = highest.into_iter().map(|r| (r.key.start, r.key.end, r.value, r.timestamp)).collect();
+    /// // The third bid is in a window that is not full.
+    /// assert_eq!(highest, [(0, 2, 70, 9)]);
+    /// ```
     pub fn reduce(
         &self,
         name: &str,
@@ -158,7 +190,7 @@ impl<K: Data, V: Data> CountWindowedStream<'_, K, V> {
     }
 
     /// Folds the values of each key and window into an aggregate that starts with `initial`, in the key-value store
-    /// `name`. Results are as those of [`reduce`](Self::reduce).
+    /// `name`. Results, nulls, topic, changelog and errors are as for [`reduce`](Self::reduce).
     ///
     /// ```
     /// # use processor_core::dsl::{Consumed, CountWindows, StreamsBuilder};

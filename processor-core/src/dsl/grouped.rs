@@ -124,7 +124,8 @@ impl<K: Data, V: Data> KGroupedStream<K, V> {
     /// Combines the values of each key, in the key-value store `name`; the first value is taken as it is. The store needs
     /// the value's serde.
     ///
-    /// Emits the new value after every record; otherwise as [`count`](Self::count).
+    /// Emits the new value after every record. Records with a null key or value are dropped and counted, and nothing is
+    /// late. Headers, timestamps, topic, changelog and the source of the semantics are those of [`count`](Self::count).
     ///
     /// ```
     /// # use processor_core::dsl::{Consumed, StreamsBuilder};
@@ -165,8 +166,9 @@ impl<K: Data, V: Data> KGroupedStream<K, V> {
     /// Folds the values of each key into an aggregate that starts with `initial`, in the key-value store `name`, whose
     /// values `serde` reads and writes.
     ///
-    /// Emits the new aggregate after every record; otherwise as [`count`](Self::count). Aggregations of several groups of
-    /// different types begin with [`cogroup`](Self::cogroup).
+    /// Emits the new aggregate after every record. Records with a null key or value are dropped and counted, and
+    /// nothing is late. Headers, timestamps, topic, changelog and the source of the semantics are those of
+    /// [`count`](Self::count). Aggregations of several groups of different types begin with [`cogroup`](Self::cogroup).
     ///
     /// ```
     /// # use processor_core::dsl::{Consumed, StreamsBuilder};
@@ -208,6 +210,9 @@ impl<K: Data, V: Data> KGroupedStream<K, V> {
     /// This by itself makes nothing: the aggregation that follows has the name and the store. Sessions are another method,
     /// [`windowed_by_session`](Self::windowed_by_session), since their aggregates must be merged, and so are windows of so
     /// many records, [`windowed_by_count`](Self::windowed_by_count), since they know no time.
+    ///
+    /// Nulls, late records and topics are those of the aggregation. Source of the semantics: Kafka Streams'
+    /// `KGroupedStream#windowedBy`.
     pub fn windowed_by(&self, windows: impl Into<Windows>) -> TimeWindowedStream<'_, K, V> {
         TimeWindowedStream::new(self, windows.into())
     }

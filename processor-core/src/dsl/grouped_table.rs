@@ -38,6 +38,12 @@ impl<K: Data, V: Data> KTable<K, V> {
     ///
     /// The aggregation goes through a repartition topic of its name, so `grouped` needs both serdes.
     ///
+    /// By itself it emits nothing, and nothing is late. `select` never sees a deletion. A row whose new key or value is
+    /// null is in no group. Source of the semantics: Kafka Streams' `KTable#groupBy` and `KTableRepartitionMap`.
+    ///
+    /// # Errors
+    /// An aggregation of a group without a serde of its values does not [build](super::StreamsBuilder::build).
+    ///
     /// ```
     /// # use processor_core::dsl::{Consumed, Grouped, StreamsBuilder};
     /// # use processor_core::serde::{int64, nullable, utf8};
@@ -94,8 +100,31 @@ impl<K: Data, V: Data> KTable<K, V> {
 impl<K: Data, V: Data> KGroupedTable<K, V> {
     /// Counts the rows of each group, in the key-value store `name`.
     ///
-    /// Emits with each change of a group: see [the group](KTable::group_by), which has an example. Goes through
+    /// Emits with each change of a group, with the largest timestamp that went into it. Goes through
     /// `<application id>-<name>-repartition`; the changelog is `<application id>-<name>-changelog`.
+    ///
+    /// A row whose new key or value is null counts in no group. A group once made stays, with 0 when it has no rows;
+    /// nothing is late. Source of the semantics: Kafka Streams' `KTableAggregate`.
+    ///
+    /// ```
+    /// # use processor_core::dsl::{Consumed, Grouped, StreamsBuilder};
+    /// # use processor_core::serde::{int64, nullable, utf8};
+    /// # use processor_core::testing::TopologyTestDriver;
+    /// # let builder = StreamsBuilder::new("users");
+    /// builder
+    ///     .table("users", "users", Consumed::new(utf8(), utf8()))
+    ///     .group_by(|user, city| (city.clone(), user.clone()), Grouped::by(utf8()).value(utf8()))
+    ///     .count("users-per-city")
+    ///     .to_stream()
+    ///     .to("counts");
+    /// # let mut driver = TopologyTestDriver::new(builder.build().unwrap()).unwrap();
+    /// # let users = driver.input("users", utf8(), nullable(utf8()));
+    /// for (user, city) in [("ann", Some("Rome")), ("bob", Some("Rome")), ("ann", None)] {
+    ///     users.pipe(&mut driver, user.to_owned(), city.map(str::to_owned), 0);
+    /// }
+    /// let counts = driver.output("counts", utf8(), nullable(int64())).read_key_values(&mut driver);
+    /// assert_eq!(counts, [1, 2, 1].map(|count| ("Rome".to_owned(), Some(count))));
+    /// ```
     pub fn count(&self, name: &str) -> KTable<K, i64> {
         self.aggregate(
             name,
@@ -108,6 +137,9 @@ impl<K: Data, V: Data> KGroupedTable<K, V> {
 
     /// Combines the values of each group, in the key-value store `name`; the first value is taken as it is. `subtract`
     /// takes a value, its second argument, out again.
+    ///
+    /// Emits with each change of a group. A group without rows keeps what is left after the last is subtracted. Nulls,
+    /// topic, changelog and the source of the semantics are those of [`count`](Self::count); nothing is late.
     ///
     /// ```
     /// # use processor_core::dsl::{Consumed, Grouped, StreamsBuilder};
@@ -150,6 +182,9 @@ impl<K: Data, V: Data> KGroupedTable<K, V> {
 
     /// Folds the values of each group into an aggregate that starts with `initial`, in the key-value store `name`.
     /// `subtract` takes a value out again.
+    ///
+    /// Emits with each change of a group. A group without rows keeps what is left after the last is subtracted. Nulls,
+    /// topic, changelog and the source of the semantics are those of [`count`](Self::count); nothing is late.
     ///
     /// ```
     /// # use processor_core::dsl::{Consumed, Grouped, StreamsBuilder};

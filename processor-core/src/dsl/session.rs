@@ -143,6 +143,34 @@ impl<K: Data, V: Data, A: Data> SessionTable<K, V, A> {
 
     /// Records that came too late for any session; the window that is named is what the record alone would have made.
     /// Without a consumer they are counted as dropped.
+    ///
+    /// They keep their key, timestamp and headers. No store and no topic is made. Kafka Streams drops such records.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use processor_core::dsl::{Consumed, Produced, SessionWindows, StreamsBuilder};
+    /// # use processor_core::serde::{int64, utf8};
+    /// # use processor_core::testing::TopologyTestDriver;
+    /// # let builder = StreamsBuilder::new("visits");
+    /// let visits = SessionWindows::gap(Duration::from_millis(10)).grace(Duration::from_millis(5));
+    /// let counts = builder
+    ///     .stream("pages", Consumed::new(utf8(), int64()))
+    ///     .group_by_key()
+    ///     .windowed_by_session(visits)
+    ///     .count("pages-per-visit");
+    /// counts
+    ///     .late()
+    ///     .map_values(|_, late| late.stream_time - late.window_end)
+    ///     .to_with("late-by", Produced::new(utf8(), int64()));
+    /// # let mut driver = TopologyTestDriver::new(builder.build().unwrap()).unwrap();
+    /// # let pages = driver.input("pages", utf8(), int64());
+    /// for (user, time) in [("ann", 100), ("bob", 85), ("bob", 70)] {
+    ///     pages.pipe(&mut driver, user.to_owned(), 1, time);
+    /// }
+    /// // The session of 85 is open until time is beyond 100.
+    /// let late_by = driver.output("late-by", utf8(), int64()).read_key_values(&mut driver);
+    /// assert_eq!(late_by, [("bob".to_owned(), 30)]);
+    /// ```
     #[must_use]
     pub fn late(&self) -> KStream<K, Late<V>, Partitioned> {
         self.late.clone()
@@ -154,6 +182,9 @@ impl<K: Data, V: Data> KGroupedStream<K, V> {
     ///
     /// This by itself makes nothing: the aggregation that follows has the name and the store.
     /// [`count`](SessionWindowedStream::count) has an example.
+    ///
+    /// Nulls, late records and topics are those of the aggregation. Source of the semantics: Kafka Streams'
+    /// `KGroupedStream#windowedBy(SessionWindows)`.
     pub fn windowed_by_session(&self, windows: SessionWindows) -> SessionWindowedStream<'_, K, V> {
         SessionWindowedStream {
             grouped: self,
@@ -296,8 +327,9 @@ impl<K: Data, V: Data> SessionWindowedStream<'_, K, V> {
         )
     }
 
-    /// Combines the values of each key and session, in the session store `name`; the first value is taken as it is. Sessions
-    /// that become one are combined by time, then the record's value. Otherwise as [`count`](Self::count).
+    /// Combines the values of each key and session, in the session store `name`; the first value is taken as it is.
+    /// Sessions that become one are combined by time, then the record's value. What it emits, nulls, late records,
+    /// topic, changelog and the source of the semantics are as for [`count`](Self::count).
     ///
     /// ```
     /// # use std::time::Duration;
@@ -354,6 +386,9 @@ impl<K: Data, V: Data> SessionWindowedStream<'_, K, V> {
     /// Folds the values of each key and session into an aggregate that starts with `initial`, in the session store
     /// `name`. `merge` brings the aggregates of two sessions together: what there is so far, from `initial` on, and the
     /// next session by time.
+    ///
+    /// What it emits, nulls, late records, topic, changelog and the source of the semantics are as for
+    /// [`count`](Self::count).
     ///
     /// ```
     /// # use std::time::Duration;

@@ -101,6 +101,11 @@ impl<K: Data, V: Data> KTable<Windowed<K>, V> {
     ///
     /// What waits is in the key-value store `name`. A buffer that is full cannot emit early here.
     ///
+    /// Sessions and sliding windows leave when they are closed, in Kafka Streams a millisecond before. Deletions are
+    /// not forwarded, tables have no null keys, and nothing is late here. Its changelog is
+    /// `<application id>-<name>-changelog`. Source of the semantics: Kafka Streams' `KTable#suppress`; there the old
+    /// value is the latest update, also one that nobody saw.
+    ///
     /// ```
     /// # use std::time::Duration;
     /// # use processor_core::dsl::{Buffer, Consumed, StreamsBuilder, TimeWindows};
@@ -156,6 +161,10 @@ impl<K: Data, V: Data> KTable<K, V> {
     /// first one that was held back.
     ///
     /// What waits is in the key-value store `name`.
+    ///
+    /// Deletions are updates like any others, tables have no null keys, and nothing is late. Its changelog is
+    /// `<application id>-<name>-changelog`. Source of the semantics: Kafka Streams' `KTable#suppress`; there the old
+    /// value is the latest update, also one that nobody saw.
     ///
     /// ```
     /// # use std::time::Duration;

@@ -33,7 +33,15 @@ impl<K: Data, V: Data> KTable<K, V> {
     /// Joins the rows of both tables that have the same key.
     ///
     /// Emits with every change of one side while the other has a row, a deletion included. The result has the later
-    /// timestamp of both rows. Both tables must be co-partitioned; no topic and no store is made.
+    /// timestamp of both rows. Both tables must be co-partitioned; no topic and no store is made, since joins that look
+    /// the result up work it out.
+    ///
+    /// A null value is a deletion; tables have no null keys, and nothing is late. Source of the semantics: Kafka
+    /// Streams' `KTableKTableInnerJoin`.
+    ///
+    /// # Errors
+    /// [`build`](super::StreamsBuilder::build) refuses a name that is used twice; the start refuses tables with unequal
+    /// partition counts.
     ///
     /// ```
     /// # use processor_core::dsl::{Consumed, Produced, StreamsBuilder};
@@ -66,6 +74,10 @@ impl<K: Data, V: Data> KTable<K, V> {
     ///
     /// Like [`join`](Self::join), but a row of this table without a partner has a result as well.
     ///
+    /// Emits with every change of this table, and with those of the other while this one has a row. Nulls, timestamps
+    /// and errors are as for [`join`](Self::join); no topic and no store is made. Source of the semantics: Kafka
+    /// Streams' `KTableKTableLeftJoin`.
+    ///
     /// ```
     /// # use processor_core::dsl::{Consumed, StreamsBuilder};
     /// # use processor_core::serde::{int64, nullable, utf8};
@@ -97,6 +109,9 @@ impl<K: Data, V: Data> KTable<K, V> {
     /// Joins the rows of both tables; where one has no row for a key, the other's alone has a result.
     ///
     /// Like [`join`](Self::join) otherwise. `join` gets at least one row.
+    ///
+    /// Emits with every change of either side, but for a deletion where no side had a row. Nulls, timestamps and errors
+    /// are as there; no topic and no store is made. Source of the semantics: Kafka Streams' `KTableKTableOuterJoin`.
     ///
     /// ```
     /// # use processor_core::dsl::{Consumed, StreamsBuilder};

@@ -29,6 +29,8 @@ impl<K: Data, V: Data> KTable<K, V> {
     /// Emits with every change of the table, with its timestamp: a refused row as a deletion, even where there was no
     /// row before, unless an operator below needs old values. `keep` never sees a deletion.
     ///
+    /// Tables have no null keys; nothing is late. Source of the semantics: Kafka Streams' `KTableFilter`.
+    ///
     /// ```
     /// # use processor_core::dsl::{Consumed, StreamsBuilder};
     /// # use processor_core::serde::{int64, nullable, utf8};
@@ -59,6 +61,8 @@ impl<K: Data, V: Data> KTable<K, V> {
     }
 
     /// The rows for which `drop` does not hold; otherwise like [`filter`](Self::filter).
+    ///
+    /// Source of the semantics: Kafka Streams' `KTable#filterNot`.
     ///
     /// ```
     /// # use processor_core::dsl::{Consumed, StreamsBuilder};
@@ -113,6 +117,8 @@ impl<K: Data, V: Data> KTable<K, V> {
     /// row.
     ///
     /// The new type has no serde yet: see [`with_serdes`](Self::with_serdes).
+    ///
+    /// Tables have no null keys; nothing is late. Source of the semantics: Kafka Streams' `KTableMapValues`.
     ///
     /// ```
     /// # use processor_core::dsl::{Consumed, StreamsBuilder};

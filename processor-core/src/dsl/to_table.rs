@@ -21,7 +21,8 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
     /// with a null key is dropped and counted; a null value, where `V` has one, deletes its key. For a stream of
     /// optional values see [`to_table_with_deletes`](Self::to_table_with_deletes).
     ///
-    /// A stream whose key may have changed is sent through `<application id>-<store>-repartition` first.
+    /// A stream whose key may have changed is sent through `<application id>-<store>-repartition` first. The store's
+    /// changelog is `<application id>-<store>-changelog`. Source of the semantics: Kafka Streams' `KStream#toTable`.
     ///
     /// ```
     /// # use processor_core::dsl::{Consumed, StreamsBuilder};
@@ -85,6 +86,8 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
 impl<K: Data, V: Data, L: Lineage> KStream<K, Option<V>, L> {
     /// The latest value of each key, kept in the key-value store `store`: like [`to_table`](Self::to_table), but the
     /// rows are plain values, and `None` deletes a row.
+    ///
+    /// Null keys, late records, topic and changelog are as there.
     ///
     /// ```
     /// # use processor_core::dsl::{Consumed, StreamsBuilder};

@@ -31,6 +31,9 @@ impl<K: Data, V: Data> KTable<K, V> {
     /// `serde`, and their changelog is `<application id>-<name>-changelog`; no topic is made. An error of the code stops
     /// the task, or is handled as [`on_processing_error`](crate::StreamsConfig::on_processing_error) says.
     ///
+    /// Nothing is late, and tables have no null keys. Source of the semantics: Kafka Streams' `KTableTransformValues`,
+    /// with a named store.
+    ///
     /// ```
     /// # use processor_core::dsl::{Consumed, StreamsBuilder};
     /// # use processor_core::serde::{int64, nullable, utf8};

@@ -152,12 +152,56 @@ impl<K: Data, V: Data> VersionedTable<K, V> {
 
     /// The latest row of each key by its time, as a plain table: for joins with tables, regrouping and suppression. It
     /// says nothing of versions that come after a later one.
+    ///
+    /// A null value deletes its row. It makes no store and no topic. Source of the semantics: KIP-914.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use processor_core::dsl::{Consumed, StreamsBuilder};
+    /// # use processor_core::serde::{int64, nullable, utf8};
+    /// # use processor_core::testing::TopologyTestDriver;
+    /// # let builder = StreamsBuilder::new("prices");
+    /// # let a_day = Duration::from_secs(24 * 60 * 60);
+    /// let prices = builder.versioned_table("prices", "prices", a_day, Consumed::new(utf8(), int64()));
+    /// prices.latest().to_stream().to("latest");
+    /// # let mut driver = TopologyTestDriver::new(builder.build().unwrap()).unwrap();
+    /// # let prices = driver.input("prices", utf8(), nullable(int64()));
+    /// // The second is older than the first.
+    /// for (price, time) in [(Some(2), 20), (Some(1), 10), (None, 30)] {
+    ///     prices.pipe(&mut driver, "pen".to_owned(), price, time);
+    /// }
+    /// let latest = driver.output("latest", utf8(), nullable(int64())).read_key_values(&mut driver);
+    /// assert_eq!(latest, [Some(2), None].map(|price| ("pen".to_owned(), price)));
+    /// ```
     #[must_use]
     pub fn latest(&self) -> KTable<K, V> {
         self.latest.clone()
     }
 
     /// Every version as it comes, also one that is not the latest: `Some` for a value, `None` for a deletion.
+    ///
+    /// Each has its own timestamp and headers. One below the history is late: it is dropped and counted. It makes no
+    /// store and no topic. Source of the semantics: KIP-914.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use processor_core::dsl::{Consumed, StreamsBuilder};
+    /// # use processor_core::serde::{int64, nullable, utf8};
+    /// # use processor_core::testing::TopologyTestDriver;
+    /// # let builder = StreamsBuilder::new("prices");
+    /// let history = Duration::from_millis(10);
+    /// let prices = builder.versioned_table("prices", "prices", history, Consumed::new(utf8(), int64()));
+    /// prices.to_stream().to("versions");
+    /// # let mut driver = TopologyTestDriver::new(builder.build().unwrap()).unwrap();
+    /// # let prices = driver.input("prices", utf8(), nullable(int64()));
+    /// // The second is older than the first; the third is below the history.
+    /// for (price, time) in [(2, 20), (1, 10), (3, 9)] {
+    ///     prices.pipe(&mut driver, "pen".to_owned(), Some(price), time);
+    /// }
+    /// let versions = driver.output("versions", utf8(), nullable(int64())).read(&mut driver);
+    /// let versions: Vec<_> = versions.into_iter().map(|r| (r.value, r.timestamp)).collect();
+    /// assert_eq!(versions, [(Some(2), 20), (Some(1), 10)]);
+    /// ```
     #[must_use]
     pub fn to_stream(&self) -> KStream<K, Option<V>, Partitioned> {
         self.latest.to_stream().merge(&self.superseded)
@@ -166,6 +210,9 @@ impl<K: Data, V: Data> VersionedTable<K, V> {
     /// The rows for which `keep` holds, at each time; stored nowhere. A refused version is a deletion from its time on.
     ///
     /// Emits with every version, with its timestamp. `keep` never sees a deletion.
+    ///
+    /// Tables have no null keys. Source of the semantics: Kafka Streams' `KTableFilter` over a versioned table
+    /// (KIP-914).
     ///
     /// ```
     /// # use std::time::Duration;
@@ -215,6 +262,24 @@ impl<K: Data, V: Data> VersionedTable<K, V> {
     }
 
     /// The rows for which `drop` does not hold: see [`filter`](Self::filter).
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use processor_core::dsl::{Consumed, StreamsBuilder};
+    /// # use processor_core::serde::{int64, nullable, utf8};
+    /// # use processor_core::testing::TopologyTestDriver;
+    /// # let builder = StreamsBuilder::new("prices");
+    /// # let a_day = Duration::from_secs(24 * 60 * 60);
+    /// let prices = builder.versioned_table("prices", "prices", a_day, Consumed::new(utf8(), int64()));
+    /// prices.filter_not(|_, price| *price < 0).to_stream().to("known");
+    /// # let mut driver = TopologyTestDriver::new(builder.build().unwrap()).unwrap();
+    /// # let prices = driver.input("prices", utf8(), int64());
+    /// for (price, time) in [(2, 10), (-1, 20)] {
+    ///     prices.pipe(&mut driver, "pen".to_owned(), price, time);
+    /// }
+    /// let known = driver.output("known", utf8(), nullable(int64())).read_key_values(&mut driver);
+    /// assert_eq!(known, [Some(2), None].map(|price| ("pen".to_owned(), price)));
+    /// ```
     #[must_use]
     pub fn filter_not(&self, drop: impl Fn(&K, &V) -> bool + Send + Sync + 'static) -> Self {
         self.filter(move |key, value| !drop(key, value))
@@ -225,6 +290,9 @@ impl<K: Data, V: Data> VersionedTable<K, V> {
     /// Emits with every version, with its timestamp; a deletion stays one, and `map` does not see it. `map` must give the
     /// same for the same row, since it is called again where a join asks for the row. The new type has no serde yet: see
     /// [`with_serdes`](Self::with_serdes).
+    ///
+    /// Tables have no null keys. Source of the semantics: Kafka Streams' `KTableMapValues` over a versioned table
+    /// (KIP-914).
     ///
     /// ```
     /// # use std::time::Duration;

@@ -90,6 +90,8 @@ impl<K: Data, V: Data, A: Data> WindowedTable<K, V, A> {
     /// Records that came after their window had closed, once for each such window; of sliding windows only for the one
     /// that ends with the record. Without a consumer they are counted as dropped.
     ///
+    /// They keep their key, timestamp and headers. No store and no topic is made. Kafka Streams drops such records.
+    ///
     /// ```
     /// # use std::time::Duration;
     /// # use processor_core::dsl::{Consumed, Produced, StreamsBuilder, TimeWindows};
@@ -309,8 +311,9 @@ impl<'a, K: Data, V: Data> TimeWindowedStream<'a, K, V> {
         self.combined(name, Arc::new(int64()), add, |a, b| a + b)
     }
 
-    /// Adds up a number of each record, which `amount` takes from it, for each key and window, in the window store `name`;
-    /// a sum beyond the ends of `i64` wraps around. Otherwise as [`count`](Self::count).
+    /// Adds up a number of each record, which `amount` takes from it, for each key and window, in the window store
+    /// `name`; a sum beyond the ends of `i64` wraps around. What it emits, nulls, late records, topic, changelog and
+    /// the source of the semantics are as for [`count`](Self::count).
     ///
     /// ```
     /// # use std::time::Duration;
@@ -348,7 +351,8 @@ impl<'a, K: Data, V: Data> TimeWindowedStream<'a, K, V> {
     }
 
     /// Combines the values of each key and window, in the window store `name`; the first value is taken as it is. Its
-    /// aggregates need the value's serde. Otherwise as [`count`](Self::count).
+    /// aggregates need the value's serde. What it emits, nulls, late records, topic, changelog and the source of the
+    /// semantics are as for [`count`](Self::count).
     ///
     /// The reducer may look at the order of the values, which is that in which they come; if it does not,
     /// [`in_any_order`](Self::in_any_order) may save work.
@@ -398,8 +402,9 @@ impl<'a, K: Data, V: Data> TimeWindowedStream<'a, K, V> {
         }
     }
 
-    /// Folds the values of each key and window into an aggregate that starts with `initial`, in the window store `name`.
-    /// Otherwise as [`count`](Self::count).
+    /// Folds the values of each key and window into an aggregate that starts with `initial`, in the window store
+    /// `name`. What it emits, nulls, late records, topic, changelog and the source of the semantics are as for
+    /// [`count`](Self::count).
     ///
     /// ```
     /// # use std::time::Duration;
