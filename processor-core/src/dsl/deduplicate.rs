@@ -52,6 +52,28 @@ pub struct Duplicate<V> {
 
 impl<K: Data, V: Data, L: Lineage> Deduplicated<K, V, L> {
     /// The records whose id was seen before. Without a consumer they are counted in `dropped-records`.
+    ///
+    /// They keep their key, timestamp and headers. No store and no topic is made.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use processor_core::dsl::{Consumed, Produced, StreamsBuilder};
+    /// # use processor_core::serde::utf8;
+    /// # use processor_core::testing::TopologyTestDriver;
+    /// # let builder = StreamsBuilder::new("payments");
+    /// # let payments = builder.stream("payments", Consumed::new(utf8(), utf8()));
+    /// let once = payments.deduplicate("seen-payments", |_, id| id.clone(), Duration::from_millis(10));
+    /// once.duplicates()
+    ///     .map_values(|_, duplicate| duplicate.value)
+    ///     .to_with("repeated-payments", Produced::new(utf8(), utf8()));
+    /// # let mut driver = TopologyTestDriver::new(builder.build().unwrap()).unwrap();
+    /// # let payments = driver.input("payments", utf8(), utf8());
+    /// for (id, time) in [("p1", 0), ("p2", 3), ("p1", 9)] {
+    ///     payments.pipe(&mut driver, "ann".to_owned(), id.to_owned(), time);
+    /// }
+    /// let repeated = driver.output("repeated-payments", utf8(), utf8()).read_key_values(&mut driver);
+    /// assert_eq!(repeated, [("ann".to_owned(), "p1".to_owned())]);
+    /// ```
     #[must_use]
     pub fn duplicates(&self) -> KStream<K, Duplicate<V>, L> {
         self.duplicates.clone()
@@ -76,6 +98,8 @@ impl<K: Data, V: Data, L: Lineage> KStream<K, V, L> {
     /// what its repeats may be behind it, nothing is lost: it is remembered from when it came.
     ///
     /// Equal ids must be in one partition: repartition by the id first where they are not.
+    ///
+    /// Kafka Streams has no such operator.
     ///
     /// # Errors
     /// [`build`](crate::dsl::StreamsBuilder::build) refuses a `ttl` of less than a millisecond.

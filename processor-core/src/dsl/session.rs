@@ -136,6 +136,39 @@ impl<K: Data, V: Data, A: Data> SessionTable<K, V, A> {
 
     /// The aggregates as a table, whose key is key and session. A session that is closed keeps the value that it had, but
     /// cannot be looked up any more.
+    ///
+    /// It is the store of the aggregation; no other store and no topic is made. Keys and rows are never null, and late
+    /// records do not reach it. Source of the semantics: Kafka Streams, where an aggregation of sessions is such a
+    /// table.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use processor_core::dsl::{Consumed, Grouped, SessionWindows, StreamsBuilder};
+    /// # use processor_core::serde::{int64, nullable, utf8};
+    /// # use processor_core::testing::TopologyTestDriver;
+    /// # let builder = StreamsBuilder::new("visits");
+    /// let visits = SessionWindows::gap(Duration::from_millis(10)).grace(Duration::ZERO);
+    /// let pages = builder
+    ///     .stream("pages", Consumed::new(utf8(), int64()))
+    ///     .group_by_key()
+    ///     .windowed_by_session(visits)
+    ///     .emit_final()
+    ///     .count("pages-per-visit");
+    /// // How many visits each user has made.
+    /// pages
+    ///     .table()
+    ///     .group_by(|visit, pages| (visit.key.clone(), *pages), Grouped::by(utf8()).value(int64()))
+    ///     .count("visits-per-user")
+    ///     .to_stream()
+    ///     .to("visits");
+    /// # let mut driver = TopologyTestDriver::new(builder.build().unwrap()).unwrap();
+    /// # let pages = driver.input("pages", utf8(), int64());
+    /// for time in [0, 8, 50, 100] {
+    ///     pages.pipe(&mut driver, "ann".to_owned(), 1, time);
+    /// }
+    /// let visits = driver.output("visits", utf8(), nullable(int64())).read_key_values(&mut driver);
+    /// assert_eq!(visits, [1, 2].map(|visits| ("ann".to_owned(), Some(visits))));
+    /// ```
     #[must_use]
     pub fn table(&self) -> KTable<Windowed<K>, A> {
         self.table.clone()

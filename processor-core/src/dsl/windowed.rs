@@ -82,6 +82,32 @@ impl<K: Data, V: Data, A: Data> WindowedTable<K, V, A> {
 
     /// The aggregates as a table, whose key is key and window. A window that is closed keeps the value that it had, but
     /// cannot be looked up any more.
+    ///
+    /// It is the store of the aggregation; no other store and no topic is made. Keys and rows are never null, and late
+    /// records do not reach it. Source of the semantics: Kafka Streams, where a windowed aggregation is such a table.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use processor_core::dsl::{Consumed, StreamsBuilder, TimeWindows};
+    /// # use processor_core::serde::{int64, nullable, utf8, windowed};
+    /// # use processor_core::testing::TopologyTestDriver;
+    /// # let builder = StreamsBuilder::new("clicks");
+    /// let minutes = TimeWindows::tumbling(Duration::from_secs(60)).grace(Duration::ZERO);
+    /// let counts = builder
+    ///     .stream("clicks", Consumed::new(utf8(), int64()))
+    ///     .group_by_key()
+    ///     .windowed_by(minutes)
+    ///     .count("clicks-per-minute");
+    /// counts.table().map_values(|_, clicks| clicks * 60).with_value_serde(int64()).to_stream().to("per-hour");
+    /// # let mut driver = TopologyTestDriver::new(builder.build().unwrap()).unwrap();
+    /// # let clicks = driver.input("clicks", utf8(), int64());
+    /// for time in [0, 59_999, 60_000] {
+    ///     clicks.pipe(&mut driver, "page".to_owned(), 1, time);
+    /// }
+    /// let per_hour = driver.output("per-hour", windowed(utf8(), 60_000), nullable(int64()));
+    /// let per_hour: Vec<_> = per_hour.read(&mut driver).into_iter().map(|r| (r.key.start, r.value)).collect();
+    /// assert_eq!(per_hour, [(0, Some(60)), (0, Some(120)), (60_000, Some(60))]);
+    /// ```
     #[must_use]
     pub fn table(&self) -> KTable<Windowed<K>, A> {
         self.table.clone()
