@@ -15,7 +15,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use crate::clock::Deadline;
 use crate::log::{Cleanup, Isolation, Log as _, LogError, NewTopic, TopicSettings};
 
-use super::error::classified;
+use super::error::{Call, classified};
 use super::{KafkaLog, KafkaOptions, METADATA_TIMEOUT, retried};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -24,7 +24,7 @@ fn client(options: &KafkaOptions) -> Result<AdminClient<DefaultClientContext>, L
     options
         .client_config()
         .create()
-        .map_err(|error| classified("creating an admin client", &error))
+        .map_err(|error| classified(Call::Ask, "creating an admin client", &error))
 }
 
 /// Creates what is missing, checks what exists, and waits until the cluster's metadata shows it.
@@ -63,7 +63,7 @@ pub(super) fn create_topics(log: &KafkaLog, topics: &[NewTopic]) -> Result<(), L
         .operation_timeout(Some(TIMEOUT))
         .request_timeout(Some(TIMEOUT));
     let results = block_on(client(&log.options)?.create_topics(&wanted, &options))
-        .map_err(|error| classified("creating topics", &error))?;
+        .map_err(|error| classified(Call::Ask, "creating topics", &error))?;
     for result in results {
         match result {
             // Another instance was faster; its partition count is checked below.
@@ -109,7 +109,7 @@ pub(super) fn delete_topics(options: &KafkaOptions, topics: &[&str]) -> Result<(
         .operation_timeout(Some(TIMEOUT))
         .request_timeout(Some(TIMEOUT));
     let results = block_on(client(options)?.delete_topics(topics, &admin_options))
-        .map_err(|error| classified("deleting topics", &error))?;
+        .map_err(|error| classified(Call::Ask, "deleting topics", &error))?;
     for result in results {
         match result {
             Ok(_) | Err((_, RDKafkaErrorCode::UnknownTopicOrPartition)) => {}
@@ -136,7 +136,7 @@ pub(super) fn settings(
         .collect();
     let admin_options = AdminOptions::new().request_timeout(Some(TIMEOUT));
     let answers = block_on(client(options)?.describe_configs(&wanted, &admin_options))
-        .map_err(|error| classified("asking for the settings of topics", &error))?;
+        .map_err(|error| classified(Call::Ask, "asking for the settings of topics", &error))?;
     let mut settings = BTreeMap::new();
     for answer in answers {
         match answer {
@@ -150,7 +150,11 @@ pub(super) fn settings(
             Err(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {}
             Err(code) => {
                 let error = KafkaError::AdminOp(code);
-                return Err(classified("asking for the settings of topics", &error));
+                return Err(classified(
+                    Call::Ask,
+                    "asking for the settings of topics",
+                    &error,
+                ));
             }
         }
     }
@@ -179,7 +183,7 @@ pub(super) fn partitions(log: &KafkaLog, topic: &str) -> Result<Option<i32>, Log
     retried(METADATA_TIMEOUT, |left| {
         let metadata = client
             .fetch_metadata(Some(topic), left)
-            .map_err(|error| classified(what, &error))?;
+            .map_err(|error| classified(Call::Ask, what, &error))?;
         let known = metadata.topics().iter().find(|known| known.name() == topic);
         let Some(known) = known else { return Ok(None) };
         match known.error().map(RDKafkaErrorCode::from) {
@@ -187,7 +191,11 @@ pub(super) fn partitions(log: &KafkaLog, topic: &str) -> Result<Option<i32>, Log
                 Ok(None)
             }
             // A topic that was just created may have no leaders yet.
-            Some(code) => Err(classified(what, &KafkaError::MetadataFetch(code))),
+            Some(code) => Err(classified(
+                Call::Ask,
+                what,
+                &KafkaError::MetadataFetch(code),
+            )),
             None if known.partitions().is_empty() => Ok(None),
             None => Ok(i32::try_from(known.partitions().len()).ok()),
         }
@@ -198,7 +206,7 @@ pub(super) fn topics(log: &KafkaLog) -> Result<Vec<String>, LogError> {
     let client = log.queries.client(Isolation::ReadCommitted)?;
     let metadata = client
         .fetch_metadata(None, METADATA_TIMEOUT)
-        .map_err(|error| classified("asking for the topics", &error))?;
+        .map_err(|error| classified(Call::Ask, "asking for the topics", &error))?;
     let mut names: Vec<String> = metadata
         .topics()
         .iter()

@@ -21,7 +21,7 @@ use crate::log::{
     Headers, Isolation, LogError, Offset, OffsetReset, Polled, RecordBatch, TopicPartition,
 };
 
-use super::error::classified;
+use super::error::{Call, class, classified};
 use super::{KafkaOptions, Queries};
 
 const DEFAULT_MAX_POLL_RECORDS: usize = 4_000;
@@ -105,6 +105,7 @@ pub(super) struct KafkaConsumer {
     rebalances: Rebalances,
     queries: Arc<Queries>,
     group: Option<String>,
+    instance_id: Option<String>,
     reset: OffsetReset,
     max_poll_records: usize,
     max_poll_bytes: usize,
@@ -185,7 +186,7 @@ impl KafkaConsumer {
         let rebalances = Rebalances::default();
         let client = settings
             .create_with_context(rebalances.clone())
-            .map_err(|error| classified("creating a consumer", &error))?;
+            .map_err(|error| classified(Call::Ask, "creating a consumer", &error))?;
         let max_poll_records = match config.max_poll_records {
             0 => DEFAULT_MAX_POLL_RECORDS,
             records => records,
@@ -195,6 +196,7 @@ impl KafkaConsumer {
             rebalances,
             queries,
             group: config.group,
+            instance_id: config.instance_id,
             reset: config.reset,
             max_poll_records,
             max_poll_bytes: MAX_POLL_BYTES.min(fetch_bytes / 4),
@@ -358,7 +360,11 @@ impl Consumer for KafkaConsumer {
             return Err(LogError::fatal("a consumer needs a group to subscribe"));
         }
         self.client.subscribe(topics).map_err(|error| {
-            classified(format_args!("subscribing to {}", topics.join(", ")), &error)
+            classified(
+                Call::Ask,
+                format_args!("subscribing to {}", topics.join(", ")),
+                &error,
+            )
         })
     }
 
@@ -369,6 +375,7 @@ impl Consumer for KafkaConsumer {
             rebalances,
             names,
             positions,
+            instance_id,
             ..
         } = self;
         let mut batches: Vec<PackedBatch> = Vec::new();
@@ -402,11 +409,12 @@ impl Consumer for KafkaConsumer {
                     let record = PackedRecord::of(&message, names, &mut batch.buffer);
                     batch.records.push(record);
                 }
-                Some(Err(error @ KafkaError::MessageConsumptionFatal(_))) => {
-                    return Err(classified("polling", &error));
-                }
-                // librdkafka repairs these by itself: brokers that come and go, topics that are being made.
-                Some(Err(error)) => tracing::warn!(%error, "polling"),
+                Some(Err(error)) => match class(Call::Poll, &error) {
+                    // librdkafka repairs these by itself: brokers that come and go, topics that are being made.
+                    ErrorClass::Retriable => tracing::warn!(%error, "polling"),
+                    ErrorClass::Fenced => return Err(fenced(instance_id, &error)),
+                    class => return Err(LogError::new(class, format!("polling: {error}"))),
+                },
             }
         }
         let mut records = Vec::with_capacity(batches.len());
@@ -439,7 +447,7 @@ impl Consumer for KafkaConsumer {
             };
             starts.push((partition.clone(), offset));
         }
-        let failed = |error| classified("taking partitions", &error);
+        let failed = |error| classified(Call::Ask, "taking partitions", &error);
         // A member of an eager group names its whole assignment; everybody else adds to it. A member names nothing too: the
         // client waits for an answer.
         if self.is_eager() {
@@ -482,7 +490,7 @@ impl Consumer for KafkaConsumer {
                 held.push(partition.clone());
             }
         }
-        let failed = |error| classified("giving partitions up", &error);
+        let failed = |error| classified(Call::Ask, "giving partitions up", &error);
         if self.is_eager() {
             if self.positions.is_empty() {
                 return self.client.unassign().map_err(failed);
@@ -510,7 +518,7 @@ impl Consumer for KafkaConsumer {
         let list = partitions_list(partitions);
         self.client
             .pause(&list)
-            .map_err(|error| classified("pausing partitions", &error))
+            .map_err(|error| classified(Call::Ask, "pausing partitions", &error))
     }
 
     fn resume(&mut self, partitions: &[TopicPartition]) -> Result<(), LogError> {
@@ -520,12 +528,18 @@ impl Consumer for KafkaConsumer {
         let list = partitions_list(partitions);
         self.client
             .resume(&list)
-            .map_err(|error| classified("resuming partitions", &error))
+            .map_err(|error| classified(Call::Ask, "resuming partitions", &error))
     }
 
     fn seek(&mut self, partition: &TopicPartition, offset: Offset) -> Result<(), LogError> {
         self.check_assigned(partition)?;
-        let failed = |error| classified(format_args!("seeking {partition} to {offset}"), &error);
+        let failed = |error| {
+            classified(
+                Call::Ask,
+                format_args!("seeking {partition} to {offset}"),
+                &error,
+            )
+        };
         let list = offsets_list(&[(partition.clone(), offset)])?;
         let results = self.client.seek_partitions(list, TIMEOUT).map_err(failed)?;
         for element in results.elements() {
@@ -561,7 +575,7 @@ impl Consumer for KafkaConsumer {
         if partitions.is_empty() {
             return Ok(Vec::new());
         }
-        let failed = |error| classified("asking for committed offsets", &error);
+        let failed = |error| classified(Call::Ask, "asking for committed offsets", &error);
         let list = self
             .client
             .committed_offsets(partitions_list(partitions), timeout)
@@ -592,16 +606,7 @@ impl Consumer for KafkaConsumer {
         }
         self.client
             .commit(&to_list(offsets)?, CommitMode::Sync)
-            .map_err(|error| {
-                let error = classified("committing offsets", &error);
-                match error.class {
-                    ErrorClass::Retriable | ErrorClass::Fatal => LogError {
-                        class: ErrorClass::Abortable,
-                        ..error
-                    },
-                    _ => error,
-                }
-            })
+            .map_err(|error| classified(Call::CommitOffsets, "committing offsets", &error))
     }
 
     fn beginning_offset(
@@ -675,6 +680,18 @@ impl From<Rebalance> for Polled {
     }
 }
 
+/// A static member whose place another one has.
+fn fenced(instance_id: &Option<String>, error: &KafkaError) -> LogError {
+    let id = instance_id.as_deref().unwrap_or_default();
+    LogError::new(
+        ErrorClass::Fenced,
+        format!(
+            "polling: {error}; another process took over the static member `{id}` of the group: stop one of the two \
+             instances, or give each a name of its own"
+        ),
+    )
+}
+
 fn from_list(list: &TopicPartitionList) -> Vec<TopicPartition> {
     let elements = list.elements();
     elements
@@ -699,7 +716,13 @@ fn offsets_list(offsets: &[(TopicPartition, Offset)]) -> Result<TopicPartitionLi
             partition.partition,
             KafkaOffset::Offset(*offset),
         )
-        .map_err(|error| classified(format_args!("offset {offset} of {partition}"), &error))?;
+        .map_err(|error| {
+            classified(
+                Call::Ask,
+                format_args!("offset {offset} of {partition}"),
+                &error,
+            )
+        })?;
     }
     Ok(list)
 }
@@ -713,7 +736,9 @@ pub(super) fn to_list(
         let mut element = list.add_partition(&partition.topic, partition.partition);
         element
             .set_offset(KafkaOffset::Offset(committed.offset))
-            .map_err(|error| classified(format_args!("offset of {partition}"), &error))?;
+            .map_err(|error| {
+                classified(Call::Ask, format_args!("offset of {partition}"), &error)
+            })?;
         element.set_metadata(&committed.metadata);
     }
     Ok(list)

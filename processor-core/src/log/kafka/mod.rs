@@ -126,9 +126,9 @@ impl Queries {
             config
                 .set("isolation.level", level)
                 .set("enable.auto.commit", "false");
-            let client = config
-                .create()
-                .map_err(|error| error::classified("creating a client", &error))?;
+            let client = config.create().map_err(|error| {
+                error::classified(error::Call::Ask, "creating a client", &error)
+            })?;
             let _ = cell.set(client);
         }
         Ok(cell.get().expect("set above"))
@@ -146,7 +146,7 @@ impl Queries {
         retried(timeout, |left| {
             client
                 .fetch_watermarks(&partition.topic, partition.partition, left)
-                .map_err(|error| error::classified(what, &error))
+                .map_err(|error| error::classified(error::Call::Ask, what, &error))
         })
     }
 }

@@ -21,9 +21,8 @@ use crate::log::{
 };
 
 use super::KafkaOptions;
-use super::advice::explained;
 use super::consumer::to_list;
-use super::error::{class, classified, is_fenced};
+use super::error::{Call, class, class_of_fatal, classified};
 
 const DEFAULT_TRANSACTION_TIMEOUT_MS: u64 = 30_000;
 const DEFAULT_SEND_BYTES: usize = 256 << 20;
@@ -32,16 +31,22 @@ const RECORD_OVERHEAD: usize = 256;
 const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 /// One budget for flush, offsets and end of transaction; beyond it the outcome counts as uncertain.
 const COMMIT_BUDGET: Duration = Duration::from_secs(30);
+/// A commit that takes longer may have had requests sent again: they are after socket.timeout.ms (10 s), and librdkafka does
+/// not tell of each connection that it loses.
+const SLOW_COMMIT: Duration = Duration::from_secs(5);
 
 type Client = ThreadedProducer<Deliveries>;
 
-/// What was acknowledged since the last commit.
+/// What was acknowledged since the last commit, and what went wrong.
 #[derive(Default)]
 struct Acknowledged {
     /// Offset after the last record, by the number that records of a partition carry.
     next_offsets: Vec<Offset>,
     /// The first record that failed.
     failed: Option<(KafkaError, String)>,
+    /// A connection was lost or a request had no answer, since a commit began: requests of it may have been sent again, and
+    /// the first ones may still be under way.
+    disturbed: bool,
 }
 
 /// Takes delivery reports, on librdkafka's polling thread.
@@ -54,7 +59,12 @@ impl Deliveries {
     }
 }
 
-impl ClientContext for Deliveries {}
+impl ClientContext for Deliveries {
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "producing");
+        self.lock().disturbed = true;
+    }
+}
 
 impl ProducerContext for Deliveries {
     type DeliveryOpaque = usize;
@@ -106,6 +116,11 @@ pub(super) struct KafkaProducer {
     client: Arc<Client>,
     deliveries: Deliveries,
     transactional: bool,
+    /// The transactional id, for messages.
+    id: String,
+    transaction_timeout: Duration,
+    /// From when on the broker gives up the open transaction.
+    expires: Option<Deadline>,
     /// The number of each partition in [`Acknowledged::next_offsets`], by topic.
     slots: HashMap<String, Vec<Option<usize>>>,
     partitions: Vec<TopicPartition>,
@@ -161,11 +176,14 @@ impl KafkaProducer {
         let deliveries = Deliveries::default();
         let client: Client = settings
             .create_with_context(deliveries.clone())
-            .map_err(|error| classified("creating a producer", &error))?;
+            .map_err(|error| classified(Call::Ask, "creating a producer", &error))?;
         Ok(Self {
             client: Arc::new(client),
             deliveries,
             transactional: config.transactional_id.is_some(),
+            id: config.transactional_id.unwrap_or_default(),
+            transaction_timeout: Duration::from_millis(transaction_timeout_ms),
+            expires: None,
             slots: HashMap::new(),
             partitions: Vec::new(),
             helper: None,
@@ -217,6 +235,22 @@ impl KafkaProducer {
         })
     }
 
+    /// The same error, or what it means for this producer.
+    ///
+    /// librdkafka calls a producer fenced whose transaction the broker has timed out, as if there were a newer one. It is one
+    /// only if the transaction is younger than its timeout: else a new producer with the same id may go on.
+    fn judged(&self, error: LogError) -> LogError {
+        if error.class != ErrorClass::Fenced {
+            return error;
+        }
+        judge_fenced(
+            &error.message,
+            &self.id,
+            self.expires.is_some_and(Deadline::passed),
+            self.transaction_timeout,
+        )
+    }
+
     /// Waits for a commit that is still in flight; its outcome is of no interest any more.
     fn join_commit(&mut self) {
         if std::mem::take(&mut self.in_flight)
@@ -227,35 +261,64 @@ impl KafkaProducer {
     }
 }
 
+/// A producer that is fenced: by a newer one, or because the broker gave its transaction up.
+fn judge_fenced(message: &str, id: &str, expired: bool, timeout: Duration) -> LogError {
+    if expired {
+        let timeout_ms = timeout.as_millis();
+        return LogError::new(
+            ErrorClass::Uncertain,
+            format!(
+                "{message}; the transaction of `{id}` had been open for more than transaction.timeout.ms                  ({timeout_ms} ms), so the broker has aborted it"
+            ),
+        );
+    }
+    LogError::new(
+        ErrorClass::Fenced,
+        format!(
+            "{message}; another producer took over transactional id `{id}`: stop one of the two instances, or give each a \
+             name of its own"
+        ),
+    )
+}
+
 /// Everything a commit may wait for, in its order.
 fn commit(client: &Client, deliveries: &Deliveries, job: &CommitJob) -> Result<(), LogError> {
     let deadline = Deadline::after(COMMIT_BUDGET);
+    let slow = Deadline::after(SLOW_COMMIT);
+    deliveries.lock().disturbed = false;
     flush(client, deliveries, deadline)?;
     if !job.transactional {
         return Ok(());
     }
+    end_transaction(client, job, deadline)?;
+    // NOTE: before KIP-890 a request that was sent twice counts for whichever transaction is open when it arrives. A newer
+    // producer's do not, since it has another epoch.
+    if std::mem::take(&mut deliveries.lock().disturbed) || slow.passed() {
+        return Err(LogError::new(
+            ErrorClass::Uncertain,
+            "a transaction was committed slowly, or over a connection that was lost meanwhile; requests that were sent again \
+             may still be under way",
+        ));
+    }
+    Ok(())
+}
+
+fn end_transaction(client: &Client, job: &CommitJob, deadline: Deadline) -> Result<(), LogError> {
     if let Some(group) = &job.group
         && job.offsets.count() > 0
     {
         client
             .send_offsets_to_transaction(&job.offsets, group, deadline.remaining())
             .map_err(|error| {
-                let error = classified("adding input offsets to the transaction", &error);
-                match error.class {
-                    // Retried inside already; nothing is committed yet, so an abort settles it.
-                    ErrorClass::Retriable => LogError {
-                        class: ErrorClass::Abortable,
-                        ..error
-                    },
-                    _ => error,
-                }
+                let what = "adding input offsets to the transaction";
+                classified(Call::SendOffsets, what, &error)
             })?;
     }
     loop {
         match client.commit_transaction(deadline.remaining()) {
             Ok(()) => return Ok(()),
             Err(error) => {
-                let class = match class(&error) {
+                let class = match class(Call::Commit, &error) {
                     ErrorClass::Retriable if !deadline.passed() => continue,
                     ErrorClass::Retriable => ErrorClass::Uncertain,
                     class => class,
@@ -275,29 +338,14 @@ fn flush(client: &Client, deliveries: &Deliveries, deadline: Deadline) -> Result
     // SAFETY: the pointer is valid for as long as `client` lives, and rd_kafka_flush may be called from any thread.
     let code = unsafe { native::rd_kafka_flush(client.client().native_ptr(), timeout) };
     if let Some((code, reason)) = client.client().fatal_error() {
-        let class = if is_fenced(code) {
-            ErrorClass::Fenced
-        } else {
-            ErrorClass::Fatal
-        };
         return Err(LogError::new(
-            class,
+            class_of_fatal(Call::Deliver, code),
             format!("the producer has failed for good: {reason}"),
         ));
     }
     if let Some((error, partition)) = deliveries.lock().failed.take() {
-        let class = match class(&error) {
-            ErrorClass::Rejected => ErrorClass::Rejected,
-            ErrorClass::Fenced => ErrorClass::Fenced,
-            _ => ErrorClass::Abortable,
-        };
-        return Err(LogError::new(
-            class,
-            format!(
-                "a record for {partition} was not taken: {}",
-                explained(&error)
-            ),
-        ));
+        let what = format_args!("a record for {partition} was not taken");
+        return Err(classified(Call::Deliver, what, &error));
     }
     let code = RDKafkaErrorCode::from(code);
     if code == RDKafkaErrorCode::NoError {
@@ -314,16 +362,17 @@ fn flush(client: &Client, deliveries: &Deliveries, deadline: Deadline) -> Result
 
 impl Producer for KafkaProducer {
     fn init_transactions(&mut self, timeout: Duration) -> Result<(), LogError> {
-        self.client
-            .init_transactions(timeout)
-            .map_err(|error| classified("initialising transactions", &error))
+        self.client.init_transactions(timeout).map_err(|error| {
+            self.judged(classified(Call::Init, "initialising transactions", &error))
+        })
     }
 
     fn begin_transaction(&mut self) -> Result<(), LogError> {
-        self.client
-            .begin_transaction()
-            .map_err(|error| classified("beginning a transaction", &error))?;
+        self.client.begin_transaction().map_err(|error| {
+            self.judged(classified(Call::Begin, "beginning a transaction", &error))
+        })?;
         self.open = true;
+        self.expires = Some(Deadline::after(self.transaction_timeout));
         Ok(())
     }
 
@@ -372,7 +421,12 @@ impl Producer for KafkaProducer {
                 Err((error, _)) => {
                     let what =
                         format_args!("sending a record to {}-{}", record.topic, record.partition);
-                    return Err(classified(what, &error));
+                    // Why a producer was given up stands elsewhere.
+                    if let Some((code, reason)) = self.client.client().fatal_error() {
+                        let class = class_of_fatal(Call::Send, code);
+                        return Err(self.judged(LogError::new(class, format!("{what}: {reason}"))));
+                    }
+                    return Err(classified(Call::Send, what, &error));
                 }
             }
         }
@@ -381,6 +435,7 @@ impl Producer for KafkaProducer {
     fn flush(&mut self, timeout: Duration) -> Result<(), LogError> {
         self.join_commit();
         flush(&self.client, &self.deliveries, Deadline::after(timeout))
+            .map_err(|error| self.judged(error))
     }
 
     fn begin_commit(
@@ -424,8 +479,9 @@ impl Producer for KafkaProducer {
             Ok(outcome) => outcome,
         };
         self.in_flight = false;
-        outcome?;
+        outcome.map_err(|error| self.judged(error))?;
         self.open = false;
+        self.expires = None;
         let mut acknowledged = self.deliveries.lock();
         let next_offsets = self
             .partitions
@@ -445,13 +501,12 @@ impl Producer for KafkaProducer {
         acknowledged.next_offsets.fill(0);
         // The abort purges what was queued; those failures are its own.
         acknowledged.failed = None;
+        drop(acknowledged);
         result.map_err(|error| {
-            let class = match class(&error) {
-                ErrorClass::Retriable | ErrorClass::Abortable => ErrorClass::Uncertain,
-                class => class,
-            };
-            LogError::new(class, format!("aborting a transaction: {error}"))
-        })
+            self.judged(classified(Call::Abort, "aborting a transaction", &error))
+        })?;
+        self.expires = None;
+        Ok(())
     }
 }
 
