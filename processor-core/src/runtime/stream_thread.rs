@@ -131,6 +131,8 @@ pub(crate) struct StreamThread {
     rewinds: u64,
     /// What this thread holds in memory, for those who ask the application.
     share: Share,
+    /// The producer is of no further use, and a new one could not be made yet.
+    unsettled: bool,
     /// The last fault of a serde that was not ready in the middle of processing, and until when it is repaired.
     unready: Option<(String, Deadline)>,
     executor: LazyExecutor,
@@ -198,6 +200,7 @@ impl StreamThread {
             taken: 0,
             rewinds: 0,
             share,
+            unsettled: false,
             unready: None,
             executor: LazyExecutor::default(),
             handlers,

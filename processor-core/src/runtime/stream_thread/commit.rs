@@ -124,15 +124,20 @@ impl StreamThread {
 
     /// Commits everything and waits for it.
     pub(super) fn commit_now(&mut self) -> Result {
-        self.await_commit()?;
+        // One budget for both: whoever asks for partitions waits no longer.
+        let deadline = Deadline::after(COMMIT_BUDGET);
+        self.await_commit_until(deadline)?;
         if self.begin_commit()? {
-            self.await_commit()?;
+            self.await_commit_until(deadline)?;
         }
         Ok(())
     }
 
     pub(super) fn await_commit(&mut self) -> Result {
-        let deadline = Deadline::after(COMMIT_BUDGET);
+        self.await_commit_until(Deadline::after(COMMIT_BUDGET))
+    }
+
+    fn await_commit_until(&mut self, deadline: Deadline) -> Result {
         while self.out.committing() {
             if deadline.passed() {
                 return Err(LogError::new(

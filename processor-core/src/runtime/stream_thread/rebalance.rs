@@ -32,17 +32,15 @@ impl StreamThread {
         // IMPORTANT: whatever becomes of the commit, the partitions are released: the group waits for that, and asks
         // once only.
         let undone = if mutant::is(Mutant::OpenAcrossRebalance) {
-            false
+            Ok(false)
         } else if lost {
             // They belong to somebody else already, and so would what is open.
             self.committing = None;
-            self.abort_open()?;
-            true
+            self.abort_open().map(|()| true)
         } else if let Err(fault) = self.commit_now() {
-            self.undo(fault)?;
-            true
+            self.undo(fault).map(|()| true)
         } else {
-            false
+            Ok(false)
         };
         let revoked: BTreeSet<TaskId> = partitions
             .iter()
@@ -69,6 +67,7 @@ impl StreamThread {
             self.failed.forget(partition);
         }
         self.consumer.release(partitions)?;
+        let undone = undone?;
         // Where only some inputs of a task were taken, it waits for them to come back.
         let holds_some = |id: &&TaskId| {
             let inputs = inputs_of(&self.shared, **id);

@@ -10,20 +10,28 @@ use crate::mutant::{self, Mutant};
 use crate::record::TaskId;
 use crate::task::is_not_ready;
 
-use super::{COMMIT_BUDGET, LOG_TIMEOUT, NOT_READY_PAUSE, StreamThread, producer, task_of};
+use super::{LOG_TIMEOUT, NOT_READY_PAUSE, StreamThread, producer, task_of};
+
+/// How long the log may be away before a thread gives up: as long as the group waits for a member that does not poll.
+const PATIENCE: Duration = Duration::from_secs(5 * 60);
+/// Between two attempts to repair.
+const PAUSE: Duration = Duration::from_millis(50);
 
 impl StreamThread {
-    /// Repairs what an abort and a rewind can repair, and passes the rest on. A repair may fail and be repaired in turn.
+    /// Repairs what an abort and a rewind can repair, and passes the rest on. A repair may fail and be repaired in turn, for
+    /// as long as the log may be away.
     pub(super) fn recover(&mut self, mut fault: Fault) -> Result {
-        let deadline = Deadline::after(COMMIT_BUDGET);
+        let deadline = Deadline::after(PATIENCE);
         loop {
-            self.undo(fault)?;
-            match self.reopen_tasks() {
+            let again = match self.undo(fault).and_then(|()| self.reopen_tasks()) {
                 Ok(()) => return Ok(()),
-                Err(again) if deadline.passed() => return Err(again),
-                Err(again) => fault = again,
+                Err(again) => again,
+            };
+            if !may_pass(&again) || deadline.passed() {
+                return Err(again);
             }
-            self.shared.clock.pass(Duration::from_millis(50));
+            fault = again;
+            self.shared.clock.pass(PAUSE);
         }
     }
 
@@ -94,6 +102,9 @@ impl StreamThread {
     /// Aborts the open transaction; if that does not work, a new producer does it. But not where this one was fenced:
     /// a new one would fence its successor in turn.
     pub(super) fn abort_open(&mut self) -> Result {
+        if self.unsettled {
+            return self.replace_producer();
+        }
         match self.out.abort(LOG_TIMEOUT) {
             Err(fault) if fault.log_error().map(|e| e.class) != Some(ErrorClass::Fenced) => {
                 tracing::warn!(thread = self.index, %fault, "the abort failed; a new producer settles it");
@@ -122,7 +133,10 @@ impl StreamThread {
 
     /// A new producer with the same transactional id settles what the old one left open.
     pub(super) fn replace_producer(&mut self) -> Result {
+        // Until there is one: the old one may not be used again, whatever is tried meanwhile.
+        self.unsettled = true;
         self.out = producer(&self.shared, self.index)?;
+        self.unsettled = false;
         Ok(())
     }
 
@@ -145,5 +159,13 @@ impl StreamThread {
             .filter(|id| !self.opening.contains_key(id))
             .collect();
         self.begin_opening(&ids)
+    }
+}
+
+/// Whether it is worth trying again: what a repair meets, as well as what it repairs.
+fn may_pass(fault: &Fault) -> bool {
+    match fault.log_error().map(|error| error.class) {
+        Some(ErrorClass::Retriable | ErrorClass::Abortable | ErrorClass::Uncertain) => true,
+        Some(ErrorClass::Rejected | ErrorClass::Fenced | ErrorClass::Fatal) | None => false,
     }
 }

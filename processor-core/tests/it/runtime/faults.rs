@@ -106,6 +106,54 @@ fn a_commit_of_which_nobody_knows_the_outcome_changes_no_result() {
     exactly_once(ErrorClass::Uncertain, &[Call::PollCommit], true, 1);
 }
 
+/// The log is away for longer: after the fault some calls fail that are made to repair it.
+fn away(class: ErrorClass, calls: &'static [Call], repairs: &'static [Call], times: usize) {
+    let expected = undisturbed();
+    let fault = |class, calls| Fault {
+        class,
+        calls,
+        done: false,
+    };
+    for at in 0..12 {
+        let world = World::new(&topics());
+        let after = fault(ErrorClass::Retriable, repairs);
+        let script = Script::with_aftermath(fault(class, calls), at, after, times);
+        let log = FaultyLog {
+            inner: world.log.clone(),
+            script: Arc::clone(&script),
+            max_poll_records: 7,
+        };
+        let mut streams = world.streams_on(Arc::new(log), &topology(), config());
+        for part in 0..PARTS {
+            feed(&world, part, RECORDS);
+            streams.run_to_end().unwrap_or_else(|error| {
+                panic!("call {at} of {calls:?}, then {repairs:?}: it ended with {error}")
+            });
+        }
+        assert!(script.struck());
+        drop(streams);
+        assert_eq!(
+            difference(&results(&world), &expected),
+            [""; 0],
+            "call {at}"
+        );
+    }
+}
+
+#[test]
+fn a_log_that_is_away_while_a_producer_is_replaced_ends_no_instance() {
+    // The new producer cannot be made at first, or not initialised: the old one must not be used again.
+    let repairs = &[Call::MakeClient];
+    away(ErrorClass::Uncertain, &[Call::PollCommit], repairs, 3);
+    away(ErrorClass::Uncertain, &[Call::PollCommit], &[Call::Init], 2);
+}
+
+#[test]
+fn a_log_that_is_away_while_tasks_are_made_again_ends_no_instance() {
+    let repairs = &[Call::Committed, Call::Positions, Call::Assign];
+    away(ErrorClass::Abortable, &[Call::PollCommit], repairs, 5);
+}
+
 #[test]
 fn a_process_that_dies_at_any_call_changes_no_result() {
     let expected = undisturbed();

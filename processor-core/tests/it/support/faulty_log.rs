@@ -49,6 +49,9 @@ pub struct Script {
     fault: Fault,
     at: usize,
     seen: AtomicUsize,
+    /// Once it has struck, so many further calls fail, and how.
+    after: Option<Fault>,
+    left: AtomicUsize,
     /// How often a commit says that it is still in flight.
     commit_polls: AtomicUsize,
 }
@@ -59,6 +62,20 @@ impl Script {
             fault,
             at,
             seen: AtomicUsize::new(0),
+            after: None,
+            left: AtomicUsize::new(0),
+            commit_polls: AtomicUsize::new(0),
+        })
+    }
+
+    /// The same, and the next `times` calls of those in `after` fail too, once the first one has.
+    pub fn with_aftermath(fault: Fault, at: usize, after: Fault, times: usize) -> Arc<Self> {
+        Arc::new(Self {
+            fault,
+            at,
+            seen: AtomicUsize::new(0),
+            after: Some(after),
+            left: AtomicUsize::new(times),
             commit_polls: AtomicUsize::new(0),
         })
     }
@@ -100,6 +117,15 @@ impl Script {
         call: Call,
         work: impl FnOnce() -> Result<T, LogError>,
     ) -> Result<T, LogError> {
+        if let Some(after) = self.after.filter(|after| after.calls.contains(&call))
+            && self.struck()
+            && self.left.load(Ordering::SeqCst) > 0
+        {
+            let left = self.left.fetch_sub(1, Ordering::SeqCst) - 1;
+            let class = after.class;
+            let text = format!("scripted: {call:?} in the aftermath, {left} left, {class:?}");
+            return Err(LogError::new(class, text));
+        }
         if !self.fault.calls.contains(&call) || self.seen.fetch_add(1, Ordering::SeqCst) != self.at
         {
             return work();
