@@ -121,6 +121,19 @@ impl Fault {
     }
 }
 
+impl Fault {
+    /// The error of a store at the bottom of this fault, if that is what it is.
+    pub(crate) fn state_error(&self) -> Option<&StateError> {
+        match self.kind() {
+            FaultKind::State(error) => Some(error),
+            FaultKind::At { source, .. } | FaultKind::Undecodable { source, .. } => {
+                source.state_error()
+            }
+            _ => None,
+        }
+    }
+}
+
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(&self.0, f)

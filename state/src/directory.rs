@@ -13,7 +13,7 @@ use std::io::{ErrorKind, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::{Backend, Database, DatabaseOptions, StateError};
+use crate::{Backend, Database, DatabaseOptions, StateError, aside};
 
 /// Version of everything below a state directory; raised when older code must not read it.
 const FORMAT: u32 = 1;
@@ -89,7 +89,9 @@ impl StateDirectory {
     }
 
     /// Opens the database of the stores with `backend`, or creates it, and remembers that engine for as long as the
-    /// directory of the [stores](Self::stores) is there.
+    /// directory of the [stores](Self::stores) is there. One that is damaged, or [turned out to be](crate::mark_if_damaged)
+    /// while it was used, is set aside as `stores.quarantine-N`, with a warning in the log, and replaced by an empty one;
+    /// the last three are kept.
     ///
     /// # Errors
     /// [`StateError::OtherBackend`] when another engine wrote the stores, and what [`Backend::open`] reports.
@@ -123,6 +125,14 @@ impl StateDirectory {
                 ..self.identity.clone()
             })?;
         }
+        let reason = match aside::take_mark(&stores) {
+            Some(reason) => reason,
+            None => match backend.open(&stores, options) {
+                Err(StateError::Unreadable { reason, .. }) => reason,
+                opened => return opened,
+            },
+        };
+        aside::set_aside(&stores, &reason)?;
         backend.open(&stores, options)
     }
 

@@ -41,6 +41,7 @@
 //! Measured costs, with the command, are in the crate's `README.md`.
 
 mod arena;
+mod aside;
 mod backend;
 mod block;
 mod blocks;
@@ -64,6 +65,7 @@ mod timeline;
 mod versioned;
 mod window;
 
+pub use aside::mark_if_damaged;
 #[cfg(feature = "fjall")]
 pub use backend::FjallDatabase;
 #[cfg(feature = "redb")]

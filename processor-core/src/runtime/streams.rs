@@ -268,9 +268,10 @@ impl Streams {
             let taken = Arc::clone(&self.taken);
             let thread = std::thread::Builder::new().name(format!("stream-thread-{index}"));
             let handle = thread.spawn(move || {
-                let result = run_thread(shared, index, &stop, &taken);
+                let result = run_thread(Arc::clone(&shared), index, &stop, &taken);
                 if let Err(error) = &result {
                     tracing::error!(thread = index, %error, "a stream thread stopped");
+                    mark_if_damaged(&shared.config, error);
                     // The others would go on without this thread's share; a person or an orchestrator restarts us.
                     stop.store(true, Ordering::SeqCst);
                 }
@@ -401,10 +402,11 @@ impl Streams {
         work: impl FnOnce(&mut StreamThread) -> Result<T, StreamsError>,
     ) -> Result<T, StreamsError> {
         let result = work(self.inline()?);
-        if result.is_err()
-            && let Some(failed) = self.inline.take()
-        {
-            failed.abandon();
+        if let Err(error) = &result {
+            mark_if_damaged(&self.shared.config, error);
+            if let Some(failed) = self.inline.take() {
+                failed.abandon();
+            }
         }
         result
     }
@@ -433,6 +435,16 @@ fn memory_plan(topology: &Topology, config: &StreamsConfig) -> Result<MemoryPlan
         threads: config.threads,
         least,
     })
+}
+
+/// Has the next start set the stores aside if `error` is that they are damaged.
+fn mark_if_damaged(config: &StreamsConfig, error: &StreamsError) {
+    if let StreamsError::Processing(fault) = error
+        && let Some(error) = fault.state_error()
+        && let Some(directory) = &config.state_dir
+    {
+        state::mark_if_damaged(&directory.join("stores"), error);
+    }
 }
 
 fn thread_ranks(topology: &Topology) -> std::ops::RangeInclusive<usize> {

@@ -13,14 +13,14 @@ use std::io::ErrorKind;
 use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use bytes::Bytes;
 use sled::IVec;
 
 use super::{Database, DatabaseOptions, Direction, Tree, VisitBytes, is_empty_range};
-use crate::StateError;
+use crate::{StateError, aside};
 
 const LOCK_ATTEMPTS: u32 = 40;
 const LOCK_PAUSE: Duration = Duration::from_millis(50);
@@ -29,6 +29,7 @@ const LOCK_PAUSE: Duration = Duration::from_millis(50);
 #[derive(Debug, Clone)]
 pub struct SledDatabase {
     db: sled::Db,
+    path: Arc<Path>,
     quarantined: Option<PathBuf>,
 }
 
@@ -44,30 +45,23 @@ impl SledDatabase {
             .path(path)
             .cache_capacity(options.cache_bytes)
             .flush_every_ms(None);
-        match open_or_blame(&config, path)? {
-            Ok(db) => Ok(Self {
-                db,
-                quarantined: None,
-            }),
+        let (db, quarantined) = match open_or_blame(&config, path)? {
+            Ok(db) => (db, None),
             Err(reason) => {
-                let aside = set_aside(path)?;
-                tracing::warn!(
-                    path = %path.display(), aside = %aside.display(), %reason,
-                    "the state database could not be opened; starting with an empty one"
-                );
-                match open_or_blame(&config, path)? {
-                    Ok(db) => Ok(Self {
-                        db,
-                        quarantined: Some(aside),
-                    }),
-                    Err(reason) => Err(StateError::Backend {
-                        store: path.display().to_string(),
-                        action: "open an empty database",
-                        source: reason.into(),
-                    }),
-                }
+                let aside = aside::set_aside(path, &reason)?;
+                let db = open_or_blame(&config, path)?.map_err(|reason| StateError::Backend {
+                    store: path.display().to_string(),
+                    action: "open an empty database",
+                    source: reason.into(),
+                })?;
+                (db, Some(aside))
             }
-        }
+        };
+        Ok(Self {
+            db,
+            path: path.into(),
+            quarantined,
+        })
     }
 
     /// Where the directory found at opening was moved to, when it could not be read.
@@ -98,12 +92,7 @@ fn open_or_blame(
                 }
                 pause();
             }
-            sled::Error::Io(source)
-                if !matches!(
-                    source.kind(),
-                    ErrorKind::UnexpectedEof | ErrorKind::InvalidData
-                ) =>
-            {
+            sled::Error::Io(source) if !aside::is_damage(&source) => {
                 return Err(StateError::Io {
                     action: "open",
                     path: path.to_owned(),
@@ -133,25 +122,12 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
         .to_owned()
 }
 
-/// Renames `path` to the first free `path.quarantine-N`.
-fn set_aside(path: &Path) -> Result<PathBuf, StateError> {
-    for n in 1.. {
-        let mut name = path.as_os_str().to_owned();
-        name.push(format!(".quarantine-{n}"));
-        let aside = PathBuf::from(name);
-        if !aside.exists() {
-            std::fs::rename(path, &aside).map_err(StateError::io("set aside", path))?;
-            return Ok(aside);
-        }
-    }
-    unreachable!("some number is free")
-}
-
 impl Database for SledDatabase {
     fn tree(&self, name: &str) -> Result<Box<dyn Tree>, StateError> {
-        let tree = self.db.open_tree(name).map_err(failed(name, "open"))?;
+        let tree = self.db.open_tree(name).map_err(self.failed(name, "open"))?;
         Ok(Box::new(SledTree {
             name: name.to_owned(),
+            database: self.clone(),
             tree,
         }))
     }
@@ -159,7 +135,7 @@ impl Database for SledDatabase {
     fn drop_tree(&self, name: &str) -> Result<(), StateError> {
         self.db
             .drop_tree(name)
-            .map_err(failed(name, "drop"))
+            .map_err(self.failed(name, "drop"))
             .map(|_| ())
     }
 
@@ -174,27 +150,41 @@ impl Database for SledDatabase {
     fn sync(&self) -> Result<(), StateError> {
         self.db
             .flush()
-            .map_err(failed("database", "sync"))
+            .map_err(self.failed("database", "sync"))
             .map(|_| ())
     }
 }
 
-fn failed(store: &str, action: &'static str) -> impl FnOnce(sled::Error) -> StateError {
-    move |error| StateError::Backend {
-        store: store.to_owned(),
-        action,
-        source: Box::new(error),
+impl SledDatabase {
+    /// What a failure means: a disk that takes no writes says nothing against the database.
+    fn failed(&self, store: &str, action: &'static str) -> impl FnOnce(sled::Error) -> StateError {
+        move |error| match error {
+            sled::Error::Io(source) if !aside::is_damage(&source) => StateError::Io {
+                action,
+                path: self.path.to_path_buf(),
+                source,
+            },
+            error => StateError::Backend {
+                store: store.to_owned(),
+                action,
+                source: Box::new(error),
+            },
+        }
     }
 }
 
 struct SledTree {
     name: String,
+    database: SledDatabase,
     tree: sled::Tree,
 }
 
 impl Tree for SledTree {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StateError> {
-        let found = self.tree.get(key).map_err(failed(&self.name, "read"))?;
+        let found = self
+            .tree
+            .get(key)
+            .map_err(self.database.failed(&self.name, "read"))?;
         Ok(found.map(|value| Bytes::copy_from_slice(&value)))
     }
 
@@ -215,7 +205,7 @@ impl Tree for SledTree {
                 Direction::Backward => rows.next_back(),
             };
             let Some(row) = row else { return Ok(()) };
-            let (key, value) = row.map_err(failed(&self.name, "scan"))?;
+            let (key, value) = row.map_err(self.database.failed(&self.name, "scan"))?;
             if visit(&key, &value).is_break() {
                 return Ok(());
             }
@@ -232,7 +222,7 @@ impl Tree for SledTree {
         }
         self.tree
             .apply_batch(sled_batch)
-            .map_err(failed(&self.name, "write"))
+            .map_err(self.database.failed(&self.name, "write"))
     }
 
     fn remove_range(&mut self, from: &[u8], to: &[u8], limit: usize) -> Result<usize, StateError> {
@@ -242,18 +232,20 @@ impl Tree for SledTree {
         let mut batch = sled::Batch::default();
         let mut removed = 0;
         for key in self.tree.range(from..to).keys().take(limit) {
-            batch.remove(key.map_err(failed(&self.name, "scan"))?);
+            batch.remove(key.map_err(self.database.failed(&self.name, "scan"))?);
             removed += 1;
         }
         if removed > 0 {
             self.tree
                 .apply_batch(batch)
-                .map_err(failed(&self.name, "expire"))?;
+                .map_err(self.database.failed(&self.name, "expire"))?;
         }
         Ok(removed)
     }
 
     fn clear(&mut self) -> Result<(), StateError> {
-        self.tree.clear().map_err(failed(&self.name, "clear"))
+        self.tree
+            .clear()
+            .map_err(self.database.failed(&self.name, "clear"))
     }
 }

@@ -1,0 +1,157 @@
+//! Databases that are damaged are set aside, under a name that says so, and replaced by an empty one: the changelogs have
+//! everything.
+//!
+//! ```text
+//!  <path>.quarantine-N   what was set aside; the last three are kept
+//!  <path>.damaged        the database turned out to be damaged while it was used; says why, until the next opening
+//! ```
+
+use std::error::Error;
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+
+use crate::StateError;
+
+/// How many are kept; older ones are deleted.
+const KEPT: u64 = 3;
+
+/// Renames `path` to `path.quarantine-N`, with N larger than any before, and deletes the oldest.
+pub(crate) fn set_aside(path: &Path, reason: &str) -> Result<PathBuf, StateError> {
+    let at = |n: u64| beside(path, &format!("quarantine-{n}"));
+    let prefix = format!(
+        "{}.quarantine-",
+        path.file_name().unwrap_or_default().display()
+    );
+    let number = |entry: fs::DirEntry| {
+        let name = entry.file_name();
+        name.to_str()?.strip_prefix(&prefix)?.parse::<u64>().ok()
+    };
+    let parent = path.parent().unwrap_or(Path::new("."));
+    let kept: Vec<u64> = fs::read_dir(parent)
+        .map_err(StateError::io("list", parent))?
+        .filter_map(|entry| number(entry.ok()?))
+        .collect();
+    let next = kept.iter().max().copied().unwrap_or(0) + 1;
+    let aside = at(next);
+    if path.exists() {
+        fs::rename(path, &aside).map_err(StateError::io("set aside", path))?;
+    }
+    for n in kept.into_iter().filter(|n| n + KEPT <= next) {
+        let _ = fs::remove_dir_all(at(n));
+    }
+    tracing::warn!(
+        path = %path.display(), aside = %aside.display(), reason,
+        "the state database is damaged and set aside; starting with an empty one, which is rebuilt from the changelogs"
+    );
+    Ok(aside)
+}
+
+/// Has the database in `path` set aside at its next opening, because `error` says that it is damaged. An error of
+/// anything else changes nothing, such as that of a disk that is full.
+pub fn mark_if_damaged(path: &Path, error: &StateError) {
+    let is_damaged = match error {
+        StateError::Corrupt { .. } => true,
+        StateError::Backend { source, .. } => !is_of_the_disk(&**source),
+        _ => false,
+    };
+    if is_damaged && let Err(error) = fs::write(mark(path), error.to_string()) {
+        tracing::warn!(path = %path.display(), %error, "the damaged state database cannot be marked");
+    }
+}
+
+/// Why the database in `path` must not be opened, if it must not; says so once.
+pub(crate) fn take_mark(path: &Path) -> Option<String> {
+    let reason = fs::read_to_string(mark(path)).ok()?;
+    fs::remove_file(mark(path)).ok()?;
+    Some(reason)
+}
+
+/// Whether a file holds something else than was written, as against one that cannot be used.
+pub(crate) fn is_damage(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::UnexpectedEof | ErrorKind::InvalidData
+    )
+}
+
+fn is_of_the_disk(error: &(dyn Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            return !is_damage(error);
+        }
+        cause = error.source();
+    }
+    false
+}
+
+fn mark(path: &Path) -> PathBuf {
+    beside(path, "damaged")
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".");
+    name.push(suffix);
+    name.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn backend(source: impl Into<Box<dyn Error + Send + Sync>>) -> StateError {
+        StateError::Backend {
+            store: "clicks/3".to_owned(),
+            action: "read",
+            source: source.into(),
+        }
+    }
+
+    #[test]
+    fn what_is_damaged_is_marked_once_and_a_full_disk_is_no_damage() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let path = directory.path().join("stores");
+        for error in [
+            backend(io::Error::from(ErrorKind::StorageFull)),
+            StateError::Io {
+                action: "write",
+                path: path.clone(),
+                source: io::Error::from(ErrorKind::FileTooLarge),
+            },
+        ] {
+            mark_if_damaged(&path, &error);
+            assert_eq!(take_mark(&path), None, "{error}");
+        }
+        for error in [
+            backend("a page is torn"),
+            backend(io::Error::from(ErrorKind::UnexpectedEof)),
+            StateError::corrupt("clicks/3", "a row is cut off"),
+        ] {
+            mark_if_damaged(&path, &error);
+            assert_eq!(take_mark(&path), Some(error.to_string()));
+            assert_eq!(take_mark(&path), None);
+        }
+    }
+
+    #[test]
+    fn three_databases_set_aside_are_kept_and_no_more() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let path = directory.path().join("stores");
+        for n in 1..=12 {
+            fs::create_dir(&path).expect("set aside before");
+            let aside = set_aside(&path, "a test").expect("it can be renamed");
+            assert!(aside.ends_with(format!("stores.quarantine-{n}")));
+        }
+        let entries = fs::read_dir(directory.path()).expect("it is there");
+        let mut names: Vec<_> = entries.flatten().map(|entry| entry.file_name()).collect();
+        names.sort();
+        let kept = [
+            "stores.quarantine-10",
+            "stores.quarantine-11",
+            "stores.quarantine-12",
+        ];
+        assert_eq!(names, kept);
+    }
+}
