@@ -1,4 +1,4 @@
-//! The small version of `cargo xtask chaos`: enough input for many commits, a few kills.
+//! The small version of `cargo xtask kills`: enough input for many commits, a few kills.
 
 use std::path::{Path, PathBuf};
 

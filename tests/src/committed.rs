@@ -43,16 +43,59 @@ impl Multiset {
         self.records
     }
 
-    /// Records of `other` that are missing here, and records that are here too often or not there at all.
+    /// What is wrong here if `expected` is right.
     #[must_use]
-    pub fn difference(&self, other: &Self) -> (u64, u64) {
-        let more = |a: &Self, b: &Self| {
-            let extra = |(key, count): (&u128, &u64)| {
-                count.saturating_sub(b.counts.get(key).copied().unwrap_or(0))
-            };
-            a.counts.iter().map(extra).sum()
-        };
-        (more(other, self), more(self, other))
+    pub fn difference(&self, expected: &Self) -> Difference {
+        let mut difference = Difference::default();
+        for (record, times) in &expected.counts {
+            let found = self.counts.get(record).copied().unwrap_or(0);
+            difference.lost += times.saturating_sub(found);
+            difference.duplicated += found.saturating_sub(*times);
+        }
+        for (record, times) in &self.counts {
+            if !expected.counts.contains_key(record) {
+                difference.wrong += times;
+            }
+        }
+        difference
+    }
+}
+
+/// In what committed records differ from those that are expected.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Difference {
+    /// Records that are missing.
+    pub lost: u64,
+    /// Records that are there more often than they should be.
+    pub duplicated: u64,
+    /// Records that should not be there at all.
+    pub wrong: u64,
+}
+
+impl Difference {
+    /// Whether nothing is wrong.
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl std::ops::AddAssign for Difference {
+    fn add_assign(&mut self, other: Self) {
+        self.lost += other.lost;
+        self.duplicated += other.duplicated;
+        self.wrong += other.wrong;
+    }
+}
+
+impl std::fmt::Display for Difference {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            lost,
+            duplicated,
+            wrong,
+        } = self;
+        write!(f, "{lost} lost, {duplicated} duplicated, {wrong} wrong")
     }
 }
 
@@ -72,9 +115,9 @@ pub fn multisets(log: &dyn Log, topics: &[&'static str]) -> Result<Vec<(&'static
 pub fn same(expected: &[(&str, Multiset)], found: &[(&str, Multiset)]) -> Result<()> {
     let mut wrong = String::new();
     for ((topic, expected), (_, found)) in expected.iter().zip(found) {
-        let (missing, surplus) = found.difference(expected);
-        if (missing, surplus) != (0, 0) {
-            write!(wrong, " {topic}: {missing} missing, {surplus} too many;")?;
+        let difference = found.difference(expected);
+        if !difference.is_none() {
+            write!(wrong, " {topic}: {difference};")?;
         }
     }
     if !wrong.is_empty() {
@@ -97,11 +140,15 @@ mod tests {
     }
 
     #[test]
-    fn a_repeated_record_is_too_many_and_a_lost_one_missing() {
+    fn a_record_is_lost_duplicated_or_wrong() {
         let expected = multiset(&[1, 2, 2, 3]);
-        assert_eq!(multiset(&[3, 2, 1, 2]).difference(&expected), (0, 0));
-        assert_eq!(multiset(&[1, 2, 2, 3, 3]).difference(&expected), (0, 1));
-        assert_eq!(multiset(&[1, 2, 4]).difference(&expected), (2, 1));
+        let of = |records: &[u128]| {
+            let difference = multiset(records).difference(&expected);
+            (difference.lost, difference.duplicated, difference.wrong)
+        };
+        assert_eq!(of(&[3, 2, 1, 2]), (0, 0, 0));
+        assert_eq!(of(&[1, 2, 2, 3, 3]), (0, 1, 0));
+        assert_eq!(of(&[1, 2, 4]), (2, 0, 1));
         assert!(same(&[("t", expected)], &[("t", multiset(&[1]))]).is_err());
     }
 }

@@ -3,10 +3,11 @@
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use xtask::leashed::Leash;
 use xtask::process::Process;
 use xtask::stopwatch::wait_for;
 
@@ -14,6 +15,7 @@ use xtask::stopwatch::wait_for;
 pub struct Instance {
     child: Child,
     process: Process,
+    leash: Option<Leash>,
     stderr: PathBuf,
 }
 
@@ -28,7 +30,10 @@ impl Instance {
         stderr: &Path,
     ) -> Result<Self> {
         let file = File::options().create(true).append(true).open(stderr);
-        let child = Command::new(binary)
+        // It ignores SIGXFSZ, so that a limit on the size of its files is a failed write and no death.
+        let child = Command::new("sh")
+            .args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""])
+            .arg(binary)
             .args(args)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -38,17 +43,34 @@ impl Instance {
         // A process that is over already is a zombie of ours, and has no start time any more.
         let process = Process::with_pid(child.id())
             .with_context(|| format!("{} ended at once", binary.display()))?;
-        Ok(Self {
+        let mut instance = Self {
             child,
             process,
+            leash: None,
             stderr: stderr.to_owned(),
-        })
+        };
+        instance.leash = Some(Leash::attach(instance.process.pid())?);
+        Ok(instance)
+    }
+
+    /// The process itself, to pause it, or to limit what it may write.
+    #[must_use]
+    pub fn process(&self) -> &Process {
+        &self.process
     }
 
     /// Whether it still runs.
     #[must_use]
     pub fn runs(&self) -> bool {
         self.process.is_running()
+    }
+
+    /// How it ended, if it has.
+    ///
+    /// # Errors
+    /// When the system does not say.
+    pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        self.child.try_wait().context("cannot look after it")
     }
 
     /// As `kill -9` does; waits until it is gone.
@@ -93,10 +115,16 @@ impl Instance {
         Ok(())
     }
 
+    /// All that it has written to standard error.
+    #[must_use]
+    pub fn all_said(&self) -> String {
+        fs::read_to_string(&self.stderr).unwrap_or_default()
+    }
+
     /// The end of what it has written to standard error.
     #[must_use]
     pub fn said(&self) -> String {
-        let text = fs::read_to_string(&self.stderr).unwrap_or_default();
+        let text = self.all_said();
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(15)..].join("\n")
     }
@@ -106,5 +134,8 @@ impl Drop for Instance {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.child.wait();
+        if let Some(leash) = self.leash.take() {
+            leash.release();
+        }
     }
 }

@@ -4,7 +4,6 @@
 //! its log reaches seeded random sizes between the first and the last commit, started again each time, and must end with
 //! the same multiset of committed records, each exactly once, and the same result files.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,20 +12,21 @@ use advertisex::results::Results;
 use anyhow::{Context, Result, bail, ensure};
 use attribution::{ATTRIBUTED_CLICKS, ATTRIBUTED_CONVERSIONS};
 use events::generator::{GeneratorConfig, generate};
-use ingest::{CLICKS, CONVERSIONS, FILES, FileReport, IMPRESSIONS, QUARANTINE};
+use ingest::{CLICKS, CONVERSIONS, IMPRESSIONS, QUARANTINE};
 use processor_core::log::embedded::EmbeddedLog;
 use processor_core::log::kafka::{KafkaLog, KafkaOptions};
-use processor_core::log::{Consumer, ConsumerConfig, Isolation, Log, TopicPartition, read_to_end};
+use processor_core::log::{ConsumerConfig, Isolation, Log, TopicPartition};
 use processor_core::testing::simulation::Draw;
 use xtask::broker::{Broker, Options};
 use xtask::stopwatch::{Stopwatch, wait_for};
 
 use crate::committed::{Multiset, multisets, same};
+use crate::group::Group;
 use crate::instance::Instance;
 
 /// Topics whose records do not depend on how tasks interleave, and that are not compacted. The minutes of campaigns and
 /// the reports of files are: of them the last record of each key is compared, as results.
-const TOPICS: [&str; 6] = [
+pub(crate) const TOPICS: [&str; 6] = [
     IMPRESSIONS,
     CLICKS,
     CONVERSIONS,
@@ -296,81 +296,8 @@ impl<'a> Cluster<'a> {
         Ok(sum)
     }
 
-    /// Waits until the group has committed everything that there is to read, internal topics included.
     fn wait_until_done(&self) -> Result<()> {
-        let consumer = self.log.consumer(ConsumerConfig {
-            group: Some("advertisex".to_owned()),
-            ..ConsumerConfig::default()
-        })?;
-        let mut quiet = 0;
-        let done = wait_for(PATIENCE, || match self.lag(&*consumer) {
-            Ok(Some(0)) => {
-                // Several times in a row: what one task commits is what the next one has to read.
-                quiet += 1;
-                (quiet > 20).then_some(Ok(()))
-            }
-            Ok(_) => {
-                quiet = 0;
-                None
-            }
-            Err(error) => Some(Err(error)),
-        });
-        done.context("the lag does not become zero")?
-    }
-
-    /// Records that the group has not committed yet; nothing before there is any input.
-    fn lag(&self, consumer: &dyn Consumer) -> Result<Option<u64>> {
-        let internal = self
-            .log
-            .topics()?
-            .into_iter()
-            .filter(|topic| topic.ends_with("-repartition"));
-        let inputs = [ingest::OBJECTS, IMPRESSIONS, CLICKS].map(str::to_owned);
-        let mut partitions = Vec::new();
-        for topic in inputs.into_iter().chain(internal) {
-            for partition in 0..self.log.partitions(&topic)?.unwrap_or(0) {
-                partitions.push(TopicPartition::new(topic.as_str(), partition));
-            }
-        }
-        let timeout = Duration::from_secs(60);
-        // A transaction that is pending on an offset is an answer too: there is more to come.
-        let Ok(committed) = consumer.committed(&partitions, timeout) else {
-            return Ok(None);
-        };
-        let (mut lag, mut any) = (0, false);
-        for (partition, committed) in partitions.iter().zip(committed) {
-            let end = consumer.end_offset(partition, Isolation::ReadCommitted, timeout)?;
-            let committed = committed.map_or(0, |committed| committed.offset);
-            any |= committed > 0;
-            lag += u64::try_from(end - committed).unwrap_or(0);
-        }
-        // The files that are announced must have been read to their end too.
-        if !any || lag > 0 {
-            return Ok(any.then_some(lag));
-        }
-        Ok((self.finished()? == self.listed()?).then_some(0))
-    }
-
-    /// Files that have been read to their end.
-    fn finished(&self) -> Result<usize> {
-        let mut finished = BTreeSet::new();
-        read_to_end(&self.log, FILES, &mut |record| {
-            let report = record.value.as_deref().map(serde_json::from_slice);
-            if let Some(Ok(FileReport {
-                path,
-                finished: true,
-                ..
-            })) = report
-            {
-                finished.insert(path);
-            }
-            Ok(())
-        })?;
-        Ok(finished.len())
-    }
-
-    fn listed(&self) -> Result<usize> {
-        Ok(events::landing::list(self.landing)?.files.len())
+        Group::new(&self.log, self.landing)?.wait_until_done(PATIENCE, || Ok(()))
     }
 }
 

@@ -6,7 +6,9 @@ use std::sync::{Mutex, PoisonError};
 
 use xtask::broker::{Broker, Options};
 
+pub mod chaos;
 pub mod committed;
+pub mod group;
 pub mod instance;
 pub mod kills;
 

@@ -38,7 +38,16 @@ pub struct Options {
     kafka_version: String,
     heap: String,
     first_port: Option<u16>,
+    listeners: Vec<Listener>,
     settings: Vec<(String, String)>,
+}
+
+/// A further listener for clients.
+#[derive(Debug, Clone)]
+struct Listener {
+    name: String,
+    port: u16,
+    advertised: u16,
 }
 
 impl Default for Options {
@@ -48,6 +57,7 @@ impl Default for Options {
             kafka_version: KAFKA_VERSION.to_owned(),
             heap: "1g".to_owned(),
             first_port: None,
+            listeners: Vec::new(),
             settings: Vec::new(),
         }
     }
@@ -69,6 +79,17 @@ impl Options {
     /// Takes `port` for clients if it is free, else the next free port above it.
     pub fn first_port(mut self, port: u16) -> Self {
         self.first_port = Some(port);
+        self
+    }
+
+    /// A further listener on `port`, whose clients are told to connect to `advertised`: so a proxy there sees all that
+    /// they send. `name` is in capitals.
+    pub fn listener(mut self, name: &str, port: u16, advertised: u16) -> Self {
+        self.listeners.push(Listener {
+            name: name.to_owned(),
+            port,
+            advertised,
+        });
         self
     }
 
@@ -294,16 +315,23 @@ impl Broker {
             clients,
             controller,
         } = self.ports;
+        let each = |show: fn(&Listener) -> String| -> String {
+            self.options.listeners.iter().map(show).collect()
+        };
         let mut text = format!(
             "process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller}
 controller.listener.names=CONTROLLER
-listeners=PLAINTEXT://127.0.0.1:{clients},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=PLAINTEXT://127.0.0.1:{clients}
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+listeners=PLAINTEXT://127.0.0.1:{clients},CONTROLLER://127.0.0.1:{controller}{listening}
+advertised.listeners=PLAINTEXT://127.0.0.1:{clients}{advertised}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT{protocols}
+inter.broker.listener.name=PLAINTEXT
 log.dirs={data}
 {OUR_SETTINGS}",
+            listening = each(|l| format!(",{}://127.0.0.1:{}", l.name, l.port)),
+            advertised = each(|l| format!(",{}://127.0.0.1:{}", l.name, l.advertised)),
+            protocols = each(|l| format!(",{}:PLAINTEXT", l.name)),
             data = self.dir.join("data").display()
         );
         // Of two lines with one key, Java's reader takes the last.

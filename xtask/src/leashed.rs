@@ -43,10 +43,14 @@ impl Leashed {
 
 /// Kills a process when we end without saying so: a shell waits for a line from us, and kills at end of file.
 #[derive(Debug)]
-pub(crate) struct Leash(Child);
+pub struct Leash(Child);
 
 impl Leash {
-    pub(crate) fn attach(pid: u32) -> Result<Self> {
+    /// Puts the process `pid` on a leash.
+    ///
+    /// # Errors
+    /// When there is no shell.
+    pub fn attach(pid: u32) -> Result<Self> {
         Command::new("sh")
             .args(["-c", "read -r released || kill -9 \"$0\"", &pid.to_string()])
             .stdin(Stdio::piped())
@@ -58,7 +62,8 @@ impl Leash {
             .context("cannot run sh")
     }
 
-    pub(crate) fn release(mut self) {
+    /// Lets go: the process lives on, or is gone already.
+    pub fn release(mut self) {
         let told = self
             .0
             .stdin

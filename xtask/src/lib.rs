@@ -22,7 +22,7 @@ pub mod broker;
 pub mod checks;
 pub mod jars;
 mod javac;
-mod leashed;
+pub mod leashed;
 pub mod local;
 pub mod oracle;
 pub mod peers;

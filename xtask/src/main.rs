@@ -54,9 +54,15 @@ enum Task {
         #[arg(long)]
         run_dir: Option<PathBuf>,
     },
-    /// Kill the platform at random moments over a large input and compare what it commits with an undisturbed run
+    /// Three instances on a real broker under faults of every kind: is anything lost, repeated or wrong?
     #[command(disable_help_flag = true)]
     Chaos {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Kill the platform at random moments over a large input and compare what it commits with an undisturbed run
+    #[command(disable_help_flag = true)]
+    Kills {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
@@ -120,6 +126,7 @@ fn run(task: Task) -> Result<ExitCode> {
         }
         Task::Status { run_dir } => println!("{}", Local::at(run_dir).status()?),
         Task::Chaos { args } => return released("e2e", "chaos", &args),
+        Task::Kills { args } => return released("e2e", "kills", &args),
         Task::Simulate { args } => return released("simulation", "simulate", &args),
         Task::Conformance { args } => {
             oracle::compile()?;

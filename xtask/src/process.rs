@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 
 use crate::stopwatch;
 
@@ -99,6 +99,31 @@ impl Process {
         self.signal(Signal::CONT)
     }
 
+    /// Makes its writes beyond `bytes` of a file fail, as those to a full disk do; `None` lets it write again. It must
+    /// ignore SIGXFSZ, which kills it otherwise.
+    ///
+    /// # Errors
+    /// When its limits may not be changed.
+    pub fn limit_files(&self, bytes: Option<u64>) -> Result<()> {
+        if !self.is_running() {
+            return Ok(());
+        }
+        let limit = Rlimit {
+            current: bytes,
+            maximum: None,
+        };
+        match prlimit(Some(self.raw()?), Resource::Fsize, limit) {
+            Ok(_) | Err(rustix::io::Errno::SRCH) => Ok(()),
+            Err(errno) => Err(errno)
+                .with_context(|| format!("cannot limit the files of process {}", self.pid)),
+        }
+    }
+
+    fn raw(&self) -> Result<Pid> {
+        let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw);
+        pid.with_context(|| format!("{} is no pid", self.pid))
+    }
+
     fn wait(&self, patience: Duration) -> bool {
         stopwatch::wait_for(patience, || (!self.is_running()).then_some(())).is_some()
     }
@@ -107,9 +132,7 @@ impl Process {
         if !self.is_running() {
             return Ok(());
         }
-        let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw);
-        let pid = pid.with_context(|| format!("{} is no pid", self.pid))?;
-        match kill_process(pid, signal) {
+        match kill_process(self.raw()?, signal) {
             Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
             Err(errno) => Err(errno).with_context(|| format!("cannot signal process {}", self.pid)),
         }

@@ -1,81 +1,79 @@
-//! Kills the platform again and again over a large input and compares what it commits with an undisturbed run.
+//! Faults of every kind against three instances of the platform on a real broker, and what they have committed after it.
 #![expect(
     clippy::print_stdout,
     reason = "the report of a command line goes there"
 )]
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use clap::{Parser, ValueEnum};
-use e2e::kills::Kills;
+use clap::Parser;
+use e2e::chaos::Chaos;
 
-/// Kill the platform at random moments and compare its committed results with an undisturbed run
+/// Three instances on a real Kafka broker under steady load and seeded faults: what they commit must be what an undisturbed
+/// run of the same input commits
 #[derive(Parser)]
 #[command(name = "cargo xtask chaos")]
 struct Cli {
-    /// Where it runs
-    #[arg(long, value_enum, default_value = "embedded")]
-    log: On,
-    /// Impressions of the generated input
-    #[arg(long, default_value_t = 1_000_000)]
-    impressions: u64,
-    /// How often to kill
-    #[arg(long, default_value_t = 20)]
-    kills: u64,
-    /// Of the input and of the moments
+    /// How long there are load and faults
+    #[arg(long, default_value_t = 30)]
+    minutes: u64,
+    /// Of the input and of the faults
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Milliseconds from one fault to the next, about
+    #[arg(long, default_value_t = 7_000)]
+    pace: u64,
+    /// Impressions a second
+    #[arg(long, default_value_t = 200)]
+    rate: u64,
+    /// Print the report as one JSON object
+    #[arg(long)]
+    json: bool,
     /// Where input, logs and state go, and stay [default: a temporary directory]
     #[arg(long)]
     directory: Option<PathBuf>,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum On {
-    /// The embedded log, one process
-    Embedded,
-    /// A real Kafka broker, two instances
-    Kafka,
-}
-
-fn main() -> Result<()> {
+fn main() -> Result<ExitCode> {
     let cli = Cli::parse();
     let temporary = tempfile::tempdir().context("cannot make a temporary directory")?;
-    let kills = Kills {
+    let chaos = Chaos {
         binary: std::env::current_exe()
             .context("cannot find the binaries")?
             .with_file_name("advertisex-e2e"),
         directory: cli.directory.unwrap_or_else(|| temporary.path().to_owned()),
-        impressions: cli.impressions,
-        kills: cli.kills,
+        total_ms: cli.minutes * 60_000,
+        pace_ms: cli.pace,
+        rate: cli.rate,
         seed: cli.seed,
     };
-    eprintln!(
-        "seed {}, {} kills over {} impressions on {:?}",
-        cli.seed, cli.kills, cli.impressions, cli.log
-    );
-    let report = match cli.log {
-        On::Embedded => kills.on_embedded_log()?,
-        On::Kafka => kills.on_kafka()?,
-    };
-    println!(
-        "{:?}, seed {}: {} records, {} kills; undisturbed {:.1} s, disturbed {:.1} s",
-        cli.log,
-        cli.seed,
-        report.records,
-        report.kills,
-        seconds(report.undisturbed_ms),
-        seconds(report.disturbed_ms)
-    );
-    println!("committed, the same multiset in both runs:");
-    for (topic, records) in report.committed {
-        println!("  {topic:<20}{records:>12}");
+    let report = chaos.run()?;
+    eprint!("{}", report.table);
+    if cli.json {
+        println!("{}", serde_json::to_string(&report)?);
+    } else {
+        println!(
+            "seed {}: {} faults in {} minutes; {} records in, {} out: {} lost, {} duplicated, {} wrong; recovery {} ms \
+             (median), {} ms (longest)",
+            cli.seed,
+            report.faults["total"],
+            cli.minutes,
+            report.records_in,
+            report.records_out,
+            report.lost,
+            report.duplicated,
+            report.wrong,
+            report.recovery_ms_p50,
+            report.recovery_ms_max
+        );
     }
-    Ok(())
-}
-
-#[expect(clippy::cast_precision_loss, reason = "seconds for people")]
-fn seconds(ms: u128) -> f64 {
-    ms as f64 / 1_000.0
+    for violation in &report.violations {
+        eprintln!("violation: {violation}");
+    }
+    Ok(match report.is_good() {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    })
 }

@@ -1,0 +1,140 @@
+//! What becomes of a producer whose transaction the broker, the network or another producer ends.
+
+use std::time::Duration;
+
+use e2e::chaos::fleet::Door;
+use e2e::chaos::proxy::Proxy;
+use processor_core::log::kafka::{KafkaLog, KafkaOptions};
+use processor_core::log::{
+    Committed, ConsumerConfig, ErrorClass, Isolation, Log, LogError, NewTopic, Producer,
+    ProducerConfig, ProducerRecord, TopicPartition, read_to_end,
+};
+use xtask::broker::{Broker, Options};
+use xtask::stopwatch::wait_for;
+
+const PATIENCE: Duration = Duration::from_secs(120);
+
+fn producer(log: &KafkaLog, id: &str, timeout_ms: u64) -> Box<dyn Producer> {
+    let mut producer = log
+        .producer(ProducerConfig {
+            transactional_id: Some(id.to_owned()),
+            transaction_timeout_ms: timeout_ms,
+            ..ProducerConfig::default()
+        })
+        .unwrap();
+    producer.init_transactions(PATIENCE).unwrap();
+    producer
+}
+
+fn send(producer: &mut dyn Producer, topic: &str, value: &str) -> Result<(), LogError> {
+    producer.send(ProducerRecord {
+        topic,
+        partition: 0,
+        timestamp: 1,
+        key: None,
+        value: Some(value.as_bytes()),
+        headers: &[],
+    })
+}
+
+fn commit(producer: &mut dyn Producer) -> Result<Committed, LogError> {
+    producer.begin_commit(Vec::new(), None)?;
+    loop {
+        if let Some(committed) = producer.poll_commit(Duration::from_secs(1))? {
+            return Ok(committed);
+        }
+    }
+}
+
+fn values(log: &KafkaLog, topic: &str) -> Vec<String> {
+    let mut values = Vec::new();
+    read_to_end(log, topic, &mut |record| {
+        let value = record.value.unwrap_or_default();
+        values.push(String::from_utf8_lossy(&value).into_owned());
+        Ok(())
+    })
+    .unwrap();
+    values
+}
+
+#[test]
+fn a_producer_whose_transaction_timed_out_is_told_apart_from_one_with_a_successor() {
+    let log = KafkaLog::new(KafkaOptions::new(e2e::kafka())).unwrap();
+    let topic = "timed-out-transactions";
+    log.create_topics(&[NewTopic::new(topic, 1)]).unwrap();
+    let mut slow = producer(&log, "slow", 11_000);
+    slow.begin_transaction().unwrap();
+    send(&mut *slow, topic, "lost").unwrap();
+    slow.flush(PATIENCE).unwrap();
+    // The broker looks for such transactions every ten seconds; then readers of committed records come past this one.
+    let reader = log.consumer(ConsumerConfig::default()).unwrap();
+    let partition = TopicPartition::new(topic, 0);
+    let aborted = wait_for(PATIENCE, || {
+        let end = reader.end_offset(&partition, Isolation::ReadCommitted, PATIENCE);
+        (end.unwrap() > 1).then_some(())
+    });
+    assert!(aborted.is_some(), "the broker aborts no transaction");
+    let error = commit(&mut *slow).unwrap_err();
+    assert_eq!(error.class, ErrorClass::Uncertain, "{error}");
+    assert!(error.message.contains("transaction.timeout.ms"), "{error}");
+    drop(slow);
+    let mut again = producer(&log, "slow", 60_000);
+    again.begin_transaction().unwrap();
+    send(&mut *again, topic, "kept").unwrap();
+    commit(&mut *again).unwrap();
+    assert_eq!(values(&log, topic), ["kept"]);
+
+    // A transaction that is younger than its timeout can have been ended by a newer producer only.
+    again.begin_transaction().unwrap();
+    send(&mut *again, topic, "of the elder").unwrap();
+    again.flush(PATIENCE).unwrap();
+    let _younger = producer(&log, "slow", 60_000);
+    let error = commit(&mut *again).unwrap_err();
+    assert_eq!(error.class, ErrorClass::Fenced, "{error}");
+    assert!(error.message.contains("took over"), "{error}");
+    assert_eq!(values(&log, topic), ["kept"]);
+}
+
+#[test]
+fn a_commit_whose_requests_had_to_be_sent_again_takes_a_new_producer() {
+    let directory = tempfile::tempdir().unwrap();
+    let door = Door::free().unwrap();
+    let options = Options::default().listener("PROXIED", door.listener, door.proxy);
+    let broker = Broker::start(directory.path(), &options).unwrap();
+    let mut proxy = Proxy::start(door.proxy, door.listener).unwrap();
+    let direct = KafkaLog::new(KafkaOptions::new(broker.bootstrap())).unwrap();
+    let topic = "sent-again";
+    direct.create_topics(&[NewTopic::new(topic, 1)]).unwrap();
+    let mut options = KafkaOptions::new(proxy.address());
+    let timeout = ("socket.timeout.ms".to_owned(), "2000".to_owned());
+    options.properties.extend([timeout]);
+    let log = KafkaLog::new(options).unwrap();
+
+    let mut first = producer(&log, "sender", 60_000);
+    first.begin_transaction().unwrap();
+    send(&mut *first, topic, "undisturbed").unwrap();
+    commit(&mut *first).unwrap();
+
+    first.begin_transaction().unwrap();
+    send(&mut *first, topic, "disturbed").unwrap();
+    first.flush(PATIENCE).unwrap();
+    proxy.black_hole();
+    first.begin_commit(Vec::new(), None).unwrap();
+    // Longer than a request may take, so it is sent again, and arrives twice.
+    assert!(first.poll_commit(Duration::from_secs(8)).unwrap().is_none());
+    proxy.open().unwrap();
+    let outcome = wait_for(PATIENCE, || {
+        first.poll_commit(Duration::from_millis(100)).transpose()
+    });
+    let error = outcome.expect("the commit ends").unwrap_err();
+    assert_eq!(error.class, ErrorClass::Uncertain, "{error}");
+    drop(first);
+    let mut second = producer(&log, "sender", 60_000);
+    second.begin_transaction().unwrap();
+    send(&mut *second, topic, "afterwards").unwrap();
+    commit(&mut *second).unwrap();
+    assert_eq!(
+        values(&direct, topic),
+        ["undisturbed", "disturbed", "afterwards"]
+    );
+}
