@@ -20,6 +20,8 @@ mod opening;
 mod rebalance;
 mod recovery;
 
+pub(crate) use recovery::{PATIENCE, PAUSE, may_pass};
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use state::{Database, DatabaseOptions, MemoryDatabase, StateDirectory, StateError};
 
-use crate::clock::{Clock, SystemClock};
+use crate::clock::{Clock, Deadline, SystemClock};
 use crate::config::StreamsConfig;
 use crate::error::Fault;
 use crate::log::{Log, LogError};
@@ -19,7 +19,7 @@ use super::kept_plan::{Gate, encoded};
 use super::memory::{MemoryPlan, Stores};
 use super::restore_thread::RestoreBy;
 use super::restores::{RestoreProgress, Restores};
-use super::stream_thread::{Pace, Round, Shared, StreamThread};
+use super::stream_thread::{PATIENCE, PAUSE, Pace, Round, Shared, StreamThread, may_pass};
 use super::topic_lookup::TopicLookup;
 use super::topics;
 
@@ -493,6 +493,26 @@ fn finish(
     }
 }
 
+/// Starts a thread; a log that goes away meanwhile is waited for, as it is later.
+fn started(
+    shared: &Arc<Shared>,
+    index: usize,
+    stop: &AtomicBool,
+) -> Result<StreamThread, StreamsError> {
+    let deadline = Deadline::after(PATIENCE);
+    loop {
+        match StreamThread::start(Arc::clone(shared), index, RestoreBy::OwnThread) {
+            Err(fault)
+                if may_pass(&fault) && !deadline.passed() && !stop.load(Ordering::SeqCst) =>
+            {
+                tracing::warn!(thread = index, %fault, "a stream thread does not start; trying again");
+                shared.clock.pass(PAUSE);
+            }
+            started => return Ok(started?),
+        }
+    }
+}
+
 fn run_thread(
     shared: Arc<Shared>,
     index: usize,
@@ -503,7 +523,7 @@ fn run_thread(
         .config
         .commit_interval
         .min(Duration::from_millis(100));
-    let mut thread = StreamThread::start(shared, index, RestoreBy::OwnThread)?;
+    let mut thread = started(&shared, index, stop)?;
     let mut counted = 0;
     while !stop.load(Ordering::SeqCst) {
         thread.round(wait, Pace::Interval)?;

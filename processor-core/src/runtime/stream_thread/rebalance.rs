@@ -28,7 +28,7 @@ impl StreamThread {
 
     pub(super) fn revoked(&mut self, partitions: &[TopicPartition], lost: bool) -> Result {
         tracing::info!(thread = self.index, ?partitions, lost, "partitions revoked");
-        self.check_inputs_exist()?;
+        let exist = self.check_inputs_exist();
         // IMPORTANT: whatever becomes of the commit, the partitions are released: the group waits for that, and asks
         // once only.
         let undone = if mutant::is(Mutant::OpenAcrossRebalance) {
@@ -67,6 +67,7 @@ impl StreamThread {
             self.failed.forget(partition);
         }
         self.consumer.release(partitions)?;
+        exist?;
         let undone = undone?;
         // Where only some inputs of a task were taken, it waits for them to come back.
         let holds_some = |id: &&TaskId| {

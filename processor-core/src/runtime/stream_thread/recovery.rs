@@ -13,9 +13,9 @@ use crate::task::is_not_ready;
 use super::{LOG_TIMEOUT, NOT_READY_PAUSE, StreamThread, producer, task_of};
 
 /// How long the log may be away before a thread gives up: as long as the group waits for a member that does not poll.
-const PATIENCE: Duration = Duration::from_secs(5 * 60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5 * 60);
 /// Between two attempts to repair.
-const PAUSE: Duration = Duration::from_millis(50);
+pub(crate) const PAUSE: Duration = Duration::from_millis(50);
 
 impl StreamThread {
     /// Repairs what an abort and a rewind can repair, and passes the rest on. A repair may fail and be repaired in turn, for
@@ -163,7 +163,7 @@ impl StreamThread {
 }
 
 /// Whether it is worth trying again: what a repair meets, as well as what it repairs.
-fn may_pass(fault: &Fault) -> bool {
+pub(crate) fn may_pass(fault: &Fault) -> bool {
     match fault.log_error().map(|error| error.class) {
         Some(ErrorClass::Retriable | ErrorClass::Abortable | ErrorClass::Uncertain) => true,
         Some(ErrorClass::Rejected | ErrorClass::Fenced | ErrorClass::Fatal) | None => false,

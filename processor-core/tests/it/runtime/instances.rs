@@ -209,6 +209,15 @@ fn threads_of_one_instance_share_the_work() {
         feed(&world, part, RECORDS);
     }
     streams.start();
+    close_when_done(streams, &world);
+    let (counts, expected) = (results(&world), undisturbed());
+    for topic in ["counts", "by-value", "windows"] {
+        assert_eq!(counts[topic], expected[topic], "{topic}");
+    }
+}
+
+/// Waits until real threads have taken all that was fed, and closes the application.
+fn close_when_done(streams: Streams, world: &World) {
     // Each record is read once at its source, and those of "right" once more behind each of the two repartitions.
     let all = (PARTS * RECORDS) as usize + 2 * world.read("right").len();
     let deadline = processor_core::clock::Deadline::after(Duration::from_secs(60));
@@ -221,6 +230,30 @@ fn threads_of_one_instance_share_the_work() {
         std::thread::yield_now();
     }
     streams.close().unwrap();
+}
+
+#[test]
+fn a_log_that_is_away_while_a_thread_starts_ends_no_instance() {
+    let world = World::new(&topics());
+    for part in 0..PARTS {
+        feed(&world, part, RECORDS);
+    }
+    let of = |calls| Fault {
+        class: ErrorClass::Retriable,
+        calls,
+        done: false,
+    };
+    // The thread has a producer, which says that the log is busy, and then cannot make its other clients.
+    let script = Script::with_aftermath(of(&[Call::Init]), 0, of(&[Call::MakeClient]), 3);
+    let log = FaultyLog {
+        inner: world.log.clone(),
+        script: Arc::clone(&script),
+        max_poll_records: 50,
+    };
+    let mut streams = Streams::new(topology(), named("one"), Arc::new(log)).unwrap();
+    streams.start();
+    close_when_done(streams, &world);
+    assert!(script.struck());
     let (counts, expected) = (results(&world), undisturbed());
     for topic in ["counts", "by-value", "windows"] {
         assert_eq!(counts[topic], expected[topic], "{topic}");
