@@ -2,4 +2,13 @@
 
 pub mod memory;
 pub mod peers;
+
+mod arena;
+mod child;
+mod event;
+mod lag;
+mod random;
+mod reading;
+mod stopwatch;
+mod termination;
 mod usage;

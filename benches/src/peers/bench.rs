@@ -2,12 +2,15 @@
 
 use anyhow::{Context, Result};
 
-use super::arena::Arena;
+use crate::arena::Arena;
+use crate::stopwatch::Stopwatch;
+use crate::termination::Termination;
+
 use super::arguments::BenchArguments;
 use super::contestant::Contestant;
+use super::dataset;
 use super::report::{Report, WorkloadReport};
 use super::schedule;
-use super::termination::Termination;
 use super::turn::{Expected, Measurement, Turn};
 use super::workload::Workload;
 
@@ -18,13 +21,27 @@ pub(super) fn run(arguments: &BenchArguments) -> Result<()> {
         [] => &Workload::ALL[..],
         chosen => chosen,
     };
-    let arena = Arena::open(arguments)?;
+    let arena = Arena::open(arguments.partitions)?;
+    load(&arena, arguments)?;
     let mut report = Report::default();
     for &workload in workloads {
         report.add(contest(&arena, workload, arguments.rounds, &termination)?);
     }
     drop(arena);
     report.print(arguments.json)
+}
+
+fn load(arena: &Arena, arguments: &BenchArguments) -> Result<()> {
+    let watch = Stopwatch::start();
+    let events = dataset::events(arguments.seed, arguments.records);
+    let written = dataset::load(arena.log(), arguments.partitions, events)?;
+    eprintln!(
+        "broker at {}; {written} records loaded in {:.1} s (seed {})",
+        arena.bootstrap(),
+        watch.elapsed().as_secs_f64(),
+        arguments.seed
+    );
+    Ok(())
 }
 
 fn contest(

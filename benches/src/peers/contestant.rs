@@ -51,7 +51,7 @@ impl Contestant {
             Self::Ours => own_command("ours", job),
             Self::Raw => own_command("raw", job),
             Self::KafkaStreams(cache) => {
-                let mut java = xtask::peers::command()?;
+                let mut java = xtask::peers::command("Peer")?;
                 java.args([job.workload.name(), &job.bootstrap, &job.application_id])
                     .arg(&job.state_dir)
                     .arg(match cache {

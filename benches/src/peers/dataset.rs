@@ -11,19 +11,16 @@ use processor_core::log::{Log, NewTopic, ProducerConfig, ProducerRecord};
 use processor_core::partitioner::partition_for;
 use serde::Serialize;
 
-use super::arena::PATIENCE;
-use super::event::{Click, Impression};
-use super::random::Random;
 use super::workload::{CLICKS, IMPRESSIONS};
+use crate::arena::PATIENCE;
+use crate::event::{Click, Impression};
+use crate::random::Random;
 
 /// 2026-01-01T00:00:00Z.
 const START_MS: i64 = 1_767_225_600_000;
 /// Visits begin 8 ms apart on average; at 4/3 impressions a visit that is one every 6 ms.
 const LONGEST_GAP_MS: i64 = 16;
 const USERS: i64 = 1_000_000;
-const CAMPAIGNS: i64 = 200;
-const CREATIVES: i64 = 2_000;
-const WEBSITES: i64 = 500;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Event {
@@ -90,19 +87,10 @@ impl Events {
     fn plan_impression(&mut self, user_id: &str, timestamp: i64) {
         self.impressions_left -= 1;
         let random = &mut self.random;
-        let campaign_id = format!("campaign-{:03}", random.between(0, CAMPAIGNS - 1));
-        let impression = Impression {
-            impression_id: format!("{:016x}", random.next()),
-            creative_id: format!("creative-{:04}", random.between(0, CREATIVES - 1)),
-            campaign_id: campaign_id.clone(),
-            user_id: user_id.to_owned(),
-            timestamp,
-            website: format!("site-{:03}.example", random.between(0, WEBSITES - 1)),
-            cost_micros: random.between(100, 20_000),
-        };
+        let impression = Impression::drawn(random, user_id, timestamp);
         let click = random.once_in(5).then(|| Click {
             click_id: format!("{:016x}", random.next()),
-            campaign_id,
+            campaign_id: impression.campaign_id.clone(),
             user_id: user_id.to_owned(),
             timestamp: timestamp + random.between(1_000, 30_000),
         });

@@ -11,24 +11,16 @@
 //!                                                  report ◀─┘
 //! ```
 
-mod arena;
 mod arguments;
 mod bench;
-mod child;
 mod contestant;
 mod dataset;
-mod event;
-mod lag;
 mod ours;
 mod outcome;
 mod race;
-mod random;
 mod raw;
-mod reading;
 mod report;
 mod schedule;
-mod stopwatch;
-mod termination;
 mod turn;
 mod workload;
 

@@ -10,10 +10,10 @@ use processor_core::serde::{json, utf8};
 use processor_core::{Streams, StreamsBuilder, StreamsConfig, Topology};
 
 use super::arguments::Job;
-use super::event::{Click, Impression, Pair};
-use super::stopwatch::pause;
-use super::termination::Termination;
 use super::workload::{CLICKS, IMPRESSIONS, Workload};
+use crate::event::{Click, Impression, Pair};
+use crate::stopwatch::pause;
+use crate::termination::Termination;
 
 const COUNT_WINDOW: Duration = Duration::from_secs(60);
 const JOIN_WINDOW: Duration = Duration::from_secs(30 * 60);

@@ -11,8 +11,8 @@ use rustc_hash::FxHashMap;
 use serde_json::Value;
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::reading::read_committed;
 use super::workload::Equal;
+use crate::reading::read_committed;
 
 /// Sorted digests; two of them are equal when the contestants wrote the same.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use super::lag::Seen;
+use crate::lag::Seen;
 
 /// One part in so many of the records does not count.
 const WARM_UP_SHARE: u64 = 10;

@@ -16,11 +16,11 @@ use processor_core::log::{
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::arena::PATIENCE;
 use super::arguments::Job;
-use super::event::{Click, Impression};
-use super::termination::Termination;
 use super::workload::CLICKS;
+use crate::arena::PATIENCE;
+use crate::event::{Click, Impression};
+use crate::termination::Termination;
 
 const COMMIT_INTERVAL: Duration = Duration::from_millis(100);
 

@@ -7,16 +7,16 @@ use anyhow::{Context, Result, bail};
 use processor_core::clock::Deadline;
 use processor_core::log::{Log as _, NewTopic};
 
-use super::arena::Arena;
 use super::arguments::Job;
-use super::child::Child;
 use super::contestant::Contestant;
-use super::lag::Lag;
 use super::outcome::{Difference, Outcome, example};
 use super::race::{Finish, Race, Verdict};
-use super::stopwatch::{Stopwatch, pause};
-use super::termination::Termination;
 use super::workload::{Equal, Workload};
+use crate::arena::Arena;
+use crate::child::Child;
+use crate::lag::Lag;
+use crate::stopwatch::{Stopwatch, pause};
+use crate::termination::Termination;
 use crate::usage::Usage;
 
 /// Between two looks at the lag.

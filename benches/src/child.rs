@@ -15,7 +15,7 @@ use crate::usage::Usage;
 const STOP_PATIENCE: Duration = Duration::from_secs(40);
 
 /// Runs until it is stopped or dropped.
-pub(super) struct Child {
+pub(crate) struct Child {
     spawned: Spawned,
     process: Process,
     /// What it prints.
@@ -87,11 +87,15 @@ impl Drop for Child {
     }
 }
 
-fn tail(log: &Path) -> String {
-    let text = match fs::read(log) {
+fn printed(log: &Path) -> String {
+    match fs::read(log) {
         Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
-        Err(error) => return format!("(cannot read {}: {error})", log.display()),
-    };
+        Err(error) => format!("(cannot read {}: {error})", log.display()),
+    }
+}
+
+fn tail(log: &Path) -> String {
+    let text = printed(log);
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(40)..].join("\n")
 }

@@ -11,7 +11,7 @@ use processor_core::log::{
 use super::arena::PATIENCE;
 
 /// All partitions of `topics`.
-pub(super) fn partitions_of(log: &dyn Log, topics: &[&str]) -> Result<Vec<TopicPartition>> {
+pub(crate) fn partitions_of(log: &dyn Log, topics: &[&str]) -> Result<Vec<TopicPartition>> {
     let mut partitions = Vec::new();
     for topic in topics {
         let count = log
@@ -23,7 +23,7 @@ pub(super) fn partitions_of(log: &dyn Log, topics: &[&str]) -> Result<Vec<TopicP
 }
 
 /// The physical end of each partition.
-pub(super) fn ends(
+pub(crate) fn ends(
     consumer: &dyn Consumer,
     partitions: &[TopicPartition],
 ) -> Result<Vec<(TopicPartition, Offset)>> {
@@ -38,7 +38,7 @@ pub(super) fn ends(
 ///
 /// # Errors
 /// When a transaction stays open: its writer has been stopped, so nothing will end it.
-pub(super) fn read_committed(
+pub(crate) fn read_committed(
     log: &dyn Log,
     topics: &[&str],
     mut each: impl FnMut(&ConsumerRecord) -> Result<()>,

@@ -1,7 +1,7 @@
 //! How far a consumer group has come, seen from outside and in the same way for everybody.
 //!
-//! The lag of a partition is its end less the group's committed offset. Source topics do not grow during a turn, so their
-//! ends are taken once. A repartition topic counts up to its physical end, transaction markers included: a contestant is
+//! The lag of a partition is its end less the group's committed offset. Where source topics do not grow, their ends are
+//! taken once. A repartition topic counts up to its physical end, transaction markers included: a contestant is
 //! done when it has committed past those too, as both frameworks do when idle.
 
 use std::time::Duration;
@@ -18,7 +18,7 @@ use super::reading::{ends, partitions_of};
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A group under observation.
-pub(super) struct Lag<'a> {
+pub(crate) struct Lag<'a> {
     log: &'a KafkaLog,
     consumer: Box<dyn Consumer>,
     application_id: String,
@@ -27,7 +27,7 @@ pub(super) struct Lag<'a> {
 
 /// What one look showed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Seen {
+pub(crate) struct Seen {
     /// Records of the source topics that are committed.
     pub committed: u64,
     /// No lag, on internal topics neither.

@@ -1,4 +1,4 @@
-//! Where the contest takes place: one broker, one data set, one directory.
+//! Where contests take place: one broker, one directory.
 
 use std::path::Path;
 use std::time::Duration;
@@ -9,15 +9,11 @@ use processor_core::log::kafka::{KafkaLog, KafkaOptions};
 use tempfile::TempDir;
 use xtask::broker::{Broker, Options};
 
-use super::arguments::BenchArguments;
-use super::dataset;
-use super::stopwatch::Stopwatch;
-
 /// With anything that takes a moment on a machine that works properly.
-pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Stops the broker and removes the directory when dropped.
-pub(super) struct Arena {
+pub(crate) struct Arena {
     // NOTE: dropped in this order: clients, broker, its data.
     log: KafkaLog,
     broker: Broker,
@@ -26,28 +22,19 @@ pub(super) struct Arena {
 }
 
 impl Arena {
-    /// Starts a broker and fills the input topics.
-    pub fn open(arguments: &BenchArguments) -> Result<Self> {
+    /// Starts a broker. `partitions` are those of every topic.
+    pub fn open(partitions: i32) -> Result<Self> {
         let dir = tempfile::tempdir().context("cannot create a directory")?;
         // Records of the past are due for deletion in changelogs with a retention; the broker would look for them every
         // five minutes, in whoever's turn that is.
         let options = Options::default().set("log.retention.check.interval.ms", "86400000");
         let broker = Broker::start(dir.path().join("broker"), &options)?;
         let log = KafkaLog::new(KafkaOptions::new(broker.bootstrap()))?;
-        let watch = Stopwatch::start();
-        let events = dataset::events(arguments.seed, arguments.records);
-        let written = dataset::load(&log, arguments.partitions, events)?;
-        eprintln!(
-            "broker at {}; {written} records loaded in {:.1} s (seed {})",
-            broker.bootstrap(),
-            watch.elapsed().as_secs_f64(),
-            arguments.seed
-        );
         Ok(Self {
             log,
             broker,
             dir,
-            partitions: arguments.partitions,
+            partitions,
         })
     }
 

@@ -8,7 +8,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 /// Whether this process has been asked to end.
 #[derive(Debug, Clone)]
-pub(super) struct Termination(Arc<AtomicBool>);
+pub(crate) struct Termination(Arc<AtomicBool>);
 
 impl Termination {
     /// Signals are noted from here on instead of ending the process at once.

@@ -3,7 +3,7 @@
 use processor_core::testing::simulation::Draw;
 
 #[derive(Debug, Clone)]
-pub(super) struct Random(Draw);
+pub(crate) struct Random(Draw);
 
 impl Random {
     pub fn with_seed(seed: u64) -> Self {

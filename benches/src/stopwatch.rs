@@ -8,7 +8,7 @@ const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Measures from its start, up to a day.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Stopwatch(Deadline);
+pub(crate) struct Stopwatch(Deadline);
 
 impl Stopwatch {
     pub fn start() -> Self {
@@ -21,7 +21,7 @@ impl Stopwatch {
 }
 
 /// Lets `duration` pass.
-pub(super) fn pause(duration: Duration) {
+pub(crate) fn pause(duration: Duration) {
     SystemClock.pass(duration);
 }
 
