@@ -63,6 +63,18 @@ impl Child {
         Usage::of(self.process.pid())
     }
 
+    /// What it has printed so far.
+    pub fn printed(&self) -> String {
+        printed(&self.log)
+    }
+
+    /// SIGKILL; returns when it is gone.
+    pub fn kill(mut self) -> Result<()> {
+        self.process.kill()?;
+        self.spawned.wait().context("cannot reap a child")?;
+        Ok(())
+    }
+
     /// SIGTERM, and SIGKILL if that does not help; returns when it is gone.
     pub fn stop(mut self) -> Result<()> {
         let ending = self.process.stop(STOP_PATIENCE)?;

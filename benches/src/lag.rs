@@ -52,6 +52,13 @@ impl<'a> Lag<'a> {
         })
     }
 
+    /// Source topics may have grown: takes their ends anew.
+    pub fn look_for_more(&mut self) -> Result<()> {
+        let partitions: Vec<TopicPartition> = self.sources.iter().map(|(p, _)| p.clone()).collect();
+        self.sources = ends(&*self.consumer, &partitions)?;
+        Ok(())
+    }
+
     /// Records in the source topics.
     pub fn total(&self) -> u64 {
         records(self.sources.iter().map(|(_, end)| *end))

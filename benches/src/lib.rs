@@ -2,6 +2,7 @@
 
 pub mod memory;
 pub mod peers;
+pub mod restart;
 
 mod arena;
 mod child;

@@ -91,6 +91,12 @@ enum Bench {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Kill an application with a large state and start it again: how long until its next result, here and on Kafka Streams
+    #[command(disable_help_flag = true)]
+    Restart {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -135,6 +141,10 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Bench(Bench::Peers { args }) => {
             peers::compile()?;
             return released("bench-suite", "peers", &args);
+        }
+        Task::Bench(Bench::Restart { args }) => {
+            peers::compile()?;
+            return released("bench-suite", "restart", &args);
         }
     }
     Ok(ExitCode::SUCCESS)

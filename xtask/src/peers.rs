@@ -31,19 +31,19 @@ pub fn class_path() -> Result<OsString> {
     PEER.class_path()
 }
 
-/// The `java` command that runs the peer; the caller adds the peer's own arguments.
+/// The `java` command that runs `program`, one of the peer's; the caller adds the program's own arguments.
 ///
 /// The JVM keeps its defaults (collector, compiler) but for a heap of 1 GiB: by default it would take a quarter of
 /// the machine, and its memory would say nothing.
 ///
 /// # Errors
 /// As [`compile`].
-pub fn command() -> Result<Command> {
+pub fn command(program: &str) -> Result<Command> {
     let mut java = Command::new("java");
     java.arg("-cp").arg(class_path()?).args([
         "-Xmx1g",
         "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
-        "Peer",
+        program,
     ]);
     Ok(java)
 }

@@ -96,8 +96,8 @@ public final class Peer {
 
     private static final ObjectMapper MAPPER =
             new ObjectMapper().setPropertyNamingStrategy(PropertyNamingStrategies.SNAKE_CASE);
-    private static final Serde<String> STRING = Serdes.String();
-    private static final Serde<Impression> IMPRESSION = json(Impression.class);
+    static final Serde<String> STRING = Serdes.String();
+    static final Serde<Impression> IMPRESSION = json(Impression.class);
     private static final Serde<Click> CLICK = json(Click.class);
     private static final Serde<Pair> PAIR = json(Pair.class);
 
@@ -109,7 +109,12 @@ public final class Peer {
 
     public static void main(String[] argv) throws InterruptedException {
         Arguments args = Arguments.of(argv);
-        KafkaStreams streams = new KafkaStreams(topology(args), settings(args));
+        run(topology(args), settings(args));
+    }
+
+    /** Runs until SIGTERM, or until a stream thread dies. */
+    static void run(Topology topology, Properties settings) throws InterruptedException {
+        KafkaStreams streams = new KafkaStreams(topology, settings);
         AtomicBoolean saidReady = new AtomicBoolean();
         CountDownLatch failed = new CountDownLatch(1);
         streams.setStateListener((now, before) -> {
@@ -133,16 +138,21 @@ public final class Peer {
     }
 
     private static Properties settings(Arguments args) {
-        Properties settings = new Properties();
-        settings.put(StreamsConfig.APPLICATION_ID_CONFIG, args.applicationId);
-        settings.put(StreamsConfig.BOOTSTRAP_SERVERS_CONFIG, args.bootstrap);
-        settings.put(StreamsConfig.STATE_DIR_CONFIG, args.stateDir);
-        settings.put(StreamsConfig.PROCESSING_GUARANTEE_CONFIG, StreamsConfig.EXACTLY_ONCE_V2);
-        settings.put(StreamsConfig.COMMIT_INTERVAL_MS_CONFIG, 100);
-        settings.put(StreamsConfig.NUM_STREAM_THREADS_CONFIG, 1);
+        Properties settings = settings(args.applicationId, args.bootstrap, args.stateDir);
         if (!args.cacheBytes.equals("default")) {
             settings.put(StreamsConfig.STATESTORE_CACHE_MAX_BYTES_CONFIG, Long.valueOf(args.cacheBytes));
         }
+        return settings;
+    }
+
+    static Properties settings(String applicationId, String bootstrap, String stateDir) {
+        Properties settings = new Properties();
+        settings.put(StreamsConfig.APPLICATION_ID_CONFIG, applicationId);
+        settings.put(StreamsConfig.BOOTSTRAP_SERVERS_CONFIG, bootstrap);
+        settings.put(StreamsConfig.STATE_DIR_CONFIG, stateDir);
+        settings.put(StreamsConfig.PROCESSING_GUARANTEE_CONFIG, StreamsConfig.EXACTLY_ONCE_V2);
+        settings.put(StreamsConfig.COMMIT_INTERVAL_MS_CONFIG, 100);
+        settings.put(StreamsConfig.NUM_STREAM_THREADS_CONFIG, 1);
         settings.put(ConsumerConfig.AUTO_OFFSET_RESET_CONFIG, "earliest");
         return settings;
     }
@@ -195,7 +205,7 @@ public final class Peer {
                 .mapValues(count -> Long.toString(count));
     }
 
-    private static <T> Serde<T> json(Class<T> type) {
+    static <T> Serde<T> json(Class<T> type) {
         ObjectReader reader = MAPPER.readerFor(type);
         ObjectWriter writer = MAPPER.writerFor(type);
         return Serdes.serdeFrom(

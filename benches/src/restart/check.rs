@@ -1,0 +1,121 @@
+//! Whether the results are right: each user's count goes up, never back and never twice, and ends at what the input says.
+
+use anyhow::{Context, Result, bail};
+use processor_core::log::{ConsumerRecord, Log};
+
+use crate::reading::read_committed;
+
+use super::input::{IMPRESSIONS, Users, key};
+
+/// Compares the committed records of `output` with the input; the number of results.
+pub(super) fn check(log: &dyn Log, users: Users, output: &str) -> Result<u64> {
+    let mut results = Results::of(users);
+    let mut count = 0;
+    read_committed(log, &[output], |record| {
+        count += 1;
+        results.add(record)
+    })?;
+    let mut impressions = vec![0; results.last.len()];
+    read_committed(log, &[IMPRESSIONS], |record| {
+        impressions[user(users, record)?] += 1;
+        Ok(())
+    })?;
+    results.compare(&impressions)?;
+    Ok(count)
+}
+
+/// The last count of each user.
+struct Results {
+    users: Users,
+    last: Vec<u32>,
+}
+
+impl Results {
+    fn of(users: Users) -> Self {
+        let last = vec![0; usize::try_from(users.count).unwrap_or(usize::MAX)];
+        Self { users, last }
+    }
+
+    fn add(&mut self, record: &ConsumerRecord) -> Result<()> {
+        let text = String::from_utf8_lossy(record.value.as_deref().unwrap_or_default());
+        let count: u32 = text
+            .parse()
+            .with_context(|| format!("offset {} is no count: '{text}'", record.offset))?;
+        let user = user(self.users, record)?;
+        let last = &mut self.last[user];
+        if count <= *last {
+            bail!(
+                "the count of {} goes from {last} to {count} at offset {}",
+                key(user as u64),
+                record.offset
+            );
+        }
+        *last = count;
+        Ok(())
+    }
+
+    fn compare(&self, impressions: &[u32]) -> Result<()> {
+        let wrong = self.last.iter().zip(impressions).enumerate();
+        let mut wrong = wrong.filter(|(_, (last, expected))| last != expected);
+        match wrong.next() {
+            None => Ok(()),
+            Some((user, (last, expected))) => bail!(
+                "{} has {expected} impressions and was counted {last} times; {} users are wrong",
+                key(user as u64),
+                wrong.count() + 1
+            ),
+        }
+    }
+}
+
+fn user(users: Users, record: &ConsumerRecord) -> Result<usize> {
+    let key = record.key.as_deref().unwrap_or_default();
+    let number = users.number(key).with_context(|| {
+        format!(
+            "offset {} has a key that nobody sent: '{}'",
+            record.offset,
+            String::from_utf8_lossy(key)
+        )
+    })?;
+    Ok(usize::try_from(number)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use processor_core::log::Headers;
+
+    use super::*;
+
+    fn results(counts: &[(u64, &str)]) -> Result<Results> {
+        let mut results = Results::of(Users { count: 2 });
+        for (user, count) in counts {
+            results.add(&ConsumerRecord {
+                offset: 0,
+                timestamp: 0,
+                key: Some(key(*user).into()),
+                value: Some((*count).to_owned().into()),
+                headers: Headers::new(),
+            })?;
+        }
+        Ok(results)
+    }
+
+    #[test]
+    fn counts_that_end_where_the_input_does_are_right_with_and_without_each_step() {
+        let results = results(&[(0, "1"), (1, "1"), (0, "3")]).unwrap();
+        results.compare(&[3, 1]).unwrap();
+        let error = results.compare(&[3, 2]).unwrap_err().to_string();
+        assert!(
+            error.contains("user-00000001 has 2 impressions and was counted 1"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_count_that_comes_twice_or_goes_back_is_wrong() {
+        assert!(results(&[(0, "1"), (0, "1")]).is_err());
+        assert!(results(&[(0, "2"), (0, "1")]).is_err());
+        assert!(results(&[(0, "many")]).is_err());
+        assert!(results(&[(2, "1")]).is_err());
+    }
+}
