@@ -154,7 +154,6 @@ impl StreamThread {
             &shared.config,
             shared.memory.side_fetch_bytes,
         )?;
-        let out = producer(&shared, index)?;
         let config = &shared.config;
         let mut consumer = shared.log.consumer(ConsumerConfig {
             group: Some(config.application_id.clone()),
@@ -172,6 +171,9 @@ impl StreamThread {
             .map(|source| source.topic.resolve(&config.application_id))
             .collect();
         consumer.subscribe(&topics.iter().map(String::as_str).collect::<Vec<_>>())?;
+        // The group forms meanwhile: what a predecessor left open takes a moment to settle.
+        let out = producer(&shared, index)?;
+        tracing::info!(thread = index, "producer initialised");
         let now = shared.clock.now_ms();
         let new_plan = shared.new_plan.clone();
         let handlers = Handlers::new(config, shared.partitions.dead_letters());

@@ -36,6 +36,8 @@ const RECORD_OVERHEAD: usize = 512;
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// Settings that a client of the newer group protocol may not have.
 const SET_BY_THE_BROKER: [&str; 2] = ["session.timeout.ms", "heartbeat.interval.ms"];
+/// Between two nudges of a client that joins its group.
+const JOIN_STEP: Duration = Duration::from_millis(10);
 
 /// A rebalance that the caller has not been told of.
 #[derive(Debug)]
@@ -106,6 +108,8 @@ pub(super) struct KafkaConsumer {
     queries: Arc<Queries>,
     group: Option<String>,
     instance_id: Option<String>,
+    /// From the subscription to the first assignment.
+    joining: bool,
     reset: OffsetReset,
     max_poll_records: usize,
     max_poll_bytes: usize,
@@ -197,6 +201,7 @@ impl KafkaConsumer {
             queries,
             group: config.group,
             instance_id: config.instance_id,
+            joining: false,
             reset: config.reset,
             max_poll_records,
             max_poll_bytes: MAX_POLL_BYTES.min(fetch_bytes / 4),
@@ -365,7 +370,9 @@ impl Consumer for KafkaConsumer {
                 format_args!("subscribing to {}", topics.join(", ")),
                 &error,
             )
-        })
+        })?;
+        self.joining = true;
+        Ok(())
     }
 
     fn poll(&mut self, timeout: Duration) -> Result<Polled, LogError> {
@@ -376,6 +383,7 @@ impl Consumer for KafkaConsumer {
             names,
             positions,
             instance_id,
+            joining,
             ..
         } = self;
         let mut batches: Vec<PackedBatch> = Vec::new();
@@ -385,7 +393,14 @@ impl Consumer for KafkaConsumer {
             if batches.is_empty()
                 && let Some(event) = rebalances.next()
             {
+                *joining = false;
                 return Ok(event.into());
+            }
+            if *joining {
+                // Its group state machine runs when something happens to it, and else once a second: steps of a join
+                // that only change a connection's state would take that long each. Any question wakes it.
+                let _ = client.assignment();
+                wait = wait.min(JOIN_STEP);
             }
             match client.poll(wait) {
                 // A rebalance was served, which the head of the loop finds, or there is time left to wait.

@@ -362,7 +362,10 @@ fn flush(client: &Client, deliveries: &Deliveries, deadline: Deadline) -> Result
 
 impl Producer for KafkaProducer {
     fn init_transactions(&mut self, timeout: Duration) -> Result<(), LogError> {
-        self.client.init_transactions(timeout).map_err(|error| {
+        let deadline = Deadline::after(timeout);
+        // A client that is not connected yet looks for its coordinator half a second later.
+        self.client.client().fetch_cluster_id(deadline.remaining());
+        self.client.init_transactions(deadline.remaining()).map_err(|error| {
             self.judged(classified(Call::Init, "initialising transactions", &error))
         })
     }
