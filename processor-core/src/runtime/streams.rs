@@ -7,21 +7,21 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use state::{Database, DatabaseOptions, MemoryDatabase, StateDirectory, StateError};
+use state::{Backend, Database, DatabaseOptions, MemoryDatabase, StateDirectory, StateError};
 
-use crate::clock::{Clock, Deadline, SystemClock};
+use crate::clock::{Clock, Deadline, SystemClock, elapsed_ms};
 use crate::config::StreamsConfig;
 use crate::error::Fault;
 use crate::log::{Log, LogError};
 use crate::topology::{Topology, TopologyError};
 
-use super::kept_plan::{Gate, encoded};
+use super::kept_plan::{Gate, Passed, encoded};
 use super::memory::{MemoryPlan, Stores};
 use super::restore_thread::RestoreBy;
 use super::restores::{RestoreProgress, Restores};
 use super::stream_thread::{PATIENCE, PAUSE, Pace, Round, Shared, StreamThread, may_pass};
 use super::topic_lookup::TopicLookup;
-use super::topics;
+use super::topics::{self, TopicPartitions};
 
 /// Why an application cannot start, or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -196,18 +196,28 @@ impl Streams {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, StreamsError> {
         let memory = memory_plan(&topology, &config)?;
-        let (directory, database): (_, Arc<dyn Database>) = match &config.state_dir {
-            None => (None, Arc::new(MemoryDatabase::default())),
-            Some(path) => {
-                let mut directory = StateDirectory::open(path, &config.application_id)?;
-                let options = DatabaseOptions {
-                    cache_bytes: memory.cache_bytes,
-                };
-                let database = directory.open_database(config.backend, &options)?;
-                (Some(directory), database)
-            }
+        let options = DatabaseOptions {
+            cache_bytes: memory.cache_bytes,
         };
-        let mut streams = Self::on(topology, config, log, clock, database)?;
+        let mut directory = match &config.state_dir {
+            None => None,
+            Some(path) => Some(StateDirectory::open(path, &config.application_id)?),
+        };
+        // Stores may take a while to open, and so may the questions to the log.
+        let (database, checked) = std::thread::scope(|scope| {
+            let opening = directory.as_mut().map(|directory| {
+                scope.spawn(|| open_database(directory, config.backend, &options, &*clock))
+            });
+            let checked = Checked::against(&topology, &config, &*log, &*clock);
+            let database = match opening {
+                None => Ok(Arc::new(MemoryDatabase::default()) as Arc<dyn Database>),
+                Some(opening) => opening
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            };
+            (database, checked)
+        });
+        let mut streams = Self::of(topology, config, log, clock, database?, checked?)?;
         streams._directory = directory;
         Ok(streams)
     }
@@ -220,16 +230,20 @@ impl Streams {
         clock: Arc<dyn Clock>,
         database: Arc<dyn Database>,
     ) -> Result<Self, StreamsError> {
+        let checked = Checked::against(&topology, &config, &*log, &*clock)?;
+        Self::of(topology, config, log, clock, database, checked)
+    }
+
+    fn of(
+        topology: Topology,
+        config: StreamsConfig,
+        log: Arc<dyn Log>,
+        clock: Arc<dyn Clock>,
+        database: Arc<dyn Database>,
+        checked: Checked,
+    ) -> Result<Self, StreamsError> {
         let memory = memory_plan(&topology, &config)?;
-        let prepared = topics::prepare(&topology, &config, &*log)?;
-        let plan = prepared.plan_of(&topology, &config);
-        let gate = Gate {
-            log: &*log,
-            config: &config,
-            clock: &*clock,
-        };
-        let passed = gate.pass(&plan)?;
-        let partitions = prepared.make_topics(&topology, &config, &*log)?;
+        let Checked { passed, partitions } = checked;
         let instance = match (&config.instance, &config.state_dir) {
             (Some(instance), _) => instance.clone(),
             (None, Some(path)) => kept_instance(path, &*clock)?,
@@ -445,6 +459,42 @@ fn mark_if_damaged(config: &StreamsConfig, error: &StreamsError) {
     {
         state::mark_if_damaged(&directory.join("stores"), error);
     }
+}
+
+/// That the topology fits what is on the log.
+struct Checked {
+    passed: Passed,
+    partitions: TopicPartitions,
+}
+
+impl Checked {
+    /// Compares, resets what may be reset, and makes the internal topics.
+    fn against(
+        topology: &Topology,
+        config: &StreamsConfig,
+        log: &dyn Log,
+        clock: &dyn Clock,
+    ) -> Result<Self, StreamsError> {
+        let prepared = topics::prepare(topology, config, log)?;
+        let plan = prepared.plan_of(topology, config);
+        let passed = Gate { log, config, clock }.pass(&plan)?;
+        let partitions = prepared.make_topics(topology, config, log)?;
+        tracing::info!("topics checked");
+        Ok(Self { passed, partitions })
+    }
+}
+
+fn open_database(
+    directory: &mut StateDirectory,
+    backend: Backend,
+    options: &DatabaseOptions,
+    clock: &dyn Clock,
+) -> Result<Arc<dyn Database>, StreamsError> {
+    let began_ms = clock.now_ms();
+    let database = directory.open_database(backend, options)?;
+    let open_ms = elapsed_ms(began_ms, clock.now_ms());
+    tracing::info!(path = %directory.path().display(), %backend, open_ms, "state opened");
+    Ok(database)
 }
 
 fn thread_ranks(topology: &Topology) -> std::ops::RangeInclusive<usize> {

@@ -365,9 +365,11 @@ impl Producer for KafkaProducer {
         let deadline = Deadline::after(timeout);
         // A client that is not connected yet looks for its coordinator half a second later.
         self.client.client().fetch_cluster_id(deadline.remaining());
-        self.client.init_transactions(deadline.remaining()).map_err(|error| {
-            self.judged(classified(Call::Init, "initialising transactions", &error))
-        })
+        self.client
+            .init_transactions(deadline.remaining())
+            .map_err(|error| {
+                self.judged(classified(Call::Init, "initialising transactions", &error))
+            })
     }
 
     fn begin_transaction(&mut self) -> Result<(), LogError> {
