@@ -28,7 +28,7 @@ pub mod kafka;
 mod reading;
 
 pub use error::{ErrorClass, LogError};
-pub use reading::read_to_end;
+pub use reading::{read_partition_to_end, read_to_end};
 
 /// Position of a record in its partition. A *committed* offset is the one to read next.
 pub type Offset = i64;

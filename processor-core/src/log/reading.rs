@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use super::{
-    Consumer, ConsumerConfig, ConsumerRecord, Isolation, Log, LogError, Polled, TopicPartition,
-};
+use super::{ConsumerConfig, ConsumerRecord, Isolation, Log, LogError, Polled, TopicPartition};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -21,21 +19,21 @@ pub fn read_to_end(
     visit: &mut dyn FnMut(ConsumerRecord) -> Result<(), LogError>,
 ) -> Result<(), LogError> {
     for partition in 0..log.partitions(topic)?.unwrap_or(0) {
-        let mut consumer = log.consumer(ConsumerConfig::default())?;
-        read_partition(
-            &mut *consumer,
-            &TopicPartition::new(topic, partition),
-            visit,
-        )?;
+        read_partition_to_end(log, &TopicPartition::new(topic, partition), visit)?;
     }
     Ok(())
 }
 
-fn read_partition(
-    consumer: &mut dyn Consumer,
+/// Hands all committed records of `partition` to `visit`, in order of their offsets, up to where it ends now.
+///
+/// # Errors
+/// When there is no such partition, the log does not answer, or what `visit` returns.
+pub fn read_partition_to_end(
+    log: &dyn Log,
     partition: &TopicPartition,
     visit: &mut dyn FnMut(ConsumerRecord) -> Result<(), LogError>,
 ) -> Result<(), LogError> {
+    let mut consumer = log.consumer(ConsumerConfig::default())?;
     let begin = consumer.beginning_offset(partition, TIMEOUT)?;
     let end = consumer.end_offset(partition, Isolation::ReadCommitted, TIMEOUT)?;
     consumer.assign(&[(partition.clone(), Some(begin))])?;

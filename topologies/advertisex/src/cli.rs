@@ -7,21 +7,23 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use attribution::ConversionRules;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use events::generator::{GeneratorConfig, generate};
 use events::reference::{Definitions, Sharing};
 use processor_core::Backend;
 use processor_core::dsl::Model;
+use processor_core::log::Log;
 use processor_core::log::embedded::EmbeddedLog;
 use tracing_subscriber::EnvFilter;
 
-use crate::demo::Demo;
+use crate::demo::{self, Demo};
 use crate::duration;
 use crate::plan::Question;
 use crate::progress::grouped;
 use crate::size;
+use crate::verify::{self, Report, Settings};
 
 /// AdvertiseX: ad events from landing files to attributed campaigns
 #[derive(Parser)]
@@ -43,6 +45,8 @@ enum Command {
     /// Write the results that are committed on Kafka into files
     #[cfg(feature = "kafka")]
     Results(kafka::ResultsArgs),
+    /// Prove from what is committed that nothing was lost and nothing came twice
+    Verify(VerifyArgs),
     /// Print the topology: sub-topologies, operators, topics and stores, what they cost, and what changed
     Plan(PlanArgs),
 }
@@ -150,6 +154,35 @@ struct DemoArgs {
 }
 
 #[derive(Args)]
+struct VerifyArgs {
+    /// Landing directory; with --bootstrap it may be left out, and lines are not read again [default: the shipped sample]
+    #[arg(long, value_name = "DIR")]
+    input: Option<PathBuf>,
+    /// Where the results of the demo are
+    #[arg(long, value_name = "DIR", default_value = "advertisex-out")]
+    out: PathBuf,
+    /// Where its log is [default: inside --out]
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+    /// Verify what is on Kafka instead: brokers, host:port, several separated by commas
+    #[cfg(feature = "kafka")]
+    #[arg(long, conflicts_with_all = ["out", "state"])]
+    bootstrap: Option<String>,
+    /// A property of the Kafka client (librdkafka); may be repeated
+    #[cfg(feature = "kafka")]
+    #[arg(long = "set", value_name = "NAME=VALUE", value_parser = kafka::property, requires = "bootstrap")]
+    properties: Vec<(String, String)>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    /// Memory for the ids of a feed: with more ids the feed is read several times
+    #[arg(long, value_name = "SIZE", value_parser = size::parse, default_value = "1GiB")]
+    memory: u64,
+    #[command(flatten)]
+    rules: Rules,
+}
+
+#[derive(Args)]
 struct GenerateArgs {
     /// Directory to make
     #[arg(long, value_name = "DIR")]
@@ -197,11 +230,11 @@ struct PlanArgs {
     question: Question,
 }
 
-/// Exit code of a plan that may not follow the older one.
-const UNSAFE: u8 = 3;
+/// Exit code where the answer is no: a plan may not follow the older one, or a check does not hold.
+const REFUSED: u8 = 3;
 
 /// Parses the arguments and does what they say. Exit code 1 when it fails, 2 when the arguments are wrong, 3 when a plan is
-/// compared and a change is unsafe.
+/// compared and a change is unsafe, or a verification does not hold.
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -229,12 +262,13 @@ fn sentence(error: &anyhow::Error) -> String {
 
 fn dispatch(command: Command) -> Result<ExitCode> {
     match command {
-        Command::Demo(args) => demo(args)?,
+        Command::Demo(args) => run_demo(args)?,
         Command::Generate(args) => generate_landing(&args)?,
         #[cfg(feature = "kafka")]
         Command::Run(args) => args.into_run()?.run(&stop_on_signals()?)?,
         #[cfg(feature = "kafka")]
         Command::Results(args) => args.write()?,
+        Command::Verify(args) => return answer(args),
         Command::Plan(args) => return plan(&args),
     }
     Ok(ExitCode::SUCCESS)
@@ -244,7 +278,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
     clippy::print_stdout,
     reason = "the answer of a command line goes there"
 )]
-fn demo(args: DemoArgs) -> Result<()> {
+fn run_demo(args: DemoArgs) -> Result<()> {
     let demo = Demo {
         input: args.input,
         out: args.out,
@@ -312,8 +346,80 @@ fn plan(args: &PlanArgs) -> Result<ExitCode> {
     print!("{}", answer.text);
     Ok(match answer.is_safe {
         true => ExitCode::SUCCESS,
-        false => ExitCode::from(UNSAFE),
+        false => ExitCode::from(REFUSED),
     })
+}
+
+#[expect(
+    clippy::print_stdout,
+    reason = "the answer of a command line goes there"
+)]
+fn answer(args: VerifyArgs) -> Result<ExitCode> {
+    let json = args.json;
+    let report = args.report()?;
+    match json {
+        true => println!("{}", serde_json::to_string_pretty(&report)?),
+        false => println!("{report}"),
+    }
+    Ok(match report.holds {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::from(REFUSED),
+    })
+}
+
+impl VerifyArgs {
+    fn report(self) -> Result<Report> {
+        let log = self.log()?;
+        let landing = match &self.input {
+            Some(input) if !input.is_dir() => bail!(
+                "the landing directory {} does not exist or is no directory",
+                input.display()
+            ),
+            Some(input) => Some(input.clone()),
+            None if self.is_on_kafka() => None,
+            None => demo::sample(),
+        };
+        let settings = Settings {
+            landing,
+            click_window: self.rules.click_window,
+            grace: self.rules.grace,
+            id_ttl: self.rules.id_ttl,
+            memory_bytes: self.memory,
+        };
+        Ok(verify::verify(&*log, &settings)?)
+    }
+
+    fn log(&self) -> Result<Box<dyn Log>> {
+        #[cfg(feature = "kafka")]
+        if let Some(bootstrap) = &self.bootstrap {
+            let cluster = crate::run::Cluster {
+                bootstrap: bootstrap.clone(),
+                properties: self.properties.iter().cloned().collect(),
+            };
+            return Ok(Box::new(cluster.connect()?));
+        }
+        let state = self.state.clone().unwrap_or_else(|| self.out.join("state"));
+        let log = state.join("log");
+        if !log.is_dir() {
+            bail!(
+                "there is no log in {}: run `advertisex demo` first, or name the place of a run with --out or --state",
+                state.display()
+            );
+        }
+        let opened = EmbeddedLog::open(&log);
+        let opened = opened.with_context(|| format!("cannot open the log in {}", log.display()))?;
+        Ok(Box::new(opened))
+    }
+
+    #[cfg(feature = "kafka")]
+    fn is_on_kafka(&self) -> bool {
+        self.bootstrap.is_some()
+    }
+
+    #[cfg(not(feature = "kafka"))]
+    fn is_on_kafka(&self) -> bool {
+        false
+    }
 }
 
 /// A flag that the first SIGINT or SIGTERM sets; the second ends the process at once.
@@ -373,7 +479,7 @@ mod kafka {
         }
     }
 
-    fn property(text: &str) -> Result<(String, String), String> {
+    pub(super) fn property(text: &str) -> Result<(String, String), String> {
         let (name, value) = text
             .split_once('=')
             .ok_or_else(|| format!("'{text}' is not NAME=VALUE"))?;

@@ -180,7 +180,7 @@ impl Demo {
 }
 
 /// The shipped sample: below the working directory, or in the repository this was built from.
-fn sample() -> Option<PathBuf> {
+pub(crate) fn sample() -> Option<PathBuf> {
     let built_from = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../..")
         .join(SAMPLE);

@@ -17,5 +17,6 @@ mod size;
 pub mod summary;
 pub mod topics;
 mod topology;
+pub mod verify;
 
 pub use topology::{Config, Part, SCHEMAS, topology};
