@@ -106,9 +106,9 @@ impl Kind {
     /// The slot at the end of a window or session row's key.
     pub(crate) fn parse_suffix(self, suffix: &[u8]) -> Option<Slot> {
         let (major, minor) = suffix.split_first_chunk::<8>()?;
-        let minor = match minor.len() {
-            0 => 0,
-            _ => from_ordered(minor.try_into().ok()?),
+        let minor = match self {
+            Self::Session => from_ordered(minor.try_into().ok()?),
+            Self::Window | Self::Join => minor.is_empty().then_some(0)?,
         };
         Some(Slot {
             major: from_ordered(*major),

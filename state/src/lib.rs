@@ -51,6 +51,9 @@ mod delegate;
 mod directory;
 mod error;
 mod expiry;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod join;
 mod key_value;
 mod keys;

@@ -363,8 +363,12 @@ fn write_prefix(buffer: &mut Vec<u8>, key: &[u8]) {
     buffer.extend_from_slice(key);
 }
 
+/// The timestamp in the key of a row; none when it is not the key of a row.
 fn timestamp_of(row_key: &[u8]) -> Option<i64> {
-    row_key.last_chunk::<8>().map(|bytes| from_ordered(*bytes))
+    let (rest, timestamp) = row_key.split_last_chunk::<8>()?;
+    let (length, key) = rest.split_first_chunk::<4>()?;
+    // Else a longer key, which begins in the same way, would be taken for one of this key.
+    (u32::from_be_bytes(*length) as usize == key.len()).then(|| from_ordered(*timestamp))
 }
 
 /// What a row says; none when it is no row.
