@@ -13,6 +13,9 @@ mod bid_request;
 mod dimension;
 mod event;
 mod feed;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod generator;
 pub mod identity;
 pub mod landing;

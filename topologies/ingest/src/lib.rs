@@ -13,6 +13,9 @@
 //! 3. **late**: it lies more than the grace below the largest timestamp before it in its feed;
 //! 4. **valid**: it goes to the topic of its feed, keyed by user.
 
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod objects;
 mod output;
 mod reader;

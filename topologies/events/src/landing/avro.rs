@@ -22,10 +22,12 @@ static SCHEMA: LazyLock<Schema> =
 
 /// Records of a container.
 pub(super) struct AvroRecords {
+    location: Location,
     values: Box<dyn Iterator<Item = Result<apache_avro::types::Value, apache_avro::Error>>>,
     number: u64,
     total: u64,
-    broken: Option<String>,
+    /// A record could not be decoded: what follows it has no beginning any more.
+    broken: bool,
 }
 
 impl AvroRecords {
@@ -42,32 +44,29 @@ impl AvroRecords {
             .build()
             .map_err(|error| location.error(format_args!("its header cannot be read: {error}")))?;
         Ok(Self {
+            location: location.clone(),
             values: Box::new(values),
             number: 0,
             total,
-            broken: None,
+            broken: false,
         })
     }
 
     fn parse(&mut self) -> Result<LandingRecord, Rejection> {
-        if self.broken.is_none() {
-            let value = self.values.next().unwrap_or_else(|| {
-                Err(
-                    apache_avro::error::Details::ReadBlockMarker(ErrorKind::UnexpectedEof.into())
-                        .into(),
-                )
-            });
-            match value {
-                Ok(value) => return bid_request(&value),
-                // What follows in the block has no beginning any more.
-                Err(error) => self.broken = Some(error.to_string()),
-            }
-        }
-        let reason = self.broken.as_deref().unwrap_or_default();
-        Err(Rejection::new(
-            "malformed_avro",
-            format!("the record cannot be decoded: {reason}"),
-        ))
+        let value = self.values.next().unwrap_or_else(|| {
+            Err(
+                apache_avro::error::Details::ReadBlockMarker(ErrorKind::UnexpectedEof.into())
+                    .into(),
+            )
+        });
+        value.map_or_else(
+            |error| {
+                self.broken = true;
+                let reason = format!("the record cannot be decoded: {error}");
+                Err(Rejection::new("malformed_avro", reason))
+            },
+            |value| bid_request(&value),
+        )
     }
 }
 
@@ -93,6 +92,13 @@ impl Records for AvroRecords {
         if self.number == self.total {
             return Ok(None);
         }
+        if self.broken {
+            // Not a line for each of the records that are claimed to follow: a claim costs nothing.
+            let after = self.number;
+            return Err(self.location.error(format_args!(
+                "record {after} cannot be decoded, so those behind it cannot be found"
+            )));
+        }
         self.number += 1;
         Ok(Some(Line {
             number: self.number,
@@ -116,7 +122,8 @@ fn walk(reader: &mut dyn BufRead) -> io::Result<u64> {
             break;
         }
         if entries < 0 {
-            entries = -entries;
+            let count = entries.checked_neg();
+            entries = count.ok_or_else(|| invalid("an impossible number of metadata"))?;
             long(reader)?;
         }
         for _ in 0..entries {

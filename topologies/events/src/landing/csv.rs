@@ -24,7 +24,8 @@ pub(super) struct CsvRecords {
     header_fault: Option<Rejection>,
     warnings: Vec<String>,
     row: ByteRecord,
-    /// Lines end in CR LF. The reader ends a row at the CR, so it counts the LF for the row that follows.
+    /// Lines end in CR LF. The reader ends a row at the CR, so it counts the LF for the row that follows. A lone CR ends a row as
+    /// well, and no line: what follows it in such a file has the number of the next line.
     crlf: bool,
 }
 

@@ -263,6 +263,37 @@ fn a_container_cut_anywhere_is_a_file_error_or_whole() {
 }
 
 #[test]
+fn a_block_that_claims_more_records_than_it_has_gives_those_and_one_error() {
+    let bytes = container(&[r#"{"id":"b1","ts":1704067200000,"exchange":"x"}"#]);
+    let header = container(&[]).len();
+    assert_eq!(bytes[header], 2, "one record, in zigzag");
+    // As many as there are numbers, in ten bytes.
+    let claim = [&[0xfe; 1][..], &[0xff; 8], &[1]].concat();
+    let forged = [&bytes[..header], &claim, &bytes[header + 1..]].concat();
+    let directory = landing(&[("bid_requests/a.avro", &forged)]);
+    let mut file = LandingFile::open(directory.path(), "bid_requests/a.avro").unwrap();
+    assert_eq!(
+        file.next_line().unwrap().unwrap().outcome.unwrap().id(),
+        "b1"
+    );
+    let broken = file.next_line().unwrap().unwrap().outcome.unwrap_err();
+    assert_eq!(broken.rule, "malformed_avro");
+    let error = file.next_line().unwrap_err().to_string();
+    assert!(error.contains("record 2 cannot be decoded"), "{error}");
+}
+
+#[test]
+fn an_impossible_number_of_metadata_is_a_file_error() {
+    // The most negative number, which has no positive one.
+    let bytes = [&b"Obj\x01"[..], &[0xff; 9], &[1]].concat();
+    let error = read("bid_requests/a.avro", &bytes).unwrap_err();
+    assert!(
+        error.contains("an impossible number of metadata"),
+        "{error}"
+    );
+}
+
+#[test]
 fn ids_are_given_or_derived_and_numbers_count_as_text() {
     let line = r#"{"creative_id":7,"user_id":"u","timestamp":"1704067200","website":"w","cost_micros":"80"}"#;
     let directory = landing(&[("impressions/a.json", format!("{line}\n{line}").as_bytes())]);
