@@ -36,6 +36,9 @@ pub mod clock;
 mod config;
 pub mod dsl;
 pub mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod log;
 #[doc(hidden)]
 pub mod mutant;

@@ -477,3 +477,10 @@ impl<K: Data, C: Data, T: Data> Blueprint<K, C, T> {
         Ok(node)
     }
 }
+
+/// What holds of any bytes.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn check_any(bytes: &[u8]) {
+    open::check_any(bytes);
+    touch::check_any(bytes);
+}

@@ -58,3 +58,13 @@ pub(crate) fn take_headers(mut rest: Bytes) -> Option<Headers> {
     }
     Some(headers)
 }
+
+/// What holds of any bytes.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn check_any(bytes: &Bytes) {
+    if let Some(headers) = take_headers(bytes.clone()) {
+        let mut written = Vec::new();
+        put_headers(&headers, &mut written);
+        assert_eq!(take_headers(written.into()), Some(headers));
+    }
+}

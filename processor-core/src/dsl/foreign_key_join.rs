@@ -343,3 +343,10 @@ fn results<K: Data, V: Data, W: Data, R: Data>(
     });
     KStream::new(Rc::clone(plan), node, outlet, None, None)
 }
+
+/// What holds of any bytes.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn check_any(bytes: &[u8]) {
+    messages::check_any(bytes);
+    right::check_any(bytes);
+}

@@ -386,7 +386,7 @@ impl<K: Data, V: Data> Waiting<K, V> {
         for (key, _) in waiting.rows(Bound::Unbounded)? {
             let (timestamp, _, number) = split(&key).ok_or_else(|| waiting.broken())?;
             *waiting.times.entry(timestamp).or_default() += 1;
-            waiting.next_number = waiting.next_number.max(number + 1);
+            waiting.next_number = waiting.next_number.max(number.saturating_add(1));
         }
         Ok(waiting)
     }
@@ -489,6 +489,15 @@ fn split(row_key: &[u8]) -> Option<(Timestamp, &[u8], u64)> {
     let (key, number) = rest.split_last_chunk::<8>()?;
     let timestamp = (u64::from_be_bytes(*timestamp) ^ (1 << 63)).cast_signed();
     Some((timestamp, key, u64::from_be_bytes(*number)))
+}
+
+/// What holds of any bytes.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn check_any(bytes: &[u8]) {
+    if let Some((timestamp, key, number)) = split(bytes) {
+        let written = [&sorted(timestamp)[..], key, &number.to_be_bytes()].concat();
+        assert_eq!(written, bytes);
+    }
 }
 
 #[cfg(test)]

@@ -15,6 +15,8 @@ mod early;
 mod encoding;
 mod finals;
 mod foreign_key_join;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod grace_join;
 mod grouped;
 mod grouped_table;

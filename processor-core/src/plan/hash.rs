@@ -81,7 +81,12 @@ fn canonical(plan: &TopologyPlan) -> String {
 fn feeders(plan: &TopologyPlan, name: &str) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     let mut open = vec![name];
+    // A plan that somebody made up may have nodes that feed themselves.
+    let mut seen = BTreeSet::new();
     while let Some(node) = open.pop().and_then(|name| plan.node(name)) {
+        if !seen.insert(&node.name) {
+            continue;
+        }
         match &node.role {
             Role::Source(topic) => {
                 found.insert(format!("topic {topic}"));
@@ -216,5 +221,46 @@ mod tests {
             .hash
         };
         assert_ne!(of_serdes(true), of_serdes(false));
+    }
+
+    #[test]
+    fn a_plan_whose_nodes_feed_themselves_has_a_hash() {
+        let mut plan = topology(|builder| {
+            builder
+                .stream("in", numbers())
+                .filter(|_, _| true)
+                .to("out");
+        })
+        .plan();
+        for node in plan
+            .sub_topologies
+            .iter_mut()
+            .flat_map(|part| &mut part.nodes)
+        {
+            node.parents.push(node.name.clone());
+        }
+        assert!(of(&plan).starts_with("1-"));
+    }
+
+    #[test]
+    fn a_plan_that_names_what_it_does_not_have_is_refused_though_its_hash_is_right() {
+        let whole = topology(everything).plan();
+        let refusal = |mut plan: TopologyPlan| {
+            plan.hash = of(&plan);
+            TopologyPlan::from_json(&plan.to_json())
+                .unwrap_err()
+                .to_string()
+        };
+        let mut plan = whole.clone();
+        plan.topics.retain(|topic| topic.name != "clicks");
+        let error = refusal(plan);
+        assert!(
+            error.contains("the plan names topic clicks, which it does not have"),
+            "{error}"
+        );
+        let mut plan = whole;
+        plan.stores.retain(|store| store.name != "per-minute");
+        let error = refusal(plan);
+        assert!(error.contains("the plan names store per-minute"), "{error}");
     }
 }

@@ -205,6 +205,14 @@ pub enum PlanError {
         /// What it says.
         found: u32,
     },
+    /// It names a topic or a store that it does not have.
+    #[error(
+        "the plan names {missing}, which it does not have: it was edited; write it again with the program that it describes"
+    )]
+    Incomplete {
+        /// The topic or store.
+        missing: String,
+    },
     /// It does not say what its hash says.
     #[error(
         "the plan does not match its hash {said}: it was edited; write it again with the program that it describes"
@@ -215,11 +223,24 @@ pub enum PlanError {
     },
 }
 
+/// The plan with the hash that it should have.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn rehashed(plan: TopologyPlan) -> TopologyPlan {
+    let plan = TopologyPlan {
+        format: FORMAT,
+        ..plan
+    };
+    TopologyPlan {
+        hash: hash::of(&plan),
+        ..plan
+    }
+}
+
 impl TopologyPlan {
     /// Reads the JSON form.
     ///
     /// # Errors
-    /// When it is none, of another format, or edited by hand.
+    /// When it is none, of another format, incomplete, or edited by hand.
     pub fn from_json(text: &str) -> Result<Self, PlanError> {
         #[derive(Deserialize)]
         struct Versioned {
@@ -233,7 +254,10 @@ impl TopologyPlan {
         if plan.hash != hash::of(&plan) {
             return Err(PlanError::Edited { said: plan.hash });
         }
-        Ok(plan)
+        match plan.missing() {
+            Some(missing) => Err(PlanError::Incomplete { missing }),
+            None => Ok(plan),
+        }
     }
 
     /// The JSON form; the same plan gives the same text.
@@ -275,6 +299,21 @@ impl TopologyPlan {
 
     fn node(&self, name: &str) -> Option<&NodePlan> {
         self.nodes().find(|node| node.name == name)
+    }
+
+    /// What a node names and the plan does not have.
+    fn missing(&self) -> Option<String> {
+        let globals = || self.global_tables.iter();
+        self.nodes().find_map(|node| {
+            let topic = node.topic().filter(|name| {
+                self.topic(name).is_none() && globals().all(|global| global.topic != **name)
+            });
+            let store = node.stores.iter().find(|name| {
+                self.store(name).is_none() && globals().all(|global| global.name != **name)
+            });
+            let topic = topic.map(|name| format!("topic {name}"));
+            topic.or_else(|| store.map(|name| format!("store {name}")))
+        })
     }
 
     /// A topic by its name.

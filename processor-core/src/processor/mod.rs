@@ -15,7 +15,7 @@ mod node;
 mod schedule;
 mod store;
 pub(crate) mod time_metadata;
-mod timers;
+pub(crate) mod timers;
 pub(crate) mod times;
 mod wakes;
 

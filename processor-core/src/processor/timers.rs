@@ -261,6 +261,16 @@ fn parse(row: &[u8]) -> Option<(Timer, &[u8])> {
     }
 }
 
+/// What holds of any bytes.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn check_any(bytes: &[u8]) {
+    if let Some((timer, key)) = parse(bytes) {
+        let mut written = Vec::new();
+        write_row(&mut written, timer, key);
+        assert_eq!(written, bytes);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -400,6 +400,32 @@ pub(crate) fn keep_in_directory(directory: Option<&Path>, value: &[u8]) {
     }
 }
 
+/// What holds of any bytes.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn check_any(bytes: &[u8]) {
+    const PLACE: &str = "topic fuzzed-plan";
+    let kept = match decoded(bytes, PLACE) {
+        Ok(kept) => kept,
+        Err(error) => return assert!(error.to_string().contains(PLACE), "{error}"),
+    };
+    assert_eq!(decoded(&encoded(&kept), PLACE).ok().as_ref(), Some(&kept));
+    let same = kept.plan.clone();
+    let mut other = same.clone();
+    other.stores.pop();
+    other.topics.pop();
+    other.sub_topologies.pop();
+    let _ = decide(Some(kept.clone()), other.clone(), &[], &BTreeSet::new());
+    let _ = decide(
+        Some(Kept {
+            plan: other,
+            ..kept
+        }),
+        same,
+        &[],
+        &BTreeSet::new(),
+    );
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,7 +3,7 @@
 mod collector;
 mod executor;
 mod globals;
-mod kept_plan;
+pub(crate) mod kept_plan;
 mod memory;
 mod restore;
 mod restore_thread;

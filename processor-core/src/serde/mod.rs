@@ -17,6 +17,8 @@ mod primitive;
 pub mod registry;
 mod windowed;
 
+#[cfg(all(feature = "avro", any(test, feature = "fuzzing")))]
+pub(crate) use self::avro::fuzzing as avro_fuzzing;
 #[cfg(feature = "avro")]
 pub use self::avro::{Avro, AvroSchema, RegisteredAvro, avro, registered_avro};
 pub use self::csv::{Csv, csv};

@@ -9,7 +9,7 @@ mod future_bound;
 mod idle;
 mod queue;
 mod stream_task;
-mod time_header;
+pub(crate) mod time_header;
 mod upstream_times;
 
 pub(crate) use backlog::Buffered;

@@ -104,6 +104,25 @@ impl TimeHeader {
     }
 }
 
+/// What holds of any bytes.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn check_any(time: &[u8], idle: Option<&[u8]>) {
+    let header = |name: &Arc<str>, value: &[u8]| Header {
+        name: Arc::clone(name),
+        value: Some(Bytes::copy_from_slice(value)),
+    };
+    let mut headers = vec![header(&TIME, time)];
+    headers.extend(idle.map(|idle| header(&IDLE, idle)));
+    let sender = TimeHeader::sender(&headers);
+    let Some(taken) = TimeHeader::take(&mut headers) else {
+        return;
+    };
+    assert_eq!(sender, Some(taken.task));
+    let mut written = Headers::new();
+    taken.put(&mut written);
+    assert_eq!(TimeHeader::take(&mut written), Some(taken));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -324,6 +324,19 @@ impl OpenConversions {
     }
 }
 
+/// What holds of any bytes.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn check_any(bytes: &[u8]) {
+    if let Some(open) = OpenConversion::decode(bytes) {
+        let mut written = Vec::new();
+        open.encode(&mut written);
+        assert_eq!(written, bytes);
+    }
+    if let Some(place) = Place::decode(bytes) {
+        assert_eq!(place.encode(), bytes);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -209,3 +209,14 @@ where
         })
     }
 }
+
+/// What holds of any bytes.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn check_any(bytes: &[u8]) {
+    use super::messages::write_hash;
+    if let Some((partition, hash)) = parse(bytes) {
+        let mut written = partition.to_be_bytes().to_vec();
+        write_hash(hash, &mut written);
+        assert_eq!(parse(&written), Some((partition, hash)));
+    }
+}

@@ -109,7 +109,8 @@ impl<K: Data, R: Data> JoinAllNode<K, R> {
     fn complete<V>(&mut self, record: &Record<K, V>, context: &mut Context<'_>) -> Result {
         let (from, to) = self.around(record.timestamp);
         let mut group = self.group(from, to)?;
-        group.push(record.timestamp, &self.value_buffer);
+        let kept = group.push(record.timestamp, &self.value_buffer, self.sides);
+        kept.ok_or_else(|| not_a_row(&self.name))?;
         let choices = complete_with_last(&group.rows, self.sides, self.window.window_ms);
         for choice in choices {
             let key = record.key.clone();
@@ -138,13 +139,24 @@ impl<K: Data, R: Data> JoinAllNode<K, R> {
 
     /// The rows of the key in the buffer, by time.
     fn group(&self, from: Timestamp, to: Timestamp) -> Result<Group> {
-        let mut group = Group::default();
+        let (mut group, mut whole) = (Group::default(), true);
         let rows = self.rows.borrow();
-        rows.fetch(&self.key_buffer, from, to, &mut |timestamp, _, row| {
-            group.push(timestamp, row);
-            ControlFlow::Continue(())
-        })?;
-        Ok(group)
+        rows.fetch(
+            &self.key_buffer,
+            from,
+            to,
+            &mut |timestamp, _, row| match group.push(timestamp, row, self.sides) {
+                Some(()) => ControlFlow::Continue(()),
+                None => {
+                    whole = false;
+                    ControlFlow::Break(())
+                }
+            },
+        )?;
+        match whole {
+            true => Ok(group),
+            false => Err(not_a_row(&self.name)),
+        }
     }
 
     fn emit(
@@ -179,7 +191,7 @@ impl<K: Data, R: Data> TimedInputs for JoinAllNode<K, R> {
     fn move_on(&mut self, context: &mut Context<'_>) -> Result {
         let (closed_before, _) = self.around(self.times.all_in_time_from());
         let closed = match &mut self.open {
-            Some(open) => open.take_before(closed_before)?,
+            Some(open) => open.take_before(closed_before, &self.name)?,
             None => Vec::new(),
         };
         for (timestamp, key_bytes) in closed {
@@ -207,11 +219,16 @@ struct Group {
 }
 
 impl Group {
-    fn push(&mut self, timestamp: Timestamp, row: &[u8]) {
-        let (side, value) = row.split_first().expect("a row begins with its side");
+    /// Adds a row; none when it is not one of a join of so many sides.
+    fn push(&mut self, timestamp: Timestamp, row: &[u8], sides: usize) -> Option<()> {
+        let (side, value) = row.split_first()?;
         let side = usize::from(*side);
+        if side >= sides {
+            return None;
+        }
         self.rows.push(Row { side, timestamp });
         self.values.push(value.to_vec());
+        Some(())
     }
 }
 
@@ -252,7 +269,7 @@ impl Open {
     }
 
     /// Takes out what lies before `end`, by time, then key.
-    fn take_before(&mut self, end: Timestamp) -> Result<Vec<(Timestamp, Vec<u8>)>> {
+    fn take_before(&mut self, end: Timestamp, operator: &str) -> Result<Vec<(Timestamp, Vec<u8>)>> {
         if self.earliest >= end {
             return Ok(Vec::new());
         }
@@ -269,9 +286,15 @@ impl Open {
         }
         drop(store);
         self.earliest = self.first()?;
-        let place = |key: Vec<u8>| (timestamp_of(&key), key[8..].to_vec());
-        Ok(taken.into_iter().map(place).collect())
+        let place = |key: Vec<u8>| Some((timestamp_of(&key), key.get(8..)?.to_vec()));
+        let places: Option<Vec<_>> = taken.into_iter().map(place).collect();
+        places.ok_or_else(|| not_a_row(operator))
     }
+}
+
+fn not_a_row(operator: &str) -> Fault {
+    let error = SerdeError::new("the bytes are not what such a join keeps");
+    broken(operator, error)
 }
 
 fn broken(operator: &str, error: SerdeError) -> Fault {

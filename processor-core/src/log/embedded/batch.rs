@@ -31,6 +31,9 @@ pub(super) const HEADER: usize = 64;
 /// Number of a transaction, unique in the life of a log; 0 is "no transaction".
 pub(super) type TransactionNumber = u64;
 
+/// A greater number was never given: it says that a file is damaged.
+pub(super) const LAST_TRANSACTION: TransactionNumber = TransactionNumber::MAX / 2;
+
 const FORMAT: u8 = 1;
 
 /// What a batch holds.
@@ -79,17 +82,25 @@ impl BatchHeader {
         };
         let base = i64_at(bytes, 16);
         let len = u32_at(bytes, 0) as usize + 4;
-        if len < HEADER || base < 0 {
+        // The offset after the batch is one, too.
+        let last = base
+            .checked_add(i64::from(u32_at(bytes, 24)))
+            .filter(|last| base >= 0 && *last < Offset::MAX);
+        let Some(last) = last.filter(|_| len >= HEADER) else {
             return Err("impossible length or offset");
+        };
+        let transaction = u64::from_le_bytes(array_at(bytes, 32));
+        if transaction > LAST_TRANSACTION {
+            return Err("impossible transaction");
         }
         Ok(Self {
             len,
             body_crc: u32_at(bytes, 8),
             kind,
             base,
-            last: base + i64::from(u32_at(bytes, 24)),
+            last,
             count: u32_at(bytes, 28),
-            transaction: u64::from_le_bytes(array_at(bytes, 32)),
+            transaction,
             base_timestamp: i64_at(bytes, 40),
             max_timestamp: i64_at(bytes, 48),
             horizon_ms: i64_at(bytes, 56),
@@ -141,6 +152,7 @@ impl Batch {
     pub(super) fn records(self) -> Records {
         Records {
             left: self.header.count,
+            least: self.header.base,
             batch: self,
             at: HEADER,
         }
@@ -153,6 +165,8 @@ pub(super) struct Records {
     batch: Batch,
     at: usize,
     left: u32,
+    /// The offset of the next record, or less.
+    least: Offset,
 }
 
 impl Records {
@@ -167,7 +181,12 @@ impl Records {
         self.left -= 1;
         let header = &self.batch.header;
         let (mut record, at) = record::decode(&self.batch.bytes, self.at, names)?;
-        record.offset += header.base;
+        record.offset = record
+            .offset
+            .checked_add(header.base)
+            .filter(|offset| (self.least..=header.last).contains(offset))
+            .ok_or("a record lies outside its batch, or before the one before it")?;
+        self.least = record.offset + 1;
         record.timestamp = record.timestamp.wrapping_add(header.base_timestamp);
         self.at = at;
         Ok(Some(record))
@@ -360,6 +379,61 @@ mod tests {
         );
         assert_eq!(second.headers, vec![header]);
         assert!(records.next(&mut names).unwrap().is_none());
+    }
+
+    /// A batch whose checksums hold, and whose header says `change` of itself.
+    fn forged(change: impl Fn(&mut BatchHeader)) -> Bytes {
+        let mut builder = BatchBuilder::new();
+        builder.push_at(3, 1, None, Some(b"value"), &[]);
+        builder.checksum();
+        let batch = builder.take(10, 0);
+        let (mut header, mut bytes) = (batch.header, batch.bytes.to_vec());
+        change(&mut header);
+        write_header(&mut bytes, &header);
+        bytes.into()
+    }
+
+    #[test]
+    fn offsets_that_cannot_be_are_refused_though_the_checksums_hold() {
+        assert!(Batch::verified(&forged(|_| {})).is_ok());
+        for (base, last) in [
+            (Offset::MAX - 3, Offset::MAX),
+            (Offset::MAX, Offset::MAX),
+            (-1, 2),
+        ] {
+            let bytes = forged(|header| (header.base, header.last) = (base, last));
+            let fault = Batch::verified(&bytes).unwrap_err();
+            assert_eq!(fault, "impossible length or offset", "{base}..={last}");
+        }
+        let bytes = forged(|header| header.transaction = u64::MAX);
+        assert_eq!(
+            Batch::verified(&bytes).unwrap_err(),
+            "impossible transaction"
+        );
+    }
+
+    #[test]
+    fn a_record_outside_its_batch_is_refused() {
+        let bytes = forged(|header| header.last = header.base + 2);
+        let mut records = Batch::verified(&bytes).unwrap().records();
+        let fault = records.next(&mut HeaderNames::default()).unwrap_err();
+        assert!(fault.contains("outside its batch"), "{fault}");
+    }
+
+    #[test]
+    fn records_that_do_not_ascend_are_refused() {
+        let mut builder = BatchBuilder::new();
+        builder.push_at(2, 1, None, Some(b"a"), &[]);
+        builder.push_at(0, 1, None, Some(b"b"), &[]);
+        builder.last_delta = 2;
+        builder.checksum();
+        let mut records = Batch::verified(&builder.take(5, 0).bytes)
+            .unwrap()
+            .records();
+        let mut names = HeaderNames::default();
+        assert_eq!(records.next(&mut names).unwrap().unwrap().offset, 7);
+        let fault = records.next(&mut names).unwrap_err();
+        assert!(fault.contains("before the one before it"), "{fault}");
     }
 
     #[test]

@@ -193,3 +193,19 @@ fn parse(json: &[u8]) -> Result<Vec<NewTopic>, String> {
     };
     topics.topics.into_iter().map(topic).collect()
 }
+
+/// What holds of any bytes.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn check_any(json: &[u8]) {
+    let topics = match parse(json) {
+        Ok(topics) => topics,
+        Err(fault) => return assert!(!fault.is_empty()),
+    };
+    let again = Topics {
+        version: VERSION,
+        topics: topics.iter().map(row).collect(),
+    };
+    let written = serde_json::to_vec(&again).expect("plain rows");
+    let again = parse(&written).expect("it was written a moment ago");
+    assert_eq!(format!("{again:?}"), format!("{topics:?}"));
+}

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::batch::TransactionNumber;
+use super::batch::{self, TransactionNumber};
 use super::segment::file_error;
 use crate::log::{CommittedOffset, ErrorClass, LogError, Offset, TopicPartition};
 
@@ -74,7 +74,8 @@ impl Replayed {
                 ends,
                 offsets,
             } => {
-                self.next_transaction = self.next_transaction.max(transaction + 1);
+                let next = transaction.saturating_add(1);
+                self.next_transaction = self.next_transaction.max(next);
                 self.committed.insert(transaction, ends);
                 for (group, rows) in offsets {
                     self.set_offsets(group, rows);
@@ -90,6 +91,13 @@ impl Replayed {
                 }
             }
         }
+    }
+
+    /// A transaction or an epoch that counting from 1 cannot have come to.
+    fn impossible_number(&self) -> Option<u64> {
+        let epochs = self.epochs.values().copied();
+        let mut numbers = epochs.chain([self.next_transaction]);
+        numbers.find(|number| *number > batch::LAST_TRANSACTION)
     }
 
     fn set_offsets(&mut self, group: String, rows: OffsetRows) {
@@ -167,6 +175,12 @@ impl Journal {
         entries
             .into_iter()
             .for_each(|entry| replayed.take_in(entry));
+        if let Some(number) = replayed.impossible_number() {
+            return Err(LogError::fatal(format!(
+                "{} is damaged: {number} is no transaction and no epoch that this log ever gave; restore the file from a copy",
+                path.display()
+            )));
+        }
         let len = len as u64;
         let journal = Self {
             path,
@@ -237,10 +251,14 @@ impl Journal {
 
 fn encode(entry: &Entry, out: &mut Vec<u8>) {
     let json = serde_json::to_vec(entry).expect("entries have string keys only");
+    frame(&json, out);
+}
+
+pub(super) fn frame(json: &[u8], out: &mut Vec<u8>) {
     let len = u32::try_from(json.len()).expect("an entry is far below 4 GiB");
     out.extend_from_slice(&len.to_le_bytes());
-    out.extend_from_slice(&crc32fast::hash(&json).to_le_bytes());
-    out.extend_from_slice(&json);
+    out.extend_from_slice(&crc32fast::hash(json).to_le_bytes());
+    out.extend_from_slice(json);
 }
 
 /// The entries up to the first that is not whole, and where that is.
@@ -275,4 +293,35 @@ pub(super) fn replace_file(path: &Path, bytes: &[u8]) -> Result<File, LogError> 
         Ok(file)
     };
     write().map_err(|e| file_error("replace", path, &e))
+}
+
+/// What holds of any bytes.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn check_any(bytes: &[u8]) {
+    for bytes in [bytes.to_vec(), framed_lines(bytes)] {
+        let (entries, end) = decode(&bytes);
+        let mut written = Vec::new();
+        entries.iter().for_each(|entry| encode(entry, &mut written));
+        assert_eq!(decode(&written), (entries.clone(), written.len()));
+        let whole = decode(&bytes[..end]);
+        assert_eq!(
+            whole,
+            (entries.clone(), end),
+            "what is torn behind changes nothing"
+        );
+        let mut replayed = Replayed::default();
+        entries
+            .into_iter()
+            .for_each(|entry| replayed.take_in(entry));
+        assert!(replayed.committed.keys().all(|n| replayed.trusts(*n)));
+    }
+}
+
+#[cfg(any(test, feature = "fuzzing"))]
+fn framed_lines(bytes: &[u8]) -> Vec<u8> {
+    let mut framed = Vec::new();
+    for line in bytes.split(|byte| *byte == b'\n') {
+        frame(line, &mut framed);
+    }
+    framed
 }

@@ -20,6 +20,8 @@ mod clean;
 mod compaction;
 mod consumer;
 mod directory;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod group;
 mod journal;
 mod partition;

@@ -58,8 +58,21 @@ impl Segments {
         found.sort_unstable();
         let count = found.len();
         let mut files = Vec::with_capacity(count);
+        let mut next = 0;
         for (number, (base, path)) in found.into_iter().enumerate() {
-            files.push(Segment::open(path, base, number + 1 == count, visit)?);
+            if base < next {
+                return Err(LogError::fatal(format!(
+                    "{} begins below offset {next}, where the file before it ends; restore both from a copy, or delete the topic",
+                    path.display()
+                )));
+            }
+            next = base;
+            let mut visit = |header: &BatchHeader| {
+                next = header.next();
+                visit(header);
+            };
+            let last = number + 1 == count;
+            files.push(Segment::open(path, base, last, &mut visit)?);
         }
         Ok(Self {
             dir,

@@ -5,12 +5,14 @@ use ::serde::de::DeserializeOwned;
 use apache_avro::reader::datum::GenericDatumReader;
 use apache_avro::writer::datum::GenericDatumWriter;
 
-use super::AvroSchema;
+use super::{AvroSchema, Resolution};
 use crate::serde::SerdeError;
 
 /// Reads and writes data of one schema.
 pub(super) struct Codec {
     schema: AvroSchema,
+    /// Of the schema to itself: walks a datum before the library reads it, which would allocate what a length claims.
+    own: Resolution,
     writer: GenericDatumWriter<'static>,
     reader: GenericDatumReader<'static>,
 }
@@ -21,8 +23,10 @@ impl Codec {
         // Said here, because a default of the process must not change what is on the wire.
         let writer = GenericDatumWriter::builder(schema.schema()).human_readable(false);
         let reader = GenericDatumReader::builder(schema.schema()).human_readable(false);
+        let own = Resolution::new(schema, schema).map_err(SerdeError::new)?;
         Ok(Self {
             schema,
+            own,
             writer: writer.build().map_err(unfit)?,
             reader: reader.build().map_err(unfit)?,
         })
@@ -45,6 +49,13 @@ impl Codec {
 
     /// The value of exactly these bytes.
     pub(super) fn read<T: DeserializeOwned>(&self, datum: &[u8]) -> Result<T, SerdeError> {
+        let mut walked = Vec::with_capacity(datum.len());
+        self.own.rewrite(datum, &mut walked)?;
+        self.read_walked(datum)
+    }
+
+    /// The same of bytes that a resolution has made.
+    pub(super) fn read_walked<T: DeserializeOwned>(&self, datum: &[u8]) -> Result<T, SerdeError> {
         let mut rest = datum;
         let value = self
             .reader

@@ -8,6 +8,8 @@
 mod codec;
 mod default;
 mod frame;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod registered;
 mod resolution;
 mod rewrite;

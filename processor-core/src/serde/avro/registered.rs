@@ -162,7 +162,7 @@ impl<T: Serialize + DeserializeOwned> Serde<T> for RegisteredAvro<T> {
             Ok(resolution) => {
                 let mut ours = Vec::with_capacity(datum.len() + 16);
                 resolution.rewrite(datum, &mut ours).map_err(of_schema)?;
-                self.codec.read(&ours).map_err(of_schema)
+                self.codec.read_walked(&ours).map_err(of_schema)
             }
             Err(reason) => {
                 let subject = &self.subject;

@@ -138,6 +138,19 @@ where
 }
 
 #[test]
+fn a_length_beyond_the_data_is_refused_before_anything_is_allocated_for_it() {
+    let serde = crate::serde::avro::<String>(r#""string""#).unwrap();
+    // 500,000,000 bytes are claimed, which the library would allocate.
+    let error = serde
+        .deserialize(&[0x80, 0x94, 0xeb, 0xdc, 0x03])
+        .unwrap_err();
+    assert!(
+        error.to_string().contains("are missing where 0 are left"),
+        "{error}"
+    );
+}
+
+#[test]
 fn plain_and_registered_data_come_back_as_they_were() {
     let plain = avro::<Event>(EVENT).unwrap();
     let bytes = bytes_of(&plain, &event());

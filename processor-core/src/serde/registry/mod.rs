@@ -7,6 +7,9 @@
 mod background;
 mod contents;
 mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 #[cfg(feature = "schema-registry")]
 mod server;
 mod topic;

@@ -353,3 +353,37 @@ fn synced_commits_survive_too() {
         (vec!["a".into()], Some(1))
     );
 }
+
+#[test]
+fn numbers_that_no_log_gave_are_damage_of_the_journal_and_no_overflow() {
+    let most = u64::MAX;
+    for entry in [
+        format!(r#"{{"snapshot":{{"next_transaction":{most}}}}}"#),
+        format!(r#"{{"claim":{{"id":"p","epoch":{most}}}}}"#),
+        format!(r#"{{"commit":{{"transaction":{most},"ends":[],"offsets":[]}}}}"#),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut journal = Vec::new();
+        crate::log::embedded::journal::frame(entry.as_bytes(), &mut journal);
+        fs::write(dir.path().join("journal"), &journal).unwrap();
+        let error = EmbeddedLog::open(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("journal is damaged"), "{entry}: {error}");
+    }
+}
+
+#[test]
+fn a_file_that_begins_before_the_one_before_it_ends_is_an_error_that_names_it() {
+    let (killed, log) = Killed::new();
+    let mut producer = log.producer(ProducerConfig::default()).unwrap();
+    for value in ["a", "b", "c"] {
+        producer.send(record("t", value.as_bytes())).unwrap();
+    }
+    producer.flush(Duration::ZERO).unwrap();
+    let (dir, opened) = killed.at(killed.file(), killed.journal());
+    drop(opened.unwrap());
+    let second = dir.path().join("topics/t/0/00000000000000000001.log");
+    fs::copy(segment(dir.path()), &second).unwrap();
+    let error = EmbeddedLog::open(dir.path()).unwrap_err().to_string();
+    let says = "00000000000000000001.log begins below offset 3";
+    assert!(error.contains(says), "{error}");
+}
