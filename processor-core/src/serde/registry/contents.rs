@@ -93,7 +93,12 @@ impl Contents {
         if id.0 > LAST_ID {
             return Err(refused("there are no more ids".to_owned()));
         }
-        let version = latest.map_or(1, |(version, _)| version + 1);
+        let version = match latest {
+            None => 1,
+            Some((version, _)) => version
+                .checked_add(1)
+                .ok_or_else(|| refused("there are no more versions".to_owned()))?,
+        };
         let key = Key {
             keytype: SCHEMA.to_owned(),
             subject: subject.to_owned(),
