@@ -25,14 +25,14 @@ struct Row {
     kept: bool,
 }
 
-/// What JSON has besides. No fractions: serde_json reads some of them one bit off, as long as its feature
-/// `float_roundtrip` is not on.
+/// What JSON has besides.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Tree {
     Leaf(Option<String>),
     Counts(Vec<(i64, u64)>),
     Kept(bool),
+    Ratio(f64),
     Branches(Vec<Tree>),
 }
 
