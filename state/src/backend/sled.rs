@@ -25,6 +25,9 @@ use crate::{StateError, aside};
 const LOCK_ATTEMPTS: u32 = 40;
 const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
+/// sled does not open without any; applications without stores give it none.
+const LEAST_CACHE_BYTES: u64 = 1 << 20;
+
 /// A sled database. Clones share it.
 #[derive(Debug, Clone)]
 pub struct SledDatabase {
@@ -43,7 +46,7 @@ impl SledDatabase {
     pub fn open(path: &Path, options: &DatabaseOptions) -> Result<Self, StateError> {
         let config = sled::Config::new()
             .path(path)
-            .cache_capacity(options.cache_bytes)
+            .cache_capacity(options.cache_bytes.max(LEAST_CACHE_BYTES))
             .flush_every_ms(None);
         let (db, quarantined) = match open_or_blame(&config, path)? {
             Ok(db) => (db, None),

@@ -1,4 +1,4 @@
-//! What holds for the engines beside sled, which sets damaged files aside itself (`quarantine.rs`).
+//! What holds for the engines; of damaged files, for those beside sled, which sets them aside itself (`quarantine.rs`).
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -56,6 +56,22 @@ fn opens_or_says_why(backend: Backend, damage: impl Fn(&Path)) -> Result<(), Str
             assert!(text.contains(&path.display().to_string()), "{text}");
             Err(text)
         }
+    }
+}
+
+/// An application without stores gives its engine no share of its memory.
+#[test]
+fn a_database_without_a_cache_opens_and_keeps_what_it_is_given() {
+    for backend in Backend::ALL.into_iter().filter(|b| b.is_built_in()) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("stores");
+        let none = DatabaseOptions { cache_bytes: 0 };
+        let database = backend
+            .open(&path, &none)
+            .unwrap_or_else(|error| panic!("{backend:?}: {error}"));
+        fill(&*database);
+        let store = KeyValueStore::open("kv", database.tree("kv").unwrap());
+        assert!(store.get(&1u32.to_be_bytes()).unwrap().is_some());
     }
 }
 
