@@ -12,7 +12,7 @@ use processor_core::log::kafka::{KafkaLog, KafkaOptions};
 use xtask::broker::{Broker, Options};
 use xtask::stopwatch::wait_for;
 
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_secs(600);
 /// Longer than a commit, an abort and the start of a producer may take.
 const AWAY: Duration = Duration::from_secs(65);
 

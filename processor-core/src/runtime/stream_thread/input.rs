@@ -20,6 +20,9 @@ const RECORDS_PER_TURN: usize = 1_000;
 const RECORDS_PER_LOOK: usize = 32;
 /// How long the answer of the log about the end of an input is good for.
 const END_OFFSET_FRESH_MS: i64 = 50;
+/// A log that is away is asked again in the next round: with many inputs, long waits for each would hold the thread for
+/// minutes after the log is back.
+const END_OFFSET_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl StreamThread {
     pub(super) fn enqueue(&mut self, batches: Vec<RecordBatch>) -> Result {
@@ -270,7 +273,7 @@ fn caught_up(
     {
         return position >= *end;
     }
-    match consumer.end_offset(partition, Isolation::ReadCommitted, LOG_TIMEOUT) {
+    match consumer.end_offset(partition, Isolation::ReadCommitted, END_OFFSET_TIMEOUT) {
         Ok(end) => {
             ends.insert(partition.clone(), (end, now_ms));
             position >= end
