@@ -122,6 +122,18 @@ impl StateError {
         }
     }
 
+    /// An engine did not do `action` on `store`.
+    pub(crate) fn backend<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
+        store: &str,
+        action: &'static str,
+    ) -> impl FnOnce(E) -> Self {
+        move |error| Self::Backend {
+            store: store.to_owned(),
+            action,
+            source: error.into(),
+        }
+    }
+
     pub(crate) fn io(
         action: &'static str,
         path: impl Into<PathBuf>,

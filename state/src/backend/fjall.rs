@@ -119,21 +119,16 @@ impl Shared {
         let (from, to) = (id.to_be_bytes(), (id + 1).to_be_bytes());
         let mut batch = self.db.batch();
         for row in self.rows.range(from..to) {
-            batch.remove(&self.rows, row.key().map_err(failed(name, "scan"))?);
+            batch.remove(
+                &self.rows,
+                row.key().map_err(StateError::backend(name, "scan"))?,
+            );
             if batch.len() == CLEAR_BATCH {
                 let full = std::mem::replace(&mut batch, self.db.batch());
-                full.commit().map_err(failed(name, "clear"))?;
+                full.commit().map_err(StateError::backend(name, "clear"))?;
             }
         }
-        batch.commit().map_err(failed(name, "clear"))
-    }
-}
-
-fn failed(store: &str, action: &'static str) -> impl FnOnce(fjall::Error) -> StateError {
-    move |error| StateError::Backend {
-        store: store.to_owned(),
-        action,
-        source: Box::new(error),
+        batch.commit().map_err(StateError::backend(name, "clear"))
     }
 }
 
@@ -152,7 +147,7 @@ impl Database for FjallDatabase {
                 let id = trees.values().max().copied().unwrap_or(NAMES) + 1;
                 let mut batch = self.0.db.batch();
                 batch.insert(&self.0.rows, name_key(name), id.to_be_bytes());
-                batch.commit().map_err(failed(name, "open"))?;
+                batch.commit().map_err(StateError::backend(name, "open"))?;
                 trees.insert(name.to_owned(), id);
                 id
             }
@@ -175,7 +170,7 @@ impl Database for FjallDatabase {
         self.0.clear(name, id)?;
         let mut batch = self.0.db.batch();
         batch.remove(&self.0.rows, name_key(name));
-        batch.commit().map_err(failed(name, "drop"))?;
+        batch.commit().map_err(StateError::backend(name, "drop"))?;
         trees.remove(name);
         Ok(())
     }
@@ -186,7 +181,7 @@ impl Database for FjallDatabase {
 
     fn sync(&self) -> Result<(), StateError> {
         let synced = self.0.db.persist(PersistMode::SyncData);
-        synced.map_err(failed("database", "sync"))
+        synced.map_err(StateError::backend("database", "sync"))
     }
 }
 
@@ -228,7 +223,7 @@ impl Tree for FjallTree {
         prefixed.extend_from_slice(&self.id.to_be_bytes());
         prefixed.extend_from_slice(key);
         let found = self.shared.rows.get(&prefixed[..]);
-        let found = found.map_err(failed(&self.name, "read"))?;
+        let found = found.map_err(StateError::backend(&self.name, "read"))?;
         Ok(found.map(|value| Bytes::copy_from_slice(&value)))
     }
 
@@ -249,7 +244,9 @@ impl Tree for FjallTree {
                 Direction::Backward => rows.next_back(),
             };
             let Some(row) = row else { return Ok(()) };
-            let (key, value) = row.into_inner().map_err(failed(&self.name, "scan"))?;
+            let (key, value) = row
+                .into_inner()
+                .map_err(StateError::backend(&self.name, "scan"))?;
             if visit(&key[4..], &value).is_break() {
                 return Ok(());
             }
@@ -271,7 +268,9 @@ impl Tree for FjallTree {
                 None => writes.remove(rows, key),
             }
         }
-        writes.commit().map_err(failed(&self.name, "write"))
+        writes
+            .commit()
+            .map_err(StateError::backend(&self.name, "write"))
     }
 
     fn remove_range(&mut self, from: &[u8], to: &[u8], limit: usize) -> Result<usize, StateError> {
@@ -296,12 +295,14 @@ impl Tree for FjallTree {
             .range(self.bounds(start, Bound::Excluded(to)))
             .take(limit)
         {
-            let key = row.key().map_err(failed(&self.name, "scan"))?;
+            let key = row.key().map_err(StateError::backend(&self.name, "scan"))?;
             last = Some(Bytes::copy_from_slice(&key[4..]));
             batch.remove(&self.shared.rows, key);
         }
         let count = batch.len();
-        batch.commit().map_err(failed(&self.name, "expire"))?;
+        batch
+            .commit()
+            .map_err(StateError::backend(&self.name, "expire"))?;
         self.removed = match last {
             Some(last) => {
                 let start = removed.map(|(start, _)| start);

@@ -4,7 +4,8 @@ use std::io::{self, ErrorKind};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-use crate::StateError;
+use super::panic_text;
+use crate::{StateError, aside};
 
 /// Why an engine did not open its files.
 pub(super) enum Opening {
@@ -33,7 +34,7 @@ pub(super) fn opened<T>(
             path: path.to_owned(),
             by: "another handle of this database".to_owned(),
         }),
-        Ok(Err(Opening::Io(source))) if !is_damage(source.kind()) => Err(StateError::Io {
+        Ok(Err(Opening::Io(source))) if !is_damage(&source) => Err(StateError::Io {
             action: "open",
             path: path.to_owned(),
             source,
@@ -45,20 +46,10 @@ pub(super) fn opened<T>(
 }
 
 /// Files that are cut off, garbled or gone, as against a disk that is full or a directory that may not be written.
-fn is_damage(kind: ErrorKind) -> bool {
-    matches!(
-        kind,
-        ErrorKind::UnexpectedEof
-            | ErrorKind::InvalidData
-            | ErrorKind::InvalidInput
-            | ErrorKind::NotFound
-            | ErrorKind::AlreadyExists
-    )
-}
-
-pub(super) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| panic.downcast_ref::<&str>().copied())
-        .unwrap_or("no message")
-        .to_owned()
+fn is_damage(error: &io::Error) -> bool {
+    let is_gone = matches!(
+        error.kind(),
+        ErrorKind::InvalidInput | ErrorKind::NotFound | ErrorKind::AlreadyExists
+    );
+    is_gone || aside::is_damage(error)
 }

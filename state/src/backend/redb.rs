@@ -63,14 +63,6 @@ fn write<T>(
     Ok(done)
 }
 
-fn failed(store: &str, action: &'static str) -> impl FnOnce(redb::Error) -> StateError {
-    move |error| StateError::Backend {
-        store: store.to_owned(),
-        action,
-        source: Box::new(error),
-    }
-}
-
 impl Database for RedbDatabase {
     fn tree(&self, name: &str) -> Result<Box<dyn Tree>, StateError> {
         let is_there = || -> Result<bool, redb::Error> {
@@ -80,11 +72,11 @@ impl Database for RedbDatabase {
                 Err(error) => Err(error.into()),
             }
         };
-        if !is_there().map_err(failed(name, "open"))? {
+        if !is_there().map_err(StateError::backend(name, "open"))? {
             write(&self.0, Durability::None, |transaction| {
                 Ok(transaction.open_table(Rows::new(name)).map(drop)?)
             })
-            .map_err(failed(name, "open"))?;
+            .map_err(StateError::backend(name, "open"))?;
         }
         Ok(Box::new(RedbTree {
             name: name.to_owned(),
@@ -96,7 +88,7 @@ impl Database for RedbDatabase {
         write(&self.0, Durability::None, |transaction| {
             Ok(transaction.delete_table(Rows::new(name)).map(drop)?)
         })
-        .map_err(failed(name, "drop"))
+        .map_err(StateError::backend(name, "drop"))
     }
 
     fn tree_names(&self) -> Result<Vec<String>, StateError> {
@@ -105,13 +97,14 @@ impl Database for RedbDatabase {
             let tables = transaction.list_tables()?;
             Ok(tables.map(|table| table.name().to_owned()).collect())
         };
-        let mut names = names().map_err(failed("database", "list"))?;
+        let mut names = names().map_err(StateError::backend("database", "list"))?;
         names.sort();
         Ok(names)
     }
 
     fn sync(&self) -> Result<(), StateError> {
-        write(&self.0, Durability::Immediate, |_| Ok(())).map_err(failed("database", "sync"))
+        write(&self.0, Durability::Immediate, |_| Ok(()))
+            .map_err(StateError::backend("database", "sync"))
     }
 }
 
@@ -130,7 +123,7 @@ impl RedbTree {
         action: &'static str,
         work: impl FnOnce(&WriteTransaction) -> Result<T, redb::Error>,
     ) -> Result<T, StateError> {
-        write(&self.db, Durability::None, work).map_err(failed(&self.name, action))
+        write(&self.db, Durability::None, work).map_err(StateError::backend(&self.name, action))
     }
 }
 
@@ -141,7 +134,7 @@ impl Tree for RedbTree {
             let found = table.get(key)?;
             Ok(found.map(|value| Bytes::copy_from_slice(value.value())))
         };
-        get().map_err(failed(&self.name, "read"))
+        get().map_err(StateError::backend(&self.name, "read"))
     }
 
     fn scan(
@@ -169,7 +162,7 @@ impl Tree for RedbTree {
                 }
             }
         };
-        scan().map_err(failed(&self.name, "scan"))
+        scan().map_err(StateError::backend(&self.name, "scan"))
     }
 
     fn apply(&mut self, batch: &[(Bytes, Option<Bytes>)]) -> Result<(), StateError> {

@@ -19,7 +19,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use sled::IVec;
 
-use super::{Database, DatabaseOptions, Direction, Tree, VisitBytes, is_empty_range};
+use super::{Database, DatabaseOptions, Direction, Tree, VisitBytes, is_empty_range, panic_text};
 use crate::{StateError, aside};
 
 const LOCK_ATTEMPTS: u32 = 40;
@@ -118,13 +118,6 @@ fn pause() {
     let _ = never.recv_timeout(LOCK_PAUSE);
 }
 
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| panic.downcast_ref::<&str>().copied())
-        .unwrap_or("no message")
-        .to_owned()
-}
-
 impl Database for SledDatabase {
     fn tree(&self, name: &str) -> Result<Box<dyn Tree>, StateError> {
         let tree = self.db.open_tree(name).map_err(self.failed(name, "open"))?;
@@ -167,11 +160,7 @@ impl SledDatabase {
                 path: self.path.to_path_buf(),
                 source,
             },
-            error => StateError::Backend {
-                store: store.to_owned(),
-                action,
-                source: Box::new(error),
-            },
+            error => StateError::backend(store, action)(error),
         }
     }
 }
