@@ -117,23 +117,7 @@ pub fn plans(data: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
-    fn replay(target: &str, check: fn(&[u8])) {
-        let corpus = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("../fuzz/corpus")
-            .join(target);
-        let files = std::fs::read_dir(&corpus).expect("the corpus is part of the repository");
-        let mut count = 0;
-        for file in files {
-            let path = file.expect("a file of the corpus").path();
-            // Printed by the test when it fails: the last one is the culprit.
-            eprintln!("{}", path.display());
-            check(&std::fs::read(&path).expect("a file of the corpus"));
-            count += 1;
-        }
-        assert!(count > 0, "no corpus in {}", corpus.display());
-    }
+    use corpus::replay;
 
     #[test]
     fn the_corpus_of_serdes_breaks_no_promise() {

@@ -54,20 +54,8 @@ pub fn topics(data: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     #[test]
     fn the_corpus_of_topics_breaks_no_promise() {
-        let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus/ingest_topics");
-        let files = std::fs::read_dir(&corpus).expect("the corpus is part of the repository");
-        let mut count = 0;
-        for file in files {
-            let path = file.expect("a file of the corpus").path();
-            // Printed by the test when it fails: the last one is the culprit.
-            eprintln!("{}", path.display());
-            super::topics(&std::fs::read(&path).expect("a file of the corpus"));
-            count += 1;
-        }
-        assert!(count > 0, "no corpus in {}", corpus.display());
+        corpus::replay("ingest_topics", super::topics);
     }
 }
