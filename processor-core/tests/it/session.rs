@@ -5,11 +5,10 @@ use std::time::Duration;
 
 use processor_core::dsl::{Produced, SessionTable, SessionWindows, StreamsBuilder};
 use processor_core::serde::{int64, nullable, session_windowed, utf8};
-use processor_core::testing::TopologyTestDriver;
 use proptest::prelude::*;
 
 use crate::support::driver::{driver, nullable_numbers, numbers, text};
-use crate::support::windows::late;
+use crate::support::windows::{SessionRow, late, pipe, read_sessions, session_rows};
 use crate::windowed::LateText;
 
 const GAP_MS: i64 = 10;
@@ -40,37 +39,6 @@ fn sums(grace_ms: i64, emit: Emit) -> impl Fn(&StreamsBuilder) {
     }
 }
 
-fn pipe(driver: &mut TopologyTestDriver, input: &[(&str, i64, i64)]) {
-    let topic = driver.input("in", utf8(), int64());
-    for (key, value, timestamp) in input {
-        topic.pipe(driver, text(key), *value, *timestamp);
-    }
-}
-
-/// `(key, start, end, value)`; the timestamp is the end.
-type Row = (String, i64, i64, Option<i64>);
-
-fn read(driver: &mut TopologyTestDriver) -> Vec<Row> {
-    let out = driver.output("out", session_windowed(utf8()), nullable(int64()));
-    let rows = out.read(driver).into_iter().map(|record| {
-        assert_eq!(record.timestamp, record.key.end);
-        (
-            record.key.key,
-            record.key.start,
-            record.key.end,
-            record.value,
-        )
-    });
-    rows.collect()
-}
-
-fn rows(expected: &[(&str, i64, i64, Option<i64>)]) -> Vec<Row> {
-    expected
-        .iter()
-        .map(|(key, start, end, value)| (text(key), *start, *end, *value))
-        .collect()
-}
-
 #[test]
 fn a_session_that_grows_is_retracted_first() {
     let mut driver = driver(sums(100, Emit::Updates));
@@ -79,8 +47,8 @@ fn a_session_that_grows_is_retracted_first() {
         &[("a", 1, 20), ("a", 2, 30), ("a", 4, 25), ("a", 8, 10)],
     );
     assert_eq!(
-        read(&mut driver),
-        rows(&[
+        read_sessions(&mut driver),
+        session_rows(&[
             ("a", 20, 20, Some(1)),
             ("a", 20, 20, None),
             ("a", 20, 30, Some(3)),
@@ -96,11 +64,11 @@ fn a_session_that_grows_is_retracted_first() {
 fn a_record_that_joins_sessions_retracts_all_of_them_by_time_and_then_gives_the_merged_one() {
     let mut driver = driver(sums(100, Emit::Updates));
     pipe(&mut driver, &[("a", 1, 40), ("a", 2, 20), ("b", 4, 30)]);
-    read(&mut driver);
+    read_sessions(&mut driver);
     pipe(&mut driver, &[("a", 8, 30)]);
     assert_eq!(
-        read(&mut driver),
-        rows(&[
+        read_sessions(&mut driver),
+        session_rows(&[
             ("a", 20, 20, None),
             ("a", 40, 40, None),
             ("a", 20, 40, Some(11))
@@ -113,8 +81,8 @@ fn records_at_one_timestamp_overwrite_their_session() {
     let mut driver = driver(sums(0, Emit::Updates));
     pipe(&mut driver, &[("a", 1, 5), ("a", 2, 5)]);
     assert_eq!(
-        read(&mut driver),
-        rows(&[("a", 5, 5, Some(1)), ("a", 5, 5, Some(3))])
+        read_sessions(&mut driver),
+        session_rows(&[("a", 5, 5, Some(1)), ("a", 5, 5, Some(3))])
     );
 }
 
@@ -123,8 +91,8 @@ fn records_further_apart_than_the_gap_are_in_different_sessions() {
     let mut driver = driver(sums(0, Emit::Updates));
     pipe(&mut driver, &[("a", 1, 0), ("a", 2, 10), ("a", 4, 21)]);
     assert_eq!(
-        read(&mut driver),
-        rows(&[
+        read_sessions(&mut driver),
+        session_rows(&[
             ("a", 0, 0, Some(1)),
             ("a", 0, 0, None),
             ("a", 0, 10, Some(3)),
@@ -138,8 +106,8 @@ fn a_session_that_ends_exactly_gap_and_grace_before_stream_time_is_still_open() 
     let mut driver = driver(sums(0, Emit::Updates));
     pipe(&mut driver, &[("a", 1, 0), ("x", 2, 10), ("a", 4, 10)]);
     assert_eq!(
-        read(&mut driver),
-        rows(&[
+        read_sessions(&mut driver),
+        session_rows(&[
             ("a", 0, 0, Some(1)),
             ("x", 10, 10, Some(2)),
             ("a", 0, 0, None),
@@ -156,8 +124,8 @@ fn a_session_that_ends_one_before_is_closed_and_a_record_in_it_is_late() {
         &[("a", 1, 0), ("x", 2, 16), ("a", 4, 0), ("a", 8, 1)],
     );
     assert_eq!(
-        read(&mut driver),
-        rows(&[
+        read_sessions(&mut driver),
+        session_rows(&[
             ("a", 0, 0, Some(1)),
             ("x", 16, 16, Some(2)),
             // Not the session that ended at 0: that one is closed.
@@ -171,7 +139,7 @@ fn a_session_that_ends_one_before_is_closed_and_a_record_in_it_is_late() {
 fn a_record_as_old_as_a_late_one_still_counts_in_an_open_session() {
     let mut driver = driver(sums(0, Emit::Updates));
     pipe(&mut driver, &[("a", 1, 10), ("x", 2, 20), ("a", 4, 5)]);
-    read(&mut driver);
+    read_sessions(&mut driver);
     assert_eq!(late(&mut driver), Vec::<String>::new());
     pipe(&mut driver, &[("b", 8, 9)]);
     assert_eq!(late(&mut driver), ["8 for [9, 9) at 20"]);
@@ -188,7 +156,10 @@ fn null_keys_and_values_neither_count_nor_move_time() {
     input.pipe(&mut driver, None, Some(1), 500);
     input.pipe(&mut driver, Some(text("a")), None, 500);
     input.pipe(&mut driver, Some(text("a")), Some(1), 3);
-    assert_eq!(read(&mut driver), rows(&[("a", 3, 3, Some(1))]));
+    assert_eq!(
+        read_sessions(&mut driver),
+        session_rows(&[("a", 3, 3, Some(1))])
+    );
 }
 
 #[test]
@@ -227,8 +198,8 @@ fn a_grace_without_end_never_closes_a_session() {
         &[("a", 1, 1), ("a", 1, 1_000_000), ("a", 1, 2)],
     );
     assert_eq!(
-        read(&mut driver).last(),
-        rows(&[("a", 1, 2, Some(2))]).last()
+        read_sessions(&mut driver).last(),
+        session_rows(&[("a", 1, 2, Some(2))]).last()
     );
 }
 
@@ -241,8 +212,8 @@ fn a_restart_remembers_sessions_and_what_time_it_was() {
     driver.crash().unwrap();
     pipe(&mut driver, &[("b", 16, 6)]);
     assert_eq!(
-        read(&mut driver)[3..],
-        rows(&[("b", 5, 5, None), ("b", 5, 6, Some(18))])
+        read_sessions(&mut driver)[3..],
+        session_rows(&[("b", 5, 5, None), ("b", 5, 6, Some(18))])
     );
     assert_eq!(late(&mut driver), ["8 for [0, 0) at 15"]);
 }
@@ -262,12 +233,12 @@ fn a_session_is_emitted_once_by_the_record_that_closes_it_by_end_then_start_then
         ],
     );
     // At 44 a session that ends at 14 is still open.
-    assert_eq!(read(&mut driver), []);
+    assert_eq!(read_sessions(&mut driver), []);
     driver.restart().unwrap();
     pipe(&mut driver, &[("z", 64, 45)]);
     assert_eq!(
-        read(&mut driver),
-        rows(&[
+        read_sessions(&mut driver),
+        session_rows(&[
             ("b", 3, 14, Some(21)),
             ("a", 14, 14, Some(2)),
             ("c", 14, 14, Some(8))
@@ -276,8 +247,8 @@ fn a_session_is_emitted_once_by_the_record_that_closes_it_by_end_then_start_then
     driver.crash().unwrap();
     pipe(&mut driver, &[("z", 128, 1_000), ("z", 256, 2_000)]);
     assert_eq!(
-        read(&mut driver),
-        rows(&[("z", 44, 45, Some(96)), ("z", 1_000, 1_000, Some(128))])
+        read_sessions(&mut driver),
+        session_rows(&[("z", 44, 45, Some(96)), ("z", 1_000, 1_000, Some(128))])
     );
 }
 
@@ -301,7 +272,7 @@ fn clusters(records: &Records) -> Vec<(i64, i64, i64)> {
 }
 
 /// What must come out, and what is late: after each record all sessions are worked out anew from what was taken.
-fn model(input: &[(&str, i64)], grace_ms: i64, emit: Emit) -> (Vec<Row>, usize) {
+fn model(input: &[(&str, i64)], grace_ms: i64, emit: Emit) -> (Vec<SessionRow>, usize) {
     let mut open: BTreeMap<&str, Records> = BTreeMap::new();
     let (mut time, mut rows, mut late) = (-1, Vec::new(), 0);
     for (value, &(key, timestamp)) in (0..).zip(input) {
@@ -376,7 +347,7 @@ proptest! {
             }
         }
         let (expected, late_ones) = model(&input, grace_ms, emit);
-        prop_assert_eq!(read(&mut driver), expected);
+        prop_assert_eq!(read_sessions(&mut driver), expected);
         prop_assert_eq!(late(&mut driver).len(), late_ones);
     }
 }

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use processor_core::dsl::{EarlyFire, Grouped, SessionWindows, StreamsBuilder};
-use processor_core::serde::{int64, nullable, session_windowed, utf8};
-use processor_core::testing::TopologyTestDriver;
+use processor_core::serde::{int64, nullable, utf8};
 use proptest::prelude::*;
 
 use crate::support::driver::{driver, numbers, text};
+use crate::support::windows::{SessionRow, pipe, read_sessions, session_rows};
 
 const GAP_MS: i64 = 10;
 
@@ -32,49 +32,20 @@ fn sums(grace_ms: i64, fire: EarlyFire) -> impl FnOnce(&StreamsBuilder) {
     }
 }
 
-fn pipe(driver: &mut TopologyTestDriver, input: &[(&str, i64, i64)]) {
-    let topic = driver.input("in", utf8(), int64());
-    for (key, value, timestamp) in input {
-        topic.pipe(driver, text(key), *value, *timestamp);
-    }
-}
-
-/// `(key, start, end, value)`; the timestamp is the end.
-type Row = (String, i64, i64, Option<i64>);
-
-fn read(driver: &mut TopologyTestDriver) -> Vec<Row> {
-    let out = driver.output("out", session_windowed(utf8()), nullable(int64()));
-    let rows = out.read(driver).into_iter().map(|record| {
-        assert_eq!(record.timestamp, record.key.end);
-        assert_eq!(record.headers, []);
-        (
-            record.key.key,
-            record.key.start,
-            record.key.end,
-            record.value,
-        )
-    });
-    rows.collect()
-}
-
-fn rows(expected: &[(&str, i64, i64, Option<i64>)]) -> Vec<Row> {
-    let owned = |(key, start, end, value): &(&str, i64, i64, Option<i64>)| {
-        (text(key), *start, *end, *value)
-    };
-    expected.iter().map(owned).collect()
-}
-
 #[test]
 fn what_was_said_of_a_session_stands_until_the_one_that_it_went_into_gives_a_result() {
     let mut driver = driver(sums(100, EarlyFire::every_records(2)));
     pipe(&mut driver, &[("a", 1, 0), ("a", 2, 8)]);
-    assert_eq!(read(&mut driver), rows(&[("a", 0, 8, Some(3))]));
+    assert_eq!(
+        read_sessions(&mut driver),
+        session_rows(&[("a", 0, 8, Some(3))])
+    );
     pipe(&mut driver, &[("a", 4, 12)]);
     driver.crash().unwrap();
-    assert_eq!(read(&mut driver), []);
+    assert_eq!(read_sessions(&mut driver), []);
     pipe(&mut driver, &[("a", 8, 13)]);
     let grown = [("a", 0, 8, None), ("a", 0, 13, Some(15))];
-    assert_eq!(read(&mut driver), rows(&grown));
+    assert_eq!(read_sessions(&mut driver), session_rows(&grown));
 }
 
 #[test]
@@ -84,13 +55,13 @@ fn a_session_of_several_takes_back_all_of_them_by_time_and_counts_their_records_
         &mut driver,
         &[("a", 1, 40), ("a", 2, 41), ("a", 4, 20), ("a", 8, 21)],
     );
-    read(&mut driver);
+    read_sessions(&mut driver);
     driver.restart().unwrap();
     // One record more in each, and one that joins them: the second is enough for a result.
     pipe(&mut driver, &[("a", 16, 42), ("a", 32, 31)]);
     assert_eq!(
-        read(&mut driver),
-        rows(&[
+        read_sessions(&mut driver),
+        session_rows(&[
             ("a", 20, 21, None),
             ("a", 40, 41, None),
             ("a", 20, 42, Some(63))
@@ -106,8 +77,8 @@ fn a_result_of_the_same_bounds_takes_the_place_of_the_one_before() {
         &[("a", 1, 5), ("a", 2, 5), ("a", 4, 9), ("a", 8, 7)],
     );
     assert_eq!(
-        read(&mut driver),
-        rows(&[
+        read_sessions(&mut driver),
+        session_rows(&[
             ("a", 5, 5, Some(1)),
             ("a", 5, 5, Some(3)),
             ("a", 5, 5, None),
@@ -122,22 +93,25 @@ fn a_session_is_due_when_the_first_of_its_parts_was_and_the_final_result_takes_b
     let mut driver = driver(sums(0, EarlyFire::every(ms(6))));
     // Due at 6, and with what joins it as well.
     pipe(&mut driver, &[("a", 1, 0), ("a", 2, 5), ("x", 4, 6)]);
-    let first = read(&mut driver);
-    assert_eq!(first, rows(&[("a", 0, 5, Some(3))]));
+    let first = read_sessions(&mut driver);
+    assert_eq!(first, session_rows(&[("a", 0, 5, Some(3))]));
     // x was due at 12. What a has to say since 13 closes with it.
     pipe(&mut driver, &[("a", 8, 13), ("y", 16, 16)]);
-    assert_eq!(read(&mut driver), rows(&[("x", 6, 6, Some(4))]));
+    assert_eq!(
+        read_sessions(&mut driver),
+        session_rows(&[("x", 6, 6, Some(4))])
+    );
     driver.crash().unwrap();
     pipe(&mut driver, &[("y", 32, 18)]);
     assert_eq!(
-        read(&mut driver),
-        rows(&[("x", 6, 6, Some(4))]),
+        read_sessions(&mut driver),
+        session_rows(&[("x", 6, 6, Some(4))]),
         "the final result of x"
     );
     pipe(&mut driver, &[("z", 64, 40)]);
     assert_eq!(
-        read(&mut driver),
-        rows(&[
+        read_sessions(&mut driver),
+        session_rows(&[
             ("a", 0, 5, None),
             ("a", 0, 13, Some(11)),
             ("y", 16, 18, Some(48)),
@@ -166,7 +140,7 @@ struct Open {
 /// By end, then start, then key.
 type Sessions = BTreeMap<(i64, i64, String), Open>;
 
-fn say(rows: &mut Vec<Row>, (end, start, key): &(i64, i64, String), session: &mut Open) {
+fn say(rows: &mut Vec<SessionRow>, (end, start, key): &(i64, i64, String), session: &mut Open) {
     session.said.retain(|said| *said != (*end, *start));
     session.said.sort_unstable();
     for (end, start) in session.said.drain(..) {
@@ -182,7 +156,7 @@ fn model(
     input: &[(&str, i64)],
     grace_ms: i64,
     (limit, every_ms): (Option<u64>, Option<i64>),
-) -> Vec<Row> {
+) -> Vec<SessionRow> {
     let mut open = Sessions::new();
     let (mut time, mut rows) = (-1, Vec::new());
     for (i, &(key, timestamp)) in (0..).zip(input) {
@@ -270,7 +244,7 @@ proptest! {
                 None => {}
             }
         }
-        let results = read(&mut driver);
+        let results = read_sessions(&mut driver);
         prop_assert_eq!(&results, &model(&input, grace_ms, (limit, every_ms)));
         // Each record is a bit, so the results that stand must have none in common.
         let mut standing: BTreeMap<(String, i64, i64), i64> = BTreeMap::new();

@@ -1,7 +1,7 @@
 //! Windowed results as tests write them down.
 
 use processor_core::Windowed;
-use processor_core::serde::{int64, utf8, windowed};
+use processor_core::serde::{int64, nullable, session_windowed, utf8, windowed};
 use processor_core::testing::TopologyTestDriver;
 
 use super::driver::text;
@@ -35,5 +35,34 @@ pub fn pipe_ones(driver: &mut TopologyTestDriver, input: &[(&str, i64)]) {
     let topic = driver.input("in", utf8(), int64());
     for (key, timestamp) in input {
         topic.pipe(driver, text(key), 1, *timestamp);
+    }
+}
+
+/// `(key, start, end, value)` of a session; the timestamp is the end.
+pub type SessionRow = (String, i64, i64, Option<i64>);
+
+pub fn session_rows(expected: &[(&str, i64, i64, Option<i64>)]) -> Vec<SessionRow> {
+    let row =
+        |&(key, start, end, value): &(&str, i64, i64, Option<i64>)| (text(key), start, end, value);
+    expected.iter().map(row).collect()
+}
+
+/// What came to "out" of sessions since the last call.
+pub fn read_sessions(driver: &mut TopologyTestDriver) -> Vec<SessionRow> {
+    let out = driver.output("out", session_windowed(utf8()), nullable(int64()));
+    let rows = out.read(driver).into_iter().map(|record| {
+        assert_eq!(record.timestamp, record.key.end);
+        assert_eq!(record.headers, []);
+        let Windowed { key, start, end } = record.key;
+        (key, start, end, record.value)
+    });
+    rows.collect()
+}
+
+/// Pipes `(key, value, timestamp)` to "in".
+pub fn pipe(driver: &mut TopologyTestDriver, input: &[(&str, i64, i64)]) {
+    let topic = driver.input("in", utf8(), int64());
+    for (key, value, timestamp) in input {
+        topic.pipe(driver, text(key), *value, *timestamp);
     }
 }
