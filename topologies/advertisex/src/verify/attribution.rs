@@ -112,10 +112,10 @@ pub(super) fn check_clicks(
     }
     check.counted = format!(
         "{} clicks: {} final, {} provisional, {} still open",
-        number(clicks.len()),
-        number(finals),
-        number(provisional),
-        number(open)
+        grouped(clicks.len()),
+        grouped(finals),
+        grouped(provisional),
+        grouped(open)
     );
     check.tally("records that are none of this topic", &unreadable);
     check.tally("clicks without a result", &lost);
@@ -126,8 +126,9 @@ pub(super) fn check_clicks(
     Ok(())
 }
 
-fn number(number: impl TryInto<u64>) -> String {
-    grouped(i64::try_from(number.try_into().unwrap_or(u64::MAX)).unwrap_or(i64::MAX))
+fn move_on(times: &mut Times, partition: i32, ts: i64) {
+    let latest = times.entry(partition).or_insert(ts);
+    *latest = ts.max(*latest);
 }
 
 /// Credits clicks by the definition, and says how far the impressions of each partition have come.
@@ -149,8 +150,7 @@ fn credit(
         &mut ELSEWHERE(),
         &mut |partition, _, shown: Impression| {
             let ts = shown.ts_ms;
-            let latest = times.entry(partition).or_insert(ts);
-            *latest = ts.max(*latest);
+            move_on(&mut times, partition, ts);
             let pair = pair(&shown.user_id, shown.campaign());
             for id in of_pair.get(&pair).into_iter().flatten() {
                 let Some(click) = clicks.get_mut(id) else {
@@ -284,15 +284,15 @@ pub(super) fn check_conversions(
         .count();
     check.counted = format!(
         "{} conversions: {} final, {} provisional, {} still open",
-        number(conversions.len()),
-        number(finals),
-        number(
+        grouped(conversions.len()),
+        grouped(finals),
+        grouped(
             conversions
                 .values()
                 .filter(|k| k.finals == 0 && k.revision > 0)
                 .count()
         ),
-        number(open)
+        grouped(open)
     );
     check.tally("records that are none of this topic", &unreadable);
     check.tally("conversions without a result", &lost);
@@ -325,8 +325,7 @@ fn strike(log: &dyn Log, credited: &mut Touches) -> Result<[Times; 2], VerifyErr
         &mut ELSEWHERE(),
         &mut |partition, _, touch: Impression| {
             let ts = touch.ts_ms;
-            let latest = shown.entry(partition).or_insert(ts);
-            *latest = ts.max(*latest);
+            move_on(&mut shown, partition, ts);
             credited.remove(&touch_key(TouchKind::Impression, &touch.impression_id, ts));
         },
     )?;
@@ -336,8 +335,7 @@ fn strike(log: &dyn Log, credited: &mut Touches) -> Result<[Times; 2], VerifyErr
         &mut ELSEWHERE(),
         &mut |partition, _, touch: Click| {
             let ts = touch.ts_ms;
-            let latest = clicked.entry(partition).or_insert(ts);
-            *latest = ts.max(*latest);
+            move_on(&mut clicked, partition, ts);
             credited.remove(&touch_key(TouchKind::Click, &touch.click_id, ts));
         },
     )?;

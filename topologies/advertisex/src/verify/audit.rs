@@ -284,11 +284,11 @@ impl Audit {
             places.push(entry.place);
             // The order of a hash map is none, so the first by place are looked for.
             if places.len() > 64 {
-                places.sort_unstable_by_key(|place| (place.source, place.partition, place.number));
+                places.sort_unstable();
                 places.truncate(EXAMPLES);
             }
         }
-        places.sort_unstable_by_key(|place| (place.source, place.partition, place.number));
+        places.sort_unstable();
         places.truncate(EXAMPLES);
         let example = |place: Stored| Example {
             at: self.places.restore(place),
@@ -300,7 +300,7 @@ impl Audit {
 }
 
 /// A place in 16 bytes.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Stored {
     /// Of the topic or path.
     source: u32,

@@ -14,6 +14,14 @@ use super::{Audit, Check, Outcome, Part, Place, Report, Settings, Tally, VerifyE
 use super::{each, each_record};
 use crate::progress::grouped;
 
+/// In the order in which they are reported.
+const FEEDS: [Feed; 4] = [
+    Feed::Impressions,
+    Feed::Clicks,
+    Feed::Conversions,
+    Feed::BidRequests,
+];
+
 /// Reports of files by path.
 type Files = BTreeMap<String, FileReport>;
 
@@ -66,20 +74,12 @@ pub(super) fn check(
         }
     };
     let lines: u64 = files.values().map(|file| file.lines).sum();
-    check.counted = format!(
-        "{} files, {} lines",
-        grouped_u64(files.len()),
-        grouped_u64(lines)
-    );
+    check.counted = format!("{} files, {} lines", grouped(files.len()), grouped(lines));
     report.push(check);
     for check in found {
         report.push(check);
     }
     Ok(())
-}
-
-fn grouped_u64(number: impl TryInto<u64>) -> String {
-    grouped(i64::try_from(number.try_into().unwrap_or(u64::MAX)).unwrap_or(i64::MAX))
 }
 
 /// Every announced file has a last report, and its buckets add up.
@@ -134,7 +134,7 @@ fn not_announced(
         .filter(|file| !announced.contains(&*file.path));
     let new: Vec<&str> = new.map(|file| &*file.path).collect();
     if let Some(first) = new.first() {
-        let count = grouped_u64(new.len());
+        let count = grouped(new.len());
         report.notes.push(format!(
             "{count} files are not announced yet, such as {first}"
         ));
@@ -160,7 +160,7 @@ fn valid_in(files: &Files, feed: Feed) -> u64 {
 }
 
 fn check_of(feed: Feed, outcome: &Outcome, unreadable: &Tally, what: &str) -> Check {
-    let (expected, found) = (grouped_u64(outcome.expected), grouped_u64(outcome.found));
+    let (expected, found) = (grouped(outcome.expected), grouped(outcome.found));
     let mut check = Check::new(
         topic_of(feed),
         format!("{expected} {what}, {found} records"),
@@ -187,12 +187,7 @@ impl Recount<'_> {
     ) -> Result<Vec<Check>, VerifyError> {
         let mut checks = Vec::new();
         let mut aside = Audit::new(Part::WHOLE);
-        for feed in [
-            Feed::Impressions,
-            Feed::Clicks,
-            Feed::Conversions,
-            Feed::BidRequests,
-        ] {
+        for feed in FEEDS {
             let files = FeedFiles {
                 root,
                 objects: &landing::of_feed(objects, feed),
@@ -217,8 +212,8 @@ impl Recount<'_> {
         let outcome = aside.outcome();
         let counted = format!(
             "{} lines that break the contract, {} records",
-            grouped_u64(outcome.expected),
-            grouped_u64(outcome.found)
+            grouped(outcome.expected),
+            grouped(outcome.found)
         );
         let mut kept = Check::new(QUARANTINE, counted);
         kept.tally("records that are none of this topic", &unreadable);
@@ -311,12 +306,7 @@ fn by_reports(
     files: &Files,
 ) -> Result<Vec<Check>, VerifyError> {
     let mut checks = Vec::new();
-    for feed in [
-        Feed::Impressions,
-        Feed::Clicks,
-        Feed::Conversions,
-        Feed::BidRequests,
-    ] {
+    for feed in FEEDS {
         let expected = valid_in(files, feed);
         let (mut sum, mut unreadable) = (Outcome::default(), Tally::default());
         for part in Part::within(expected, settings.memory_bytes) {
@@ -351,10 +341,7 @@ fn by_reports(
         },
     )?;
     let outcome = audit.outcome();
-    let mut check = Check::new(
-        QUARANTINE,
-        format!("{} records", grouped_u64(outcome.found)),
-    );
+    let mut check = Check::new(QUARANTINE, format!("{} records", grouped(outcome.found)));
     check.tally("records that are none of this topic", &unreadable);
     check.outcome(&outcome);
     for file in files.values() {

@@ -100,13 +100,13 @@ impl FeedFiles<'_> {
                     }
                 };
                 let (before, timestamp) = (latest, record.timestamp());
-                latest = before.max(Some(timestamp));
+                let read_at = before.map_or(timestamp, |before| before.max(timestamp));
+                latest = Some(read_at);
                 if !part.holds(record.id().as_bytes()) {
-                    ids.pass(timestamp.max(before.unwrap_or(timestamp)));
+                    ids.pass(read_at);
                     continue;
                 }
                 report.lines += 1;
-                let read_at = timestamp.max(before.unwrap_or(timestamp));
                 let floor = before.map(|before| before.saturating_sub(self.rules.grace_ms));
                 if !ids.is_first(record.id(), read_at) {
                     report.duplicate += 1;

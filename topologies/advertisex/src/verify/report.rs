@@ -52,7 +52,7 @@ impl Check {
     pub(super) fn tally(&mut self, what: &str, tally: &Tally) {
         if tally.count > 0 {
             let examples: Vec<String> = tally.examples.iter().map(ToString::to_string).collect();
-            let count = grouped(i64::try_from(tally.count).unwrap_or(i64::MAX));
+            let count = grouped(tally.count);
             let examples = examples.join("; ");
             self.findings
                 .push(format!("{count} {what}, such as {examples}"));
