@@ -15,6 +15,7 @@ use crate::serde::SharedSerde;
 use crate::topology::{NodeId, NodeKind, Plan, StoreId, StoreKind};
 
 use super::count_windows::CountAggregate;
+use super::finals::Emit;
 use super::grouped::{Keyed, PlainAggregate, is_null};
 use super::outlet::Outlet;
 use super::panes::PaneAggregate;
@@ -127,6 +128,17 @@ impl Origin {
     pub(crate) fn problem(&self, name: &str, problem: &str) {
         let problem = format!("'{name}': {problem}");
         self.plan.borrow_mut().problems.push(problem);
+    }
+
+    /// Whether `name` cannot emit like that; then it is a problem of the plan.
+    pub(crate) fn refuses(&self, name: &str, emit: Emit) -> bool {
+        let Emit::Early(fire) = emit else {
+            return false;
+        };
+        let problem = fire.problem();
+        problem
+            .inspect(|problem| self.problem(name, problem))
+            .is_some()
     }
 }
 

@@ -496,17 +496,14 @@ pub(crate) fn aggregate<K: Data, A: Data, L: Data>(
     windows: SessionWindows,
     emit: Emit,
 ) -> SessionTable<K, L, A> {
-    if let Emit::Early(fire) = emit
-        && let Some(problem) = fire.problem()
-    {
-        let origin = inputs.origin();
-        origin.problem(name, &problem);
+    let origin = inputs.origin();
+    if origin.refuses(name, emit) {
         return SessionTable::detached(&origin);
     }
     let retention_ms = windows.retention_ms();
     let store = StoreKind::Session { retention_ms };
     let Some(wired) = Wired::new(inputs, name, "session aggregate", store) else {
-        return SessionTable::detached(&inputs.origin());
+        return SessionTable::detached(&origin);
     };
     wired.describe(&serde, &[("gap_ms", windows.gap_ms)]);
     let windowing = WindowingPlan::new(name, &wired, emit, serde);

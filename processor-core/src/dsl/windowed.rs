@@ -548,11 +548,8 @@ pub(crate) fn aggregate<K: Data, A: Data, L: Data>(
     windows: Windows,
     emit: Emit,
 ) -> WindowedTable<K, L, A> {
-    if let Emit::Early(fire) = emit
-        && let Some(problem) = fire.problem()
-    {
-        let origin = inputs.origin();
-        origin.problem(name, &problem);
+    let origin = inputs.origin();
+    if origin.refuses(name, emit) {
         return WindowedTable::detached(&origin);
     }
     match windows.0 {

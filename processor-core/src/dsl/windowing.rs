@@ -447,27 +447,28 @@ impl<K: Data, A: Data, L: Data, S: WindowRows> Windowing<K, A, L, S> {
         before: Said,
     ) -> Result {
         let key = self.encoding.decode_key(key)?;
-        let Said { absorbed, result } = before;
-        if self.has_table() {
-            for ((end, start), result) in absorbed {
-                let key = key.clone();
-                let taken_back = Update {
-                    key: Windowed { key, start, end },
-                    new: None,
-                    old: Some(self.encoding.decode_value(&result)?),
-                    is_new: false,
-                    timestamp: end,
-                    headers: Headers::new(),
-                };
-                self.forward(context, taken_back)?;
-            }
+        // Nobody else asks what stood before.
+        let Said { absorbed, result } = match self.has_table() {
+            true => before,
+            false => Said::default(),
+        };
+        for ((end, start), result) in absorbed {
+            let key = key.clone();
+            let taken_back = Update {
+                key: Windowed { key, start, end },
+                new: None,
+                old: Some(self.encoding.decode_value(&result)?),
+                is_new: false,
+                timestamp: end,
+                headers: Headers::new(),
+            };
+            self.forward(context, taken_back)?;
         }
-        let before = result.filter(|_| self.has_table());
         let update = Update {
             key: Windowed { key, start, end },
             new: Some(self.encoding.decode(row)?),
-            old: before
-                .map(|before| self.encoding.decode_value(&before))
+            old: result
+                .map(|result| self.encoding.decode_value(&result))
                 .transpose()?,
             is_new: false,
             timestamp: row.timestamp,

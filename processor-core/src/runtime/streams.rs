@@ -217,7 +217,7 @@ impl Streams {
             };
             (database, checked)
         });
-        let mut streams = Self::of(topology, config, log, clock, database?, checked?)?;
+        let mut streams = Self::of(topology, config, memory, log, clock, database?, checked?)?;
         streams._directory = directory;
         Ok(streams)
     }
@@ -230,19 +230,20 @@ impl Streams {
         clock: Arc<dyn Clock>,
         database: Arc<dyn Database>,
     ) -> Result<Self, StreamsError> {
+        let memory = memory_plan(&topology, &config)?;
         let checked = Checked::against(&topology, &config, &*log, &*clock)?;
-        Self::of(topology, config, log, clock, database, checked)
+        Self::of(topology, config, memory, log, clock, database, checked)
     }
 
     fn of(
         topology: Topology,
         config: StreamsConfig,
+        memory: MemoryPlan,
         log: Arc<dyn Log>,
         clock: Arc<dyn Clock>,
         database: Arc<dyn Database>,
         checked: Checked,
     ) -> Result<Self, StreamsError> {
-        let memory = memory_plan(&topology, &config)?;
         let Checked { passed, partitions } = checked;
         let instance = match (&config.instance, &config.state_dir) {
             (Some(instance), _) => instance.clone(),

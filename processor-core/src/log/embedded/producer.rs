@@ -157,11 +157,8 @@ impl EmbeddedProducer {
 
     /// What was appended since the last commit without a transaction.
     fn take_appended(&mut self) -> Result<Committed, LogError> {
-        let state = self.shared.lock()?;
-        let next_offsets = std::mem::take(&mut self.next_offsets)
-            .into_iter()
-            .filter_map(|(id, next)| Some((state.partition(id)?.name().clone(), next)))
-            .collect();
+        let appended = std::mem::take(&mut self.next_offsets);
+        let next_offsets = self.shared.lock()?.named(&appended);
         Ok(Committed { next_offsets })
     }
 

@@ -235,6 +235,17 @@ impl State {
         Ok(())
     }
 
+    /// The same by name, of partitions that are still there.
+    pub(super) fn named(
+        &self,
+        offsets: &BTreeMap<PartitionId, Offset>,
+    ) -> Vec<(TopicPartition, Offset)> {
+        let named = |(&id, &offset): (&PartitionId, &Offset)| {
+            Some((self.partition(id)?.name().clone(), offset))
+        };
+        offsets.iter().filter_map(named).collect()
+    }
+
     /// Commits the open transaction; one without records and offsets is nothing. When this fails, nothing is
     /// committed, unless the class of the error says that this is not known.
     pub(super) fn commit(&mut self, claim: &Claim) -> Result<Committed, LogError> {
@@ -242,11 +253,7 @@ impl State {
         let Some(open) = self.take_open(&claim.id) else {
             return Ok(Committed::default());
         };
-        let next_offsets: Vec<_> = open
-            .next_offsets
-            .iter()
-            .filter_map(|(&id, &next)| Some((self.partition(id)?.name().clone(), next)))
-            .collect();
+        let next_offsets = self.named(&open.next_offsets);
         if let Err(error) = self.journal_commit(&open, &next_offsets) {
             // The timeout, the abort or a successor ends it.
             self.transactions.reopen(&claim.id, open);

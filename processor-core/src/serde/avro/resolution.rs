@@ -271,7 +271,7 @@ impl Plan {
                 None => Plan::default().step(&field.schema, &field.schema),
             })
             .collect::<Result<_, _>>()?;
-        Ok(RecordSteps { written, read })
+        Ok(RecordSteps::new(written, read))
     }
 
     fn symbols(&mut self, writer: &EnumSchema, reader: &EnumSchema) -> Step {

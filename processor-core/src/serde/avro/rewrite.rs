@@ -37,8 +37,10 @@ pub(super) enum Step {
 /// A record: the writer's fields in order, then how the reader's are made of them.
 #[derive(Debug)]
 pub(super) struct RecordSteps {
-    pub written: Vec<Step>,
-    pub read: Vec<Field>,
+    written: Vec<Step>,
+    read: Vec<Field>,
+    /// The reader has the writer's fields, and in their order: nothing has to be kept until the end of the record.
+    is_in_order: bool,
 }
 
 /// Where a field of the reader comes from.
@@ -108,7 +110,23 @@ impl Step {
 }
 
 impl RecordSteps {
+    pub(super) fn new(written: Vec<Step>, read: Vec<Field>) -> Self {
+        let in_place =
+            |(at, field): (usize, &Field)| matches!(field, Field::Written(from) if *from == at);
+        Self {
+            is_in_order: read.len() == written.len() && read.iter().enumerate().all(in_place),
+            written,
+            read,
+        }
+    }
+
     fn run(&self, input: &mut &[u8], out: &mut Vec<u8>) -> Result<(), String> {
+        if self.is_in_order {
+            return self
+                .written
+                .iter()
+                .try_for_each(|step| step.run(input, out));
+        }
         let mut fields = Vec::new();
         let mut ends = Vec::with_capacity(self.written.len());
         for step in &self.written {
