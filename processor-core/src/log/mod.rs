@@ -383,7 +383,8 @@ pub trait Consumer: Send {
     /// When a partition does not exist.
     fn assign(&mut self, partitions: &[(TopicPartition, Option<Offset>)]) -> Result<(), LogError>;
 
-    /// Gives partitions up: the answer to [`Polled::Revoked`]. Buffered records of them are not returned any more.
+    /// Gives partitions up: the answer to [`Polled::Revoked`]. Buffered records of them are not returned any more, and none of
+    /// them is paused when it comes back.
     ///
     /// # Errors
     /// When the log refuses.

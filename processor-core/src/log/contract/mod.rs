@@ -38,6 +38,7 @@ pub fn all() -> &'static [Case] {
             reset_decides_where_a_new_reader_starts,
             seek_reads_again,
             paused_partitions_are_silent,
+            a_pause_ends_where_a_partition_is_released,
             released_partitions_are_silent,
             a_poll_returns_no_more_than_asked,
             oversized_records_are_rejected;

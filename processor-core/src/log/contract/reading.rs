@@ -154,6 +154,19 @@ pub(super) fn paused_partitions_are_silent(log: &dyn Log, prefix: &str) {
     assert_eq!(values(&read(&mut *consumer, 1)), ["next"]);
 }
 
+pub(super) fn a_pause_ends_where_a_partition_is_released(log: &dyn Log, prefix: &str) {
+    let t = tp(&format!("{prefix}-t"), 0);
+    create(log, &t.topic, 1);
+    append(log, &t, &["a", "b"]);
+    let mut consumer = reader(log, COMMITTED, std::slice::from_ref(&t));
+    assert_eq!(values(&read(&mut *consumer, 2)), ["a", "b"]);
+    let partitions = std::slice::from_ref(&t);
+    consumer.pause(partitions).expect("pause");
+    consumer.release(partitions).expect("release");
+    consumer.assign(&[(t, Some(1))]).expect("assign");
+    assert_eq!(values(&read(&mut *consumer, 1)), ["b"]);
+}
+
 pub(super) fn released_partitions_are_silent(log: &dyn Log, prefix: &str) {
     let topic = format!("{prefix}-t");
     create(log, &topic, 2);

@@ -506,6 +506,12 @@ impl Consumer for KafkaConsumer {
             }
         }
         let failed = |error| classified(Call::Ask, "giving partitions up", &error);
+        // The client remembers a pause beyond the end of an assignment: nothing would come once they are given back.
+        if !held.is_empty()
+            && let Err(error) = self.client.resume(&partitions_list(&held))
+        {
+            tracing::warn!(%error, ?held, "partitions that are given up may stay paused");
+        }
         if self.is_eager() {
             if self.positions.is_empty() {
                 return self.client.unassign().map_err(failed);
