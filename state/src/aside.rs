@@ -6,7 +6,6 @@
 //!  <path>.damaged        the database turned out to be damaged while it was used; says why, until the next opening
 //! ```
 
-use std::error::Error;
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -50,11 +49,10 @@ pub(crate) fn set_aside(path: &Path, reason: &str) -> Result<PathBuf, StateError
 /// Has the database in `path` set aside at its next opening, because `error` says that it is damaged. An error of
 /// anything else changes nothing, such as that of a disk that is full.
 pub fn mark_if_damaged(path: &Path, error: &StateError) {
-    let is_damaged = match error {
-        StateError::Corrupt { .. } => true,
-        StateError::Backend { source, .. } => !is_of_the_disk(&**source),
-        _ => false,
-    };
+    let is_damaged = matches!(
+        error,
+        StateError::Corrupt { .. } | StateError::Backend { .. }
+    );
     if is_damaged && let Err(error) = fs::write(mark(path), error.to_string()) {
         tracing::warn!(path = %path.display(), %error, "the damaged state database cannot be marked");
     }
@@ -75,17 +73,6 @@ pub(crate) fn is_damage(error: &io::Error) -> bool {
     )
 }
 
-fn is_of_the_disk(error: &(dyn Error + 'static)) -> bool {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        if let Some(error) = error.downcast_ref::<io::Error>() {
-            return !is_damage(error);
-        }
-        cause = error.source();
-    }
-    false
-}
-
 fn mark(path: &Path) -> PathBuf {
     beside(path, "damaged")
 }
@@ -101,32 +88,15 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
 mod tests {
     use super::*;
 
-    fn backend(source: impl Into<Box<dyn Error + Send + Sync>>) -> StateError {
-        StateError::Backend {
-            store: "clicks/3".to_owned(),
-            action: "read",
-            source: source.into(),
-        }
-    }
-
     #[test]
     fn what_is_damaged_is_marked_once_and_a_full_disk_is_no_damage() {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let path = directory.path().join("stores");
+        let full = StateError::io("write", &path)(ErrorKind::StorageFull.into());
+        mark_if_damaged(&path, &full);
+        assert_eq!(take_mark(&path), None, "{full}");
         for error in [
-            backend(io::Error::from(ErrorKind::StorageFull)),
-            StateError::Io {
-                action: "write",
-                path: path.clone(),
-                source: io::Error::from(ErrorKind::FileTooLarge),
-            },
-        ] {
-            mark_if_damaged(&path, &error);
-            assert_eq!(take_mark(&path), None, "{error}");
-        }
-        for error in [
-            backend("a page is torn"),
-            backend(io::Error::from(ErrorKind::UnexpectedEof)),
+            StateError::backend("clicks/3", "read")("a page is torn"),
             StateError::corrupt("clicks/3", "a row is cut off"),
         ] {
             mark_if_damaged(&path, &error);

@@ -18,7 +18,8 @@ pub enum StateError {
         /// The refusal.
         source: io::Error,
     },
-    /// The storage engine failed.
+    /// The storage engine failed, of itself or over what it read: not because the operating system refused something, which
+    /// is [`Io`](Self::Io).
     #[error(
         "store `{store}`: the storage engine failed to {action}: {source}; restart to rebuild the store from its changelog"
     )]

@@ -17,14 +17,15 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::ops::Bound;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use fjall::{Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode};
 
+use super::failure::{failed, refused_before};
 use super::opening::{Opening, opened};
 use super::{Database, DatabaseOptions, Direction, Tree, VisitBytes, is_empty_range};
 use crate::StateError;
@@ -43,6 +44,7 @@ struct Shared {
     db: fjall::Database,
     rows: Keyspace,
     trees: Mutex<BTreeMap<String, u32>>,
+    path: PathBuf,
 }
 
 impl FjallDatabase {
@@ -57,19 +59,31 @@ impl FjallDatabase {
             let open = || Shared::open(path, options);
             open().map_err(|error| match error {
                 fjall::Error::Locked => Opening::Locked,
-                fjall::Error::Io(source) | fjall::Error::Storage(fjall::LsmError::Io(source)) => {
-                    Opening::Io(source)
-                }
-                other => Opening::Damaged(other.to_string()),
+                other => match cause(other) {
+                    Ok(refusal) => Opening::Io(refusal),
+                    Err(other) => Opening::Damaged(other.to_string()),
+                },
             })
         })?;
         Ok(Self(Arc::new(shared)))
     }
 }
 
+/// The refusal of the operating system, if that is what it was. What poisoned the database is not in the error: a write
+/// before this one had it, and for one in the background it stands in the log.
+fn cause(error: fjall::Error) -> Result<io::Error, fjall::Error> {
+    match error {
+        fjall::Error::Io(refusal) | fjall::Error::Storage(fjall::LsmError::Io(refusal)) => {
+            Ok(refusal)
+        }
+        fjall::Error::Poisoned => Ok(refused_before()),
+        other => Err(other),
+    }
+}
+
 /// Removes what a start left behind that was killed before the database was there: fjall would refuse its journal. The
 /// file `version` comes last, and nothing can be stored before it.
-fn remove_unfinished(path: &Path) -> std::io::Result<()> {
+fn remove_unfinished(path: &Path) -> io::Result<()> {
     let is_empty = |path: &Path| match std::fs::read_dir(path) {
         Ok(mut entries) => Ok(entries.next().is_none()),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(true),
@@ -107,6 +121,7 @@ impl Shared {
             db,
             rows,
             trees: Mutex::new(trees),
+            path: path.to_owned(),
         })
     }
 
@@ -114,21 +129,22 @@ impl Shared {
         self.trees.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn failed(&self, store: &str, action: &'static str) -> impl FnOnce(fjall::Error) -> StateError {
+        move |error| failed(&self.path, store, action, cause(error))
+    }
+
     /// Deletes the rows of a tree.
     fn clear(&self, name: &str, id: u32) -> Result<(), StateError> {
         let (from, to) = (id.to_be_bytes(), (id + 1).to_be_bytes());
         let mut batch = self.db.batch();
         for row in self.rows.range(from..to) {
-            batch.remove(
-                &self.rows,
-                row.key().map_err(StateError::backend(name, "scan"))?,
-            );
+            batch.remove(&self.rows, row.key().map_err(self.failed(name, "scan"))?);
             if batch.len() == CLEAR_BATCH {
                 let full = std::mem::replace(&mut batch, self.db.batch());
-                full.commit().map_err(StateError::backend(name, "clear"))?;
+                full.commit().map_err(self.failed(name, "clear"))?;
             }
         }
-        batch.commit().map_err(StateError::backend(name, "clear"))
+        batch.commit().map_err(self.failed(name, "clear"))
     }
 }
 
@@ -147,7 +163,7 @@ impl Database for FjallDatabase {
                 let id = trees.values().max().copied().unwrap_or(NAMES) + 1;
                 let mut batch = self.0.db.batch();
                 batch.insert(&self.0.rows, name_key(name), id.to_be_bytes());
-                batch.commit().map_err(StateError::backend(name, "open"))?;
+                batch.commit().map_err(self.0.failed(name, "open"))?;
                 trees.insert(name.to_owned(), id);
                 id
             }
@@ -170,7 +186,7 @@ impl Database for FjallDatabase {
         self.0.clear(name, id)?;
         let mut batch = self.0.db.batch();
         batch.remove(&self.0.rows, name_key(name));
-        batch.commit().map_err(StateError::backend(name, "drop"))?;
+        batch.commit().map_err(self.0.failed(name, "drop"))?;
         trees.remove(name);
         Ok(())
     }
@@ -181,7 +197,7 @@ impl Database for FjallDatabase {
 
     fn sync(&self) -> Result<(), StateError> {
         let synced = self.0.db.persist(PersistMode::SyncData);
-        synced.map_err(StateError::backend("database", "sync"))
+        synced.map_err(self.0.failed("database", "sync"))
     }
 }
 
@@ -223,7 +239,7 @@ impl Tree for FjallTree {
         prefixed.extend_from_slice(&self.id.to_be_bytes());
         prefixed.extend_from_slice(key);
         let found = self.shared.rows.get(&prefixed[..]);
-        let found = found.map_err(StateError::backend(&self.name, "read"))?;
+        let found = found.map_err(self.shared.failed(&self.name, "read"))?;
         Ok(found.map(|value| Bytes::copy_from_slice(&value)))
     }
 
@@ -246,7 +262,7 @@ impl Tree for FjallTree {
             let Some(row) = row else { return Ok(()) };
             let (key, value) = row
                 .into_inner()
-                .map_err(StateError::backend(&self.name, "scan"))?;
+                .map_err(self.shared.failed(&self.name, "scan"))?;
             if visit(&key[4..], &value).is_break() {
                 return Ok(());
             }
@@ -270,7 +286,7 @@ impl Tree for FjallTree {
         }
         writes
             .commit()
-            .map_err(StateError::backend(&self.name, "write"))
+            .map_err(self.shared.failed(&self.name, "write"))
     }
 
     fn remove_range(&mut self, from: &[u8], to: &[u8], limit: usize) -> Result<usize, StateError> {
@@ -295,14 +311,14 @@ impl Tree for FjallTree {
             .range(self.bounds(start, Bound::Excluded(to)))
             .take(limit)
         {
-            let key = row.key().map_err(StateError::backend(&self.name, "scan"))?;
+            let key = row.key().map_err(self.shared.failed(&self.name, "scan"))?;
             last = Some(Bytes::copy_from_slice(&key[4..]));
             batch.remove(&self.shared.rows, key);
         }
         let count = batch.len();
         batch
             .commit()
-            .map_err(StateError::backend(&self.name, "expire"))?;
+            .map_err(self.shared.failed(&self.name, "expire"))?;
         self.removed = match last {
             Some(last) => {
                 let start = removed.map(|(start, _)| start);

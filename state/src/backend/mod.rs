@@ -6,6 +6,7 @@
 //! Nothing is durable against power loss before [`Database::sync`].
 
 mod engine;
+mod failure;
 #[cfg(feature = "fjall")]
 mod fjall;
 mod memory;

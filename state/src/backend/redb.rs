@@ -7,6 +7,7 @@
 //! - Pages that the last sync refers to are not reused before the next one, so the file grows with what is written between
 //!   two of them.
 
+use std::io;
 use std::ops::Bound;
 use std::path::Path;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use redb::{
     TableHandle, WriteTransaction,
 };
 
+use super::failure::{failed, refused_before};
 use super::opening::{Opening, opened};
 use super::{Database, DatabaseOptions, Direction, Tree, VisitBytes, is_empty_range};
 use crate::StateError;
@@ -26,7 +28,10 @@ type Rows<'n> = TableDefinition<'n, &'static [u8], &'static [u8]>;
 
 /// A redb database. Clones share it.
 #[derive(Debug, Clone)]
-pub struct RedbDatabase(Arc<redb::Database>);
+pub struct RedbDatabase {
+    db: Arc<redb::Database>,
+    path: Arc<Path>,
+}
 
 impl RedbDatabase {
     /// Opens or creates the database in `path`. Its cache of pages, read and not yet written, holds up to `cache_bytes`.
@@ -45,7 +50,33 @@ impl RedbDatabase {
                     other => Opening::Damaged(other.to_string()),
                 })
         })?;
-        Ok(Self(Arc::new(db)))
+        Ok(Self {
+            db: Arc::new(db),
+            path: path.into(),
+        })
+    }
+
+    fn write<T>(
+        &self,
+        store: &str,
+        action: &'static str,
+        durability: Durability,
+        work: impl FnOnce(&WriteTransaction) -> Result<T, redb::Error>,
+    ) -> Result<T, StateError> {
+        write(&self.db, durability, work).map_err(self.failed(store, action))
+    }
+
+    fn failed(&self, store: &str, action: &'static str) -> impl FnOnce(redb::Error) -> StateError {
+        move |error| failed(&self.path, store, action, cause(error))
+    }
+}
+
+/// The refusal of the operating system, if that is what it was: `redb::Error` names no source.
+fn cause(error: redb::Error) -> Result<io::Error, redb::Error> {
+    match error {
+        redb::Error::Io(refusal) => Ok(refusal),
+        redb::Error::PreviousIo => Ok(refused_before()),
+        other => Err(other),
     }
 }
 
@@ -66,51 +97,48 @@ fn write<T>(
 impl Database for RedbDatabase {
     fn tree(&self, name: &str) -> Result<Box<dyn Tree>, StateError> {
         let is_there = || -> Result<bool, redb::Error> {
-            match self.0.begin_read()?.open_table(Rows::new(name)) {
+            match self.db.begin_read()?.open_table(Rows::new(name)) {
                 Ok(_) => Ok(true),
                 Err(TableError::TableDoesNotExist(_)) => Ok(false),
                 Err(error) => Err(error.into()),
             }
         };
-        if !is_there().map_err(StateError::backend(name, "open"))? {
-            write(&self.0, Durability::None, |transaction| {
+        if !is_there().map_err(self.failed(name, "open"))? {
+            self.write(name, "open", Durability::None, |transaction| {
                 Ok(transaction.open_table(Rows::new(name)).map(drop)?)
-            })
-            .map_err(StateError::backend(name, "open"))?;
+            })?;
         }
         Ok(Box::new(RedbTree {
             name: name.to_owned(),
-            db: Arc::clone(&self.0),
+            database: self.clone(),
         }))
     }
 
     fn drop_tree(&self, name: &str) -> Result<(), StateError> {
-        write(&self.0, Durability::None, |transaction| {
+        self.write(name, "drop", Durability::None, |transaction| {
             Ok(transaction.delete_table(Rows::new(name)).map(drop)?)
         })
-        .map_err(StateError::backend(name, "drop"))
     }
 
     fn tree_names(&self) -> Result<Vec<String>, StateError> {
         let names = || -> Result<Vec<String>, redb::Error> {
-            let transaction = self.0.begin_read()?;
+            let transaction = self.db.begin_read()?;
             let tables = transaction.list_tables()?;
             Ok(tables.map(|table| table.name().to_owned()).collect())
         };
-        let mut names = names().map_err(StateError::backend("database", "list"))?;
+        let mut names = names().map_err(self.failed("database", "list"))?;
         names.sort();
         Ok(names)
     }
 
     fn sync(&self) -> Result<(), StateError> {
-        write(&self.0, Durability::Immediate, |_| Ok(()))
-            .map_err(StateError::backend("database", "sync"))
+        self.write("database", "sync", Durability::Immediate, |_| Ok(()))
     }
 }
 
 struct RedbTree {
     name: String,
-    db: Arc<redb::Database>,
+    database: RedbDatabase,
 }
 
 impl RedbTree {
@@ -123,18 +151,19 @@ impl RedbTree {
         action: &'static str,
         work: impl FnOnce(&WriteTransaction) -> Result<T, redb::Error>,
     ) -> Result<T, StateError> {
-        write(&self.db, Durability::None, work).map_err(StateError::backend(&self.name, action))
+        self.database
+            .write(&self.name, action, Durability::None, work)
     }
 }
 
 impl Tree for RedbTree {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StateError> {
         let get = || -> Result<Option<Bytes>, redb::Error> {
-            let table = self.db.begin_read()?.open_table(self.rows())?;
+            let table = self.database.db.begin_read()?.open_table(self.rows())?;
             let found = table.get(key)?;
             Ok(found.map(|value| Bytes::copy_from_slice(value.value())))
         };
-        get().map_err(StateError::backend(&self.name, "read"))
+        get().map_err(self.database.failed(&self.name, "read"))
     }
 
     fn scan(
@@ -148,7 +177,7 @@ impl Tree for RedbTree {
             return Ok(());
         }
         let mut scan = || -> Result<(), redb::Error> {
-            let table = self.db.begin_read()?.open_table(self.rows())?;
+            let table = self.database.db.begin_read()?.open_table(self.rows())?;
             let mut rows = table.range::<&[u8]>((from, to))?;
             loop {
                 let row = match direction {
@@ -162,7 +191,7 @@ impl Tree for RedbTree {
                 }
             }
         };
-        scan().map_err(StateError::backend(&self.name, "scan"))
+        scan().map_err(self.database.failed(&self.name, "scan"))
     }
 
     fn apply(&mut self, batch: &[(Bytes, Option<Bytes>)]) -> Result<(), StateError> {

@@ -19,6 +19,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use sled::IVec;
 
+use super::failure::failed;
 use super::{Database, DatabaseOptions, Direction, Tree, VisitBytes, is_empty_range, panic_text};
 use crate::{StateError, aside};
 
@@ -152,15 +153,13 @@ impl Database for SledDatabase {
 }
 
 impl SledDatabase {
-    /// What a failure means: a disk that takes no writes says nothing against the database.
     fn failed(&self, store: &str, action: &'static str) -> impl FnOnce(sled::Error) -> StateError {
-        move |error| match error {
-            sled::Error::Io(source) if !aside::is_damage(&source) => StateError::Io {
-                action,
-                path: self.path.to_path_buf(),
-                source,
-            },
-            error => StateError::backend(store, action)(error),
+        move |error| {
+            let cause = match error {
+                sled::Error::Io(refusal) => Ok(refusal),
+                other => Err(other),
+            };
+            failed(&self.path, store, action, cause)
         }
     }
 }

@@ -4,6 +4,7 @@ mod crash;
 mod directory;
 mod engines;
 mod expiring;
+mod full_disk;
 mod marker;
 mod model;
 mod quarantine;
