@@ -313,6 +313,10 @@ impl<K: Data, C: Data, T: Data> Attribution<K, C, T> {
     }
 
     /// What the conversions are credited to, keyed by the ids of the conversions.
+    ///
+    /// Emits when a conversion is decided, and again where [`Revisions`](super::Revisions) ask for provisional results; each has the timestamp
+    /// and headers of its conversion. Keys and values are never null. No store and no topic is made by asking for them.
+    /// [`KStream::attribute`] has an example.
     #[must_use]
     pub fn results(&self) -> KStream<String, Attributed<C, T>, Rekeyed> {
         self.results.clone()

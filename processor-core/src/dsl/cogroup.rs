@@ -160,6 +160,36 @@ impl<K: Data, A: Data> CogroupedStream<K, A> {
     }
 
     /// Groups the records of each key by windows of event time, as [`KGroupedStream::windowed_by`].
+    ///
+    /// By itself it emits nothing and makes nothing; [`aggregate`](WindowedCogroup::aggregate) says what null keys, null values
+    /// and late records do, and has an example with final results.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use processor_core::dsl::{Consumed, StreamsBuilder, TimeWindows};
+    /// # use processor_core::serde::{int64, utf8, windowed};
+    /// # use processor_core::testing::TopologyTestDriver;
+    /// # let builder = StreamsBuilder::new("traffic");
+    /// # let bytes = builder.stream("bytes", Consumed::new(utf8(), int64())).group_by_key();
+    /// # let visits = builder.stream("visits", Consumed::new(utf8(), int64())).group_by_key();
+    /// let minutes = TimeWindows::tumbling(Duration::from_secs(60)).grace(Duration::ZERO);
+    /// bytes
+    ///     .cogroup(|_, bytes, cost: i64| cost + bytes)
+    ///     .cogroup(&visits, |_, _, cost| cost + 1_000)
+    ///     .windowed_by(minutes)
+    ///     .aggregate("cost", int64(), || 0)
+    ///     .to_stream()
+    ///     .to("cost");
+    /// # let mut driver = TopologyTestDriver::new(builder.build().unwrap()).unwrap();
+    /// # let bytes = driver.input("bytes", utf8(), int64());
+    /// # let visits = driver.input("visits", utf8(), int64());
+    /// bytes.pipe(&mut driver, "ann".to_owned(), 5, 0);
+    /// visits.pipe(&mut driver, "ann".to_owned(), 1, 59_999);
+    /// visits.pipe(&mut driver, "ann".to_owned(), 1, 60_000);
+    /// let cost = driver.output("cost", windowed(utf8(), 60_000), int64()).read(&mut driver);
+    /// let cost: Vec<_> = cost.into_iter().map(|r| (r.key.start, r.value)).collect();
+    /// assert_eq!(cost, [(0, 5), (0, 1_005), (60_000, 1_000)]);
+    /// ```
     #[must_use]
     pub fn windowed_by(&self, windows: impl Into<Windows>) -> WindowedCogroup<'_, K, A> {
         WindowedCogroup {
@@ -170,6 +200,9 @@ impl<K: Data, A: Data> CogroupedStream<K, A> {
     }
 
     /// Groups the records of each key by sessions of event time, as [`KGroupedStream::windowed_by_session`].
+    ///
+    /// By itself it emits nothing and makes nothing; [`aggregate`](SessionCogroup::aggregate) says what null keys, null values
+    /// and late records do, and has an example.
     #[must_use]
     pub fn windowed_by_session(&self, windows: SessionWindows) -> SessionCogroup<'_, K, A> {
         SessionCogroup {
@@ -198,6 +231,35 @@ pub struct WindowedCogroup<'a, K, A> {
 impl<K: Data, A: Data> WindowedCogroup<'_, K, A> {
     /// Emits each window once, when it closes, as
     /// [`TimeWindowedStream::emit_final`](super::TimeWindowedStream::emit_final) does. Kafka Streams cannot.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use processor_core::dsl::{Consumed, StreamsBuilder, TimeWindows};
+    /// # use processor_core::serde::{int64, utf8, windowed};
+    /// # use processor_core::testing::TopologyTestDriver;
+    /// # let builder = StreamsBuilder::new("traffic");
+    /// # let bytes = builder.stream("bytes", Consumed::new(utf8(), int64())).group_by_key();
+    /// # let visits = builder.stream("visits", Consumed::new(utf8(), int64())).group_by_key();
+    /// let minutes = TimeWindows::tumbling(Duration::from_secs(60)).grace(Duration::ZERO);
+    /// bytes
+    ///     .cogroup(|_, bytes, cost: i64| cost + bytes)
+    ///     .cogroup(&visits, |_, _, cost| cost + 1_000)
+    ///     .windowed_by(minutes)
+    ///     .emit_final()
+    ///     .aggregate("cost", int64(), || 0)
+    ///     .to_stream()
+    ///     .to("cost");
+    /// # let mut driver = TopologyTestDriver::new(builder.build().unwrap()).unwrap();
+    /// # let bytes = driver.input("bytes", utf8(), int64());
+    /// # let visits = driver.input("visits", utf8(), int64());
+    /// bytes.pipe(&mut driver, "ann".to_owned(), 5, 0);
+    /// visits.pipe(&mut driver, "ann".to_owned(), 1, 30_000);
+    /// bytes.pipe(&mut driver, "ann".to_owned(), 7, 40_000);
+    /// visits.pipe(&mut driver, "ann".to_owned(), 1, 200_000);
+    /// let cost = driver.output("cost", windowed(utf8(), 60_000), int64()).read(&mut driver);
+    /// let cost: Vec<_> = cost.into_iter().map(|r| (r.key.start, r.value)).collect();
+    /// assert_eq!(cost, [(0, 1_012)]);
+    /// ```
     #[must_use]
     pub fn emit_final(self) -> Self {
         Self {
@@ -208,6 +270,35 @@ impl<K: Data, A: Data> WindowedCogroup<'_, K, A> {
 
     /// Emits what a window holds before it closes, from time to time, and once more when it closes, as
     /// [`TimeWindowedStream::emit_early`](super::TimeWindowedStream::emit_early) does.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use processor_core::dsl::{Consumed, EarlyFire, StreamsBuilder, TimeWindows};
+    /// # use processor_core::serde::{int64, utf8, windowed};
+    /// # use processor_core::testing::TopologyTestDriver;
+    /// # let builder = StreamsBuilder::new("traffic");
+    /// # let bytes = builder.stream("bytes", Consumed::new(utf8(), int64())).group_by_key();
+    /// # let visits = builder.stream("visits", Consumed::new(utf8(), int64())).group_by_key();
+    /// let minutes = TimeWindows::tumbling(Duration::from_secs(60)).grace(Duration::ZERO);
+    /// bytes
+    ///     .cogroup(|_, bytes, cost: i64| cost + bytes)
+    ///     .cogroup(&visits, |_, _, cost| cost + 1_000)
+    ///     .windowed_by(minutes)
+    ///     .emit_early(EarlyFire::every_records(2))
+    ///     .aggregate("cost", int64(), || 0)
+    ///     .to_stream()
+    ///     .to("cost");
+    /// # let mut driver = TopologyTestDriver::new(builder.build().unwrap()).unwrap();
+    /// # let bytes = driver.input("bytes", utf8(), int64());
+    /// # let visits = driver.input("visits", utf8(), int64());
+    /// bytes.pipe(&mut driver, "ann".to_owned(), 5, 0);
+    /// visits.pipe(&mut driver, "ann".to_owned(), 1, 30_000);
+    /// bytes.pipe(&mut driver, "ann".to_owned(), 7, 40_000);
+    /// visits.pipe(&mut driver, "ann".to_owned(), 1, 200_000);
+    /// let cost = driver.output("cost", windowed(utf8(), 60_000), int64()).read(&mut driver);
+    /// let cost: Vec<_> = cost.into_iter().map(|r| (r.key.start, r.value)).collect();
+    /// assert_eq!(cost, [(0, 1_005), (0, 1_012)]);
+    /// ```
     #[must_use]
     pub fn emit_early(self, fire: EarlyFire) -> Self {
         Self {
@@ -273,6 +364,35 @@ pub struct SessionCogroup<'a, K, A> {
 impl<K: Data, A: Data> SessionCogroup<'_, K, A> {
     /// Emits each session once, when it closes, as
     /// [`SessionWindowedStream::emit_final`](super::SessionWindowedStream::emit_final) does. Kafka Streams cannot.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use processor_core::dsl::{Consumed, SessionWindows, StreamsBuilder};
+    /// # use processor_core::serde::{int64, nullable, session_windowed, utf8};
+    /// # use processor_core::testing::TopologyTestDriver;
+    /// # let builder = StreamsBuilder::new("traffic");
+    /// # let bytes = builder.stream("bytes", Consumed::new(utf8(), int64())).group_by_key();
+    /// # let visits = builder.stream("visits", Consumed::new(utf8(), int64())).group_by_key();
+    /// let sessions = SessionWindows::gap(Duration::from_secs(60)).grace(Duration::ZERO);
+    /// bytes
+    ///     .cogroup(|_, bytes, cost: i64| cost + bytes)
+    ///     .cogroup(&visits, |_, _, cost| cost + 1_000)
+    ///     .windowed_by_session(sessions)
+    ///     .emit_final()
+    ///     .aggregate("cost", int64(), || 0, |_, a, b| a + b)
+    ///     .to_stream()
+    ///     .to("cost");
+    /// # let mut driver = TopologyTestDriver::new(builder.build().unwrap()).unwrap();
+    /// # let bytes = driver.input("bytes", utf8(), int64());
+    /// # let visits = driver.input("visits", utf8(), int64());
+    /// bytes.pipe(&mut driver, "ann".to_owned(), 5, 0);
+    /// visits.pipe(&mut driver, "ann".to_owned(), 1, 30_000);
+    /// bytes.pipe(&mut driver, "ann".to_owned(), 7, 40_000);
+    /// visits.pipe(&mut driver, "ann".to_owned(), 1, 200_000);
+    /// let cost = driver.output("cost", session_windowed(utf8()), nullable(int64())).read(&mut driver);
+    /// let cost: Vec<_> = cost.into_iter().map(|r| (r.key.start, r.key.end, r.value)).collect();
+    /// assert_eq!(cost, [(0, 40_000, Some(1_012))]);
+    /// ```
     #[must_use]
     pub fn emit_final(self) -> Self {
         Self {
@@ -283,6 +403,35 @@ impl<K: Data, A: Data> SessionCogroup<'_, K, A> {
 
     /// Emits results of sessions before they close as well, as
     /// [`SessionWindowedStream::emit_early`](super::SessionWindowedStream::emit_early) does.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use processor_core::dsl::{Consumed, EarlyFire, SessionWindows, StreamsBuilder};
+    /// # use processor_core::serde::{int64, nullable, session_windowed, utf8};
+    /// # use processor_core::testing::TopologyTestDriver;
+    /// # let builder = StreamsBuilder::new("traffic");
+    /// # let bytes = builder.stream("bytes", Consumed::new(utf8(), int64())).group_by_key();
+    /// # let visits = builder.stream("visits", Consumed::new(utf8(), int64())).group_by_key();
+    /// let sessions = SessionWindows::gap(Duration::from_secs(60)).grace(Duration::ZERO);
+    /// bytes
+    ///     .cogroup(|_, bytes, cost: i64| cost + bytes)
+    ///     .cogroup(&visits, |_, _, cost| cost + 1_000)
+    ///     .windowed_by_session(sessions)
+    ///     .emit_early(EarlyFire::every_records(2))
+    ///     .aggregate("cost", int64(), || 0, |_, a, b| a + b)
+    ///     .to_stream()
+    ///     .to("cost");
+    /// # let mut driver = TopologyTestDriver::new(builder.build().unwrap()).unwrap();
+    /// # let bytes = driver.input("bytes", utf8(), int64());
+    /// # let visits = driver.input("visits", utf8(), int64());
+    /// bytes.pipe(&mut driver, "ann".to_owned(), 5, 0);
+    /// visits.pipe(&mut driver, "ann".to_owned(), 1, 30_000);
+    /// bytes.pipe(&mut driver, "ann".to_owned(), 7, 40_000);
+    /// visits.pipe(&mut driver, "ann".to_owned(), 1, 200_000);
+    /// let cost = driver.output("cost", session_windowed(utf8()), nullable(int64())).read(&mut driver);
+    /// let cost: Vec<_> = cost.into_iter().map(|r| (r.key.start, r.key.end, r.value)).collect();
+    /// assert_eq!(cost, [(0, 30_000, Some(1_005)), (0, 30_000, None), (0, 40_000, Some(1_012))]);
+    /// ```
     #[must_use]
     pub fn emit_early(self, fire: EarlyFire) -> Self {
         Self {

@@ -97,6 +97,24 @@ impl<K: Data, V: Data> KGroupedStream<K, V> {
     /// Groups the records of each key by their number, in the order in which they come.
     ///
     /// By itself it makes nothing: the aggregation that follows has the name and the store.
+    ///
+    /// Nulls and topics are those of the aggregation; nothing is late. Not in Kafka Streams; Flink's `countWindow`.
+    ///
+    /// ```
+    /// # use processor_core::dsl::{Consumed, CountWindows, StreamsBuilder};
+    /// # use processor_core::serde::{int64, utf8, windowed};
+    /// # use processor_core::testing::TopologyTestDriver;
+    /// # let builder = StreamsBuilder::new("dozens");
+    /// let eggs = builder.stream("eggs", Consumed::new(utf8(), int64())).group_by_key();
+    /// eggs.windowed_by_count(CountWindows::tumbling(2)).reduce("pairs", |a, b| a + b).to("pairs");
+    /// # let mut driver = TopologyTestDriver::new(builder.build().unwrap()).unwrap();
+    /// # let eggs = driver.input("eggs", utf8(), int64());
+    /// for weight in [50, 61, 48] {
+    ///     eggs.pipe(&mut driver, "hen".to_owned(), weight, 0);
+    /// }
+    /// let pairs = driver.output("pairs", windowed(utf8(), 2), int64()).read(&mut driver);
+    /// assert_eq!(pairs.into_iter().map(|r| r.value).collect::<Vec<_>>(), [111]);
+    /// ```
     pub fn windowed_by_count(&self, windows: CountWindows) -> CountWindowedStream<'_, K, V> {
         CountWindowedStream {
             grouped: self,

@@ -213,6 +213,28 @@ impl<K: Data, V: Data> KGroupedStream<K, V> {
     ///
     /// Nulls, late records and topics are those of the aggregation. Source of the semantics: Kafka Streams'
     /// `KGroupedStream#windowedBy`.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use processor_core::dsl::{Consumed, StreamsBuilder, TimeWindows, UnlimitedWindows};
+    /// # use processor_core::serde::{int64, utf8, windowed};
+    /// # use processor_core::testing::TopologyTestDriver;
+    /// # let builder = StreamsBuilder::new("clicks");
+    /// let clicks = builder.stream("clicks", Consumed::new(utf8(), int64())).group_by_key();
+    /// let minutes = TimeWindows::tumbling(Duration::from_secs(60)).grace(Duration::from_secs(5));
+    /// clicks.windowed_by(minutes).count("clicks-per-minute").to_stream().to("per-minute");
+    /// clicks.windowed_by(UnlimitedWindows::from(60_000)).count("clicks-since").to_stream().to("since");
+    /// # let mut driver = TopologyTestDriver::new(builder.build().unwrap()).unwrap();
+    /// # let clicks = driver.input("clicks", utf8(), int64());
+    /// for time in [59_999, 60_000, 180_000] {
+    ///     clicks.pipe(&mut driver, "page".to_owned(), 1, time);
+    /// }
+    /// let per_minute = driver.output("per-minute", windowed(utf8(), 60_000), int64()).read(&mut driver);
+    /// let per_minute: Vec<_> = per_minute.into_iter().map(|r| (r.key.start, r.value)).collect();
+    /// assert_eq!(per_minute, [(0, 1), (60_000, 1), (180_000, 1)]);
+    /// let since = driver.output("since", windowed(utf8(), 60_000), int64()).read(&mut driver);
+    /// assert_eq!(since.into_iter().map(|r| r.value).collect::<Vec<_>>(), [1, 2]);
+    /// ```
     pub fn windowed_by(&self, windows: impl Into<Windows>) -> TimeWindowedStream<'_, K, V> {
         TimeWindowedStream::new(self, windows.into())
     }

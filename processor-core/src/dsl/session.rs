@@ -129,6 +129,28 @@ impl<K: Data, V: Data, A: Data> SessionTable<K, V, A> {
     /// [`emit_early`](SessionWindowedStream::emit_early) some before.
     ///
     /// Its key is written as `key ‖ end (8 bytes, big endian) ‖ start (8)`: see [`session_windowed`].
+    ///
+    /// Keys are never null, and late records give none. No store and no topic is made. Source of the semantics:
+    /// `KTable#toStream` of an aggregation of sessions in Kafka Streams.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use processor_core::dsl::{Consumed, SessionWindows, StreamsBuilder};
+    /// # use processor_core::serde::{int64, nullable, session_windowed, utf8};
+    /// # use processor_core::testing::TopologyTestDriver;
+    /// # let builder = StreamsBuilder::new("visits");
+    /// let visits = SessionWindows::gap(Duration::from_millis(10)).grace(Duration::ZERO);
+    /// let pages = builder.stream("pages", Consumed::new(utf8(), int64())).group_by_key();
+    /// pages.windowed_by_session(visits).count("pages-per-visit").to_stream().to("visits");
+    /// # let mut driver = TopologyTestDriver::new(builder.build().unwrap()).unwrap();
+    /// # let pages = driver.input("pages", utf8(), int64());
+    /// for time in [0, 8] {
+    ///     pages.pipe(&mut driver, "ann".to_owned(), 1, time);
+    /// }
+    /// let changes = driver.output("visits", session_windowed(utf8()), nullable(int64())).read(&mut driver);
+    /// let changes: Vec<_> = changes.into_iter().map(|r| (r.key.start, r.key.end, r.value)).collect();
+    /// assert_eq!(changes, [(0, 0, Some(1)), (0, 0, None), (0, 8, Some(2))]);
+    /// ```
     #[must_use]
     pub fn to_stream(&self) -> KStream<Windowed<K>, Option<A>, Partitioned> {
         self.table.to_stream()

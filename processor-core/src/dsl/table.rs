@@ -94,6 +94,24 @@ impl<K: Data, V: Data> KTable<K, V> {
     }
 
     /// The same table with these serdes: what operators below need once an operator changed a type.
+    ///
+    /// By itself it emits nothing and makes nothing.
+    ///
+    /// ```
+    /// # use processor_core::dsl::{Consumed, StreamsBuilder};
+    /// # use processor_core::serde::{int64, nullable, utf8};
+    /// # use processor_core::testing::TopologyTestDriver;
+    /// # let builder = StreamsBuilder::new("stock");
+    /// let stock = builder.table("stock", "stock-store", Consumed::new(utf8(), int64()));
+    /// // A `String` now, whose serde nobody knows.
+    /// let labels = stock.map_values(|item, count| format!("{count} {item}"));
+    /// labels.with_serdes(utf8(), utf8()).to_stream().to("labels");
+    /// # let mut driver = TopologyTestDriver::new(builder.build().unwrap()).unwrap();
+    /// # let stock = driver.input("stock", utf8(), int64());
+    /// stock.pipe(&mut driver, "nails".to_owned(), 7, 0);
+    /// let labels = driver.output("labels", utf8(), nullable(utf8())).read_key_values(&mut driver);
+    /// assert_eq!(labels, [("nails".to_owned(), Some("7 nails".to_owned()))]);
+    /// ```
     #[must_use]
     pub fn with_serdes(
         &self,
@@ -108,6 +126,24 @@ impl<K: Data, V: Data> KTable<K, V> {
     }
 
     /// The same table with this serde of its values; the keys keep theirs.
+    ///
+    /// By itself it emits nothing and makes nothing.
+    ///
+    /// ```
+    /// # use processor_core::dsl::{Consumed, StreamsBuilder};
+    /// # use processor_core::serde::{int64, nullable, utf8};
+    /// # use processor_core::testing::TopologyTestDriver;
+    /// # let builder = StreamsBuilder::new("stock");
+    /// let stock = builder.table("stock", "stock-store", Consumed::new(utf8(), int64()));
+    /// // A `String` now, whose serde nobody knows.
+    /// let labels = stock.map_values(|item, count| format!("{count} {item}"));
+    /// labels.with_value_serde(utf8()).to_stream().to("labels");
+    /// # let mut driver = TopologyTestDriver::new(builder.build().unwrap()).unwrap();
+    /// # let stock = driver.input("stock", utf8(), int64());
+    /// stock.pipe(&mut driver, "nails".to_owned(), 7, 0);
+    /// let labels = driver.output("labels", utf8(), nullable(utf8())).read_key_values(&mut driver);
+    /// assert_eq!(labels, [("nails".to_owned(), Some("7 nails".to_owned()))]);
+    /// ```
     #[must_use]
     pub fn with_value_serde(&self, value: impl Serde<V> + 'static) -> Self {
         Self {

@@ -75,6 +75,28 @@ impl<K: Data, V: Data, A: Data> WindowedTable<K, V, A> {
     /// [`emit_early`](TimeWindowedStream::emit_early) some of them.
     ///
     /// Its key is written as `key ‖ start (8 bytes, big endian)`: see [`windowed`](crate::serde::windowed).
+    ///
+    /// Keys and values are never null, and late records give none. No store and no topic is made. Source of the semantics:
+    /// `KTable#toStream` of a windowed aggregation in Kafka Streams.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use processor_core::dsl::{Consumed, StreamsBuilder, TimeWindows};
+    /// # use processor_core::serde::{int64, utf8, windowed};
+    /// # use processor_core::testing::TopologyTestDriver;
+    /// # let builder = StreamsBuilder::new("clicks");
+    /// let minutes = TimeWindows::tumbling(Duration::from_secs(60)).grace(Duration::ZERO);
+    /// let clicks = builder.stream("clicks", Consumed::new(utf8(), int64())).group_by_key();
+    /// clicks.windowed_by(minutes).count("clicks-per-minute").to_stream().to("per-minute");
+    /// # let mut driver = TopologyTestDriver::new(builder.build().unwrap()).unwrap();
+    /// # let clicks = driver.input("clicks", utf8(), int64());
+    /// for time in [10, 5, 60_000] {
+    ///     clicks.pipe(&mut driver, "page".to_owned(), 1, time);
+    /// }
+    /// let updates = driver.output("per-minute", windowed(utf8(), 60_000), int64()).read(&mut driver);
+    /// let updates: Vec<_> = updates.into_iter().map(|r| (r.key.start, r.value, r.timestamp)).collect();
+    /// assert_eq!(updates, [(0, 1, 10), (0, 2, 10), (60_000, 1, 60_000)]);
+    /// ```
     #[must_use]
     pub fn to_stream(&self) -> KStream<Windowed<K>, A, Partitioned> {
         self.updates.clone()

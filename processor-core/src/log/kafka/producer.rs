@@ -268,7 +268,8 @@ fn judge_fenced(message: &str, id: &str, expired: bool, timeout: Duration) -> Lo
         return LogError::new(
             ErrorClass::Uncertain,
             format!(
-                "{message}; the transaction of `{id}` had been open for more than transaction.timeout.ms                  ({timeout_ms} ms), so the broker has aborted it"
+                "{message}; the transaction of `{id}` had been open for more than transaction.timeout.ms \
+                 ({timeout_ms} ms), so the broker has aborted it"
             ),
         );
     }
