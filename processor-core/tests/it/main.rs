@@ -45,4 +45,3 @@ mod transform_values;
 mod unlimited;
 mod versioned_table;
 mod windowed;
-mod wiring;
