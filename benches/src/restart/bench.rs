@@ -41,7 +41,7 @@ pub(super) fn run(arguments: &BenchArguments) -> Result<ExitCode> {
         users.count,
         watch.elapsed().as_secs_f64()
     );
-    let mut report = Report::new(arguments.backend, state_bytes, users.count);
+    let mut report = Report::new(arguments.backend, state_bytes);
     for &contestant in contestants {
         let turn = Turn {
             arena: &arena,

@@ -52,9 +52,10 @@ pub(super) fn run(job: &Job) -> Result<()> {
     let mut restored = None;
     while !termination.asked() && !streams.stopped() {
         pause(Duration::from_millis(20));
-        let now = streams.records_restored();
+        let now = streams.bytes_restored();
         if restored != Some(now) {
-            tracing::info!(records_restored = now, "so far");
+            let records = streams.records_restored();
+            tracing::info!(records_restored = records, bytes_restored = now, "so far");
             restored = Some(now);
         }
     }

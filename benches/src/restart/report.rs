@@ -13,7 +13,6 @@ use super::turn::Restart;
 pub(super) struct Report {
     backend: Backend,
     state_bytes: u64,
-    rows: u64,
     turns: Vec<TurnReport>,
 }
 
@@ -24,11 +23,10 @@ struct TurnReport {
 }
 
 impl Report {
-    pub fn new(backend: Backend, state_bytes: u64, rows: u64) -> Self {
+    pub fn new(backend: Backend, state_bytes: u64) -> Self {
         Self {
             backend,
             state_bytes,
-            rows,
             turns: Vec::new(),
         }
     }
@@ -71,7 +69,6 @@ impl Report {
             first(Contestant::Ours),
             first(Contestant::KafkaStreamsStatic),
         );
-        let restored = self.median(Contestant::Ours, |restart| restart.told.restored_records);
         json!({
             "state_bytes": self.state_bytes,
             "backend": self.backend.name(),
@@ -82,19 +79,14 @@ impl Report {
             "ratio": ratio(fixed, ours),
             "ours_all_partitions_ms": all(Contestant::Ours),
             "kafka_streams_all_partitions_ms": all(Contestant::KafkaStreams),
-            "restored_records": restored,
-            "restored_bytes": restored.map(|records| self.bytes_of(records)),
+            "restored_records": self.median(Contestant::Ours, |restart| restart.told.restored_records),
+            "restored_bytes": self.median(Contestant::Ours, |restart| restart.told.restored_bytes),
             "open_ms": self.median(Contestant::Ours, |restart| restart.told.open_ms),
             "ours_cpu_ms": self.median(Contestant::Ours, |restart| Some(cpu_ms(restart))),
             "kafka_streams_cpu_ms": self.median(Contestant::KafkaStreams, |restart| Some(cpu_ms(restart))),
             "restarts": self.each_restart(),
             "failures": self.failures(),
         })
-    }
-
-    /// Rows are all about as long.
-    fn bytes_of(&self, records: u64) -> u64 {
-        records * self.state_bytes / self.rows.max(1)
     }
 
     fn each_restart(&self) -> Value {
@@ -196,13 +188,14 @@ mod tests {
             },
             told: Told {
                 restored_records: Some(10),
+                restored_bytes: Some(1_000),
                 open_ms: Some(first_ms / 2),
             },
         }
     }
 
     fn report() -> Report {
-        let mut report = Report::new(Backend::Sled, 1_000, 10);
+        let mut report = Report::new(Backend::Sled, 1_000);
         report.add(Contestant::Ours, [900, 300, 500].map(restart).into(), None);
         report
     }

@@ -51,6 +51,8 @@ pub(super) struct Restart {
 pub(super) struct Told {
     /// Changelog records read.
     pub restored_records: Option<u64>,
+    /// Their keys and values.
+    pub restored_bytes: Option<u64>,
     /// To open the stores, in ms.
     pub open_ms: Option<u64>,
 }
@@ -195,6 +197,7 @@ impl Told {
     fn read(printed: &str) -> Self {
         Self {
             restored_records: last_number(printed, "records_restored="),
+            restored_bytes: last_number(printed, "bytes_restored="),
             open_ms: last_number(printed, "open_ms="),
         }
     }
@@ -219,9 +222,11 @@ impl fmt::Display for Restart {
         if let Some(open_ms) = self.told.open_ms {
             write!(f, "; stores opened in {open_ms} ms")?;
         }
-        match self.told.restored_records {
-            Some(records) => write!(f, "; {records} changelog records restored"),
-            None => Ok(()),
+        match (self.told.restored_records, self.told.restored_bytes) {
+            (Some(records), Some(bytes)) => {
+                write!(f, "; {records} changelog records restored, {bytes} bytes")
+            }
+            _ => Ok(()),
         }
     }
 }
@@ -232,9 +237,11 @@ mod tests {
 
     #[test]
     fn what_ours_writes_down_last_counts() {
-        let log = "0.1s INFO opened open_ms=42\n1s so far records_restored=0\n2s so far records_restored=17 x";
+        let log = "0.1s INFO opened open_ms=42\n1s so far records_restored=0 bytes_restored=0\n\
+                   2s so far records_restored=17 bytes_restored=400 x";
         let told = Told {
             restored_records: Some(17),
+            restored_bytes: Some(400),
             open_ms: Some(42),
         };
         assert_eq!(Told::read(log), told);

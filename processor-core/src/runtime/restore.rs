@@ -30,7 +30,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use state::{Change, MAX_BATCH, Marker, Store, remove_marker, write_marker};
@@ -220,9 +219,9 @@ impl Restorer {
         if let Polled::Records(batches) = polled {
             for batch in batches {
                 if let Some(replay) = replays.get_mut(&batch.partition) {
-                    let records = replay.take(&batch, &self.handlers)?;
-                    self.shared.restored.fetch_add(records, Ordering::Relaxed);
-                    self.shared.restores.read(&batch.partition, records);
+                    let taken = replay.take(&batch, &self.handlers)?;
+                    let restores = &self.shared.restores;
+                    restores.read(&batch.partition, &batch.records[..taken]);
                 }
             }
         }
@@ -319,8 +318,8 @@ impl Replay {
         Ok(())
     }
 
-    /// Takes records in. Returns how many.
-    fn take(&mut self, batch: &RecordBatch, handlers: &Handlers) -> Result<u64> {
+    /// Takes records in. Returns how many, from the first on.
+    fn take(&mut self, batch: &RecordBatch, handlers: &Handlers) -> Result<usize> {
         match &self.slot.read_back {
             None => self.replay(&batch.records),
             Some(row) => read_back(
@@ -333,7 +332,7 @@ impl Replay {
         }
     }
 
-    fn replay(&mut self, records: &[ConsumerRecord]) -> Result<u64> {
+    fn replay(&mut self, records: &[ConsumerRecord]) -> Result<usize> {
         let store = self.slot.store.commit_side();
         for record in records {
             if let Some(key) = record.key.as_deref() {
@@ -344,7 +343,7 @@ impl Replay {
                 })?;
             }
         }
-        Ok(records.len() as u64)
+        Ok(records.len())
     }
 
     /// Empties the store, to be restored from `position` on.
@@ -435,7 +434,7 @@ fn read_back(
     batch: &RecordBatch,
     end: Offset,
     handlers: &Handlers,
-) -> Result<u64> {
+) -> Result<usize> {
     let (mut key, mut value) = (Vec::new(), Vec::new());
     let mut taken = 0;
     let before_end = |record: &&ConsumerRecord| record.offset < end;

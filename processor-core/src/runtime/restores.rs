@@ -5,8 +5,10 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
+
 use crate::clock::elapsed_ms;
-use crate::log::{Offset, TopicPartition};
+use crate::log::{ConsumerRecord, Offset, TopicPartition};
 
 /// How often a restore that takes long says how far it has come.
 const TELL_INTERVAL_MS: i64 = 10_000;
@@ -26,6 +28,8 @@ pub struct RestoreProgress {
     pub position: Offset,
     /// Records read so far.
     pub records: u64,
+    /// Their keys and values, in bytes.
+    pub bytes: u64,
     /// How long it has taken, in ms.
     pub elapsed_ms: i64,
 }
@@ -43,6 +47,8 @@ impl RestoreProgress {
 #[derive(Debug, Default)]
 pub(crate) struct Restores {
     under_way: Mutex<BTreeMap<TopicPartition, UnderWay>>,
+    records: AtomicU64,
+    bytes: AtomicU64,
     broken_off: AtomicU64,
 }
 
@@ -75,6 +81,7 @@ impl Restores {
             to: offsets.end,
             position: offsets.start,
             records: 0,
+            bytes: 0,
             elapsed_ms: 0,
         };
         let under_way = UnderWay {
@@ -85,10 +92,29 @@ impl Restores {
         self.lock().insert(changelog.clone(), under_way);
     }
 
-    pub(crate) fn read(&self, changelog: &TopicPartition, records: u64) {
+    /// These were read, and taken in.
+    pub(crate) fn read(&self, changelog: &TopicPartition, records: &[ConsumerRecord]) {
+        let size = |part: &Option<Bytes>| part.as_ref().map_or(0, Bytes::len);
+        let sizes = records
+            .iter()
+            .map(|record| size(&record.key) + size(&record.value));
+        let (records, bytes) = (records.len() as u64, sizes.sum::<usize>() as u64);
+        self.records.fetch_add(records, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
         if let Some(under_way) = self.lock().get_mut(changelog) {
             under_way.progress.records += records;
+            under_way.progress.bytes += bytes;
         }
+    }
+
+    /// Records of all restores.
+    pub(crate) fn records(&self) -> u64 {
+        self.records.load(Ordering::Relaxed)
+    }
+
+    /// Their keys and values, in bytes.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
     }
 
     pub(crate) fn reach(&self, changelog: &TopicPartition, position: Offset, now_ms: i64) {
@@ -135,8 +161,9 @@ fn tell(progress: &RestoreProgress, what: &str) {
         to,
         position,
         records,
+        bytes,
         elapsed_ms,
     } = progress;
     let per_second = progress.records_per_second();
-    tracing::info!(store, %changelog, from, to, position, records, elapsed_ms, per_second, "{what}");
+    tracing::info!(store, %changelog, from, to, position, records, bytes, elapsed_ms, per_second, "{what}");
 }

@@ -24,7 +24,6 @@ pub(crate) use recovery::{PATIENCE, PAUSE, may_pass};
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use state::Database;
@@ -72,8 +71,6 @@ pub(crate) struct Shared {
     pub new_plan: Option<Arc<[u8]>>,
     /// Name of this instance, for transactional ids.
     pub instance: String,
-    /// Changelog records read to bring stores up to date.
-    pub restored: AtomicU64,
     /// How memory is divided.
     pub memory: MemoryPlan,
     /// What all threads hold of it.

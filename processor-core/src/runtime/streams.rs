@@ -112,7 +112,8 @@ pub enum StreamsError {
     },
     /// The threads would not have enough memory to work with.
     #[error(
-        "`memory_bytes` is {memory_bytes}, which is too little for {threads} stream threads; set it to {least} at least,          or run fewer threads"
+        "`memory_bytes` is {memory_bytes}, which is too little for {threads} stream threads; set it to {least} at least, \
+         or run fewer threads"
     )]
     TooLittleMemory {
         /// The budget, in bytes.
@@ -261,7 +262,6 @@ impl Streams {
             resets: passed.kept.resets.clone(),
             new_plan: passed.changed.then(|| encoded(&passed.kept).into()),
             instance,
-            restored: AtomicU64::new(0),
             memory,
             held: Arc::default(),
             restores: Restores::default(),
@@ -318,7 +318,13 @@ impl Streams {
     /// Changelog records read so far to bring stores up to date.
     #[must_use]
     pub fn records_restored(&self) -> u64 {
-        self.shared.restored.load(Ordering::Relaxed)
+        self.shared.restores.records()
+    }
+
+    /// Their keys and values, in bytes.
+    #[must_use]
+    pub fn bytes_restored(&self) -> u64 {
+        self.shared.restores.bytes()
     }
 
     /// Memory that changes and records held as of the last round of each thread, in bytes: what

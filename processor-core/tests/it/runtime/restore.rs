@@ -76,6 +76,7 @@ fn another_storage_engine_begins_once_the_stores_are_deleted() {
         streams.run_to_end().unwrap();
     }
     assert!(streams.records_restored() > 0);
+    assert!(streams.bytes_restored() > streams.records_restored());
     streams.close().unwrap();
     assert_eq!(difference(&results(&world), &expected), [""; 0]);
 }
