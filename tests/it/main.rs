@@ -1,5 +1,6 @@
 //! End-to-end tests against real components.
 
+mod access;
 mod bad_input;
 mod broker_away;
 mod chaos;

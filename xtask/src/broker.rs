@@ -4,7 +4,7 @@
 //! different directories run side by side; a broker does not outlive the process that started it, even if that is
 //! killed, unless it was [detached](Broker::detach).
 //!
-//! Not here: several nodes, security, anything that survives the directory.
+//! Not here: several nodes, encryption, anything that survives the directory.
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
@@ -26,6 +26,8 @@ use crate::stopwatch;
 const START_PATIENCE: Duration = Duration::from_secs(120);
 const STOP_PATIENCE: Duration = Duration::from_secs(30);
 
+const GUARDED: &str = "GUARDED";
+
 /// Starts that lose the race for a port before we give up.
 const START_ATTEMPTS: u32 = 5;
 
@@ -39,6 +41,7 @@ pub struct Options {
     heap: String,
     first_port: Option<u16>,
     listeners: Vec<Listener>,
+    users: Vec<String>,
     settings: Vec<(String, String)>,
 }
 
@@ -48,6 +51,7 @@ struct Listener {
     name: String,
     port: u16,
     advertised: u16,
+    protocol: &'static str,
 }
 
 impl Default for Options {
@@ -58,6 +62,7 @@ impl Default for Options {
             heap: "1g".to_owned(),
             first_port: None,
             listeners: Vec::new(),
+            users: Vec::new(),
             settings: Vec::new(),
         }
     }
@@ -89,7 +94,15 @@ impl Options {
             name: name.to_owned(),
             port,
             advertised,
+            protocol: "PLAINTEXT",
         });
+        self
+    }
+
+    /// Access control: a further listener, [`Broker::guarded`], on which these users say who they are by SASL/PLAIN, each with
+    /// the name as the password. They may do what the access control lists allow; the other listeners allow everything.
+    pub fn users(mut self, names: &[&str]) -> Self {
+        self.users = names.iter().map(|name| (*name).to_owned()).collect();
         self
     }
 
@@ -104,6 +117,7 @@ impl Options {
 struct Ports {
     clients: u16,
     controller: u16,
+    guarded: u16,
 }
 
 impl Ports {
@@ -114,6 +128,7 @@ impl Ports {
                 None => port::free()?,
             },
             controller: port::free()?,
+            guarded: port::free()?,
         })
     }
 }
@@ -167,6 +182,11 @@ impl Broker {
     /// Where clients connect: `127.0.0.1:<port>`.
     pub fn bootstrap(&self) -> &str {
         &self.bootstrap
+    }
+
+    /// Where [users](Options::users) connect: `127.0.0.1:<port>`.
+    pub fn guarded(&self) -> String {
+        format!("127.0.0.1:{}", self.ports.guarded)
     }
 
     /// The broker's process id; none while it is stopped.
@@ -314,9 +334,17 @@ impl Broker {
         let Ports {
             clients,
             controller,
+            guarded,
         } = self.ports;
+        let guarded = (!self.options.users.is_empty()).then(|| Listener {
+            name: GUARDED.to_owned(),
+            port: guarded,
+            advertised: guarded,
+            protocol: "SASL_PLAINTEXT",
+        });
         let each = |show: fn(&Listener) -> String| -> String {
-            self.options.listeners.iter().map(show).collect()
+            let listeners = self.options.listeners.iter().chain(&guarded);
+            listeners.map(show).collect()
         };
         let mut text = format!(
             "process.roles=broker,controller
@@ -331,15 +359,33 @@ log.dirs={data}
 {OUR_SETTINGS}",
             listening = each(|l| format!(",{}://127.0.0.1:{}", l.name, l.port)),
             advertised = each(|l| format!(",{}://127.0.0.1:{}", l.name, l.advertised)),
-            protocols = each(|l| format!(",{}:PLAINTEXT", l.name)),
+            protocols = each(|l| format!(",{}:{}", l.name, l.protocol)),
             data = self.dir.join("data").display()
         );
+        if guarded.is_some() {
+            text += &access_control(&self.options.users);
+        }
         // Of two lines with one key, Java's reader takes the last.
         for (key, value) in &self.options.settings {
             writeln!(text, "{key}={value}").expect("writing to a string cannot fail");
         }
         text
     }
+}
+
+fn access_control(users: &[String]) -> String {
+    let users = users.iter().map(|user| format!(" user_{user}=\"{user}\""));
+    format!(
+        "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
+# Whoever comes over a listener that does not ask, the broker itself among them.
+super.users=User:ANONYMOUS
+listener.name.{listener}.sasl.enabled.mechanisms=PLAIN
+listener.name.{listener}.plain.sasl.jaas.config=\
+org.apache.kafka.common.security.plain.PlainLoginModule required{users};
+",
+        listener = GUARDED.to_lowercase(),
+        users = users.collect::<String>()
+    )
 }
 
 impl Drop for Broker {

@@ -15,6 +15,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use crate::clock::Deadline;
 use crate::log::{Cleanup, Isolation, Log as _, LogError, NewTopic, TopicSettings};
 
+use super::advice::explained;
 use super::error::{Call, classified};
 use super::{KafkaLog, KafkaOptions, METADATA_TIMEOUT, retried};
 
@@ -63,14 +64,15 @@ pub(super) fn create_topics(log: &KafkaLog, topics: &[NewTopic]) -> Result<(), L
         .operation_timeout(Some(TIMEOUT))
         .request_timeout(Some(TIMEOUT));
     let results = block_on(client(&log.options)?.create_topics(&wanted, &options))
-        .map_err(|error| classified(Call::Ask, "creating topics", &error))?;
+        .map_err(|error| classified(Call::Create, "creating topics", &error))?;
     for result in results {
         match result {
             // Another instance was faster; its partition count is checked below.
             Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
             Err((topic, code)) => {
+                let why = explained(Call::Create, &KafkaError::AdminOp(code));
                 return Err(LogError::fatal(format!(
-                    "topic '{topic}' cannot be created: {code}"
+                    "topic '{topic}' cannot be created: {why}"
                 )));
             }
         }
@@ -109,13 +111,14 @@ pub(super) fn delete_topics(options: &KafkaOptions, topics: &[&str]) -> Result<(
         .operation_timeout(Some(TIMEOUT))
         .request_timeout(Some(TIMEOUT));
     let results = block_on(client(options)?.delete_topics(topics, &admin_options))
-        .map_err(|error| classified(Call::Ask, "deleting topics", &error))?;
+        .map_err(|error| classified(Call::Delete, "deleting topics", &error))?;
     for result in results {
         match result {
             Ok(_) | Err((_, RDKafkaErrorCode::UnknownTopicOrPartition)) => {}
             Err((topic, code)) => {
+                let why = explained(Call::Delete, &KafkaError::AdminOp(code));
                 return Err(LogError::fatal(format!(
-                    "topic '{topic}' cannot be deleted: {code}"
+                    "topic '{topic}' cannot be deleted: {why}"
                 )));
             }
         }
@@ -136,9 +139,10 @@ pub(super) fn settings(
         .collect();
     let admin_options = AdminOptions::new().request_timeout(Some(TIMEOUT));
     let answers = block_on(client(options)?.describe_configs(&wanted, &admin_options))
-        .map_err(|error| classified(Call::Ask, "asking for the settings of topics", &error))?;
+        .map_err(|error| classified(Call::Settings, "asking for the settings of topics", &error))?;
     let mut settings = BTreeMap::new();
-    for answer in answers {
+    // Answers come in the order of the questions.
+    for (topic, answer) in topics.iter().zip(answers) {
         match answer {
             Ok(resource) => {
                 if let OwnedResourceSpecifier::Topic(name) = &resource.specifier
@@ -150,11 +154,8 @@ pub(super) fn settings(
             Err(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {}
             Err(code) => {
                 let error = KafkaError::AdminOp(code);
-                return Err(classified(
-                    Call::Ask,
-                    "asking for the settings of topics",
-                    &error,
-                ));
+                let what = format_args!("asking for the settings of '{topic}'");
+                return Err(classified(Call::Settings, what, &error));
             }
         }
     }

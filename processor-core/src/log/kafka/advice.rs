@@ -1,53 +1,95 @@
 //! What a person can do about an error of librdkafka, where one can.
 
+use std::borrow::Cow;
+
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
+use super::error::{Call, code};
+
 /// The error in its own words, and what to do.
-pub(super) fn explained(error: &KafkaError) -> String {
-    match error.rdkafka_error_code().and_then(advice) {
-        Some(advice) => format!("{error}; {advice}"),
-        None => error.to_string(),
+pub(super) fn explained(call: Call, error: &KafkaError) -> String {
+    advised(call, code(error), error.to_string())
+}
+
+/// What was said of `code`, and what to do.
+pub(super) fn advised(call: Call, code: Option<RDKafkaErrorCode>, said: String) -> String {
+    match code.and_then(|code| advice(call, code)) {
+        Some(advice) => format!("{said}; {advice}"),
+        None => said,
     }
 }
 
-fn advice(code: RDKafkaErrorCode) -> Option<&'static str> {
+fn advice(call: Call, code: RDKafkaErrorCode) -> Option<Cow<'static, str>> {
     use RDKafkaErrorCode as Code;
     Some(match code {
         Code::MessageSizeTooLarge | Code::InvalidMessageSize => {
             "raise `max.message.bytes` of the topic and the client's property `message.max.bytes`, or make the record \
              smaller"
+                .into()
         }
         Code::InvalidTimestamp => {
             "the record's time is further from the broker's clock than the topic's `message.timestamp.after.max.ms` or \
              `message.timestamp.before.max.ms` allows: raise it, or set the clock right"
+                .into()
         }
         Code::TopicAuthorizationFailed => {
-            "grant this application READ, WRITE and DESCRIBE on the topic"
+            let operation = operation_on_topics(call);
+            format!("allow this application {operation} on the topic").into()
         }
-        Code::GroupAuthorizationFailed => {
-            "grant this application READ on the group, which is called like its application id"
-        }
+        Code::GroupAuthorizationFailed => "allow this application READ on the group".into(),
         Code::TransactionalIdAuthorizationFailed => {
-            "grant this application WRITE and DESCRIBE on transactional ids that begin with its application id"
+            "allow this application WRITE on the transactional id, best on all that begin with its application id".into()
+        }
+        Code::ClusterAuthorizationFailed if call == Call::Create => {
+            "allow this application CREATE on the topic, or make the topic beforehand".into()
         }
         Code::ClusterAuthorizationFailed => {
-            "grant this application CREATE on the cluster, or make its internal topics beforehand"
+            "allow this application IDEMPOTENT_WRITE on the cluster, or WRITE on a topic".into()
         }
         _ => return None,
     })
 }
 
+/// The operation that access control asks for; the larger ones include DESCRIBE.
+fn operation_on_topics(call: Call) -> &'static str {
+    match call {
+        Call::Ask => "DESCRIBE",
+        Call::Settings => "DESCRIBE_CONFIGS",
+        Call::Create => "CREATE",
+        Call::Delete => "DELETE",
+        Call::Poll | Call::SendOffsets | Call::CommitOffsets => "READ",
+        Call::Init | Call::Begin | Call::Send | Call::Deliver | Call::Commit | Call::Abort => {
+            "WRITE"
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use RDKafkaErrorCode as Code;
 
     #[test]
     fn an_error_that_a_person_can_mend_says_how_and_another_one_is_left_alone() {
-        let too_large = KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge);
-        let text = explained(&too_large);
+        let too_large = KafkaError::MessageProduction(Code::MessageSizeTooLarge);
+        let text = explained(Call::Deliver, &too_large);
         assert!(text.starts_with(&too_large.to_string()), "{text}");
         assert!(text.contains("`max.message.bytes` of the topic"), "{text}");
-        let passing = KafkaError::Global(RDKafkaErrorCode::OperationTimedOut);
-        assert_eq!(explained(&passing), passing.to_string());
+        let passing = KafkaError::Global(Code::OperationTimedOut);
+        assert_eq!(explained(Call::Deliver, &passing), passing.to_string());
+    }
+
+    #[test]
+    fn what_access_control_refuses_names_the_operation_of_the_call() {
+        let topic = KafkaError::MessageConsumption(Code::TopicAuthorizationFailed);
+        for (call, operation) in [
+            (Call::Poll, "READ on the topic"),
+            (Call::Deliver, "WRITE on the topic"),
+            (Call::Ask, "DESCRIBE on the topic"),
+            (Call::Create, "CREATE on the topic"),
+        ] {
+            let text = explained(call, &topic);
+            assert!(text.contains(operation), "{text}");
+        }
     }
 }

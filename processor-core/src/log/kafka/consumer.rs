@@ -1,6 +1,6 @@
 //! The consumer: librdkafka's, with rebalances as events.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -9,9 +9,10 @@ use bytes::{Bytes, BytesMut};
 use rdkafka::bindings::rd_kafka_resp_err_t as NativeError;
 use rdkafka::client::ClientContext;
 use rdkafka::consumer::{
-    BaseConsumer, CommitMode, Consumer as _, ConsumerContext, RebalanceProtocol,
+    BaseConsumer, CommitMode, Consumer as _, ConsumerContext, ConsumerGroupMetadata,
+    RebalanceProtocol,
 };
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers as _};
 use rdkafka::{Message, Offset as KafkaOffset, TopicPartitionList};
 
@@ -116,6 +117,12 @@ pub(super) struct KafkaConsumer {
     /// What is assigned, and the offset after what poll returned of it.
     positions: BTreeMap<TopicPartition, Position>,
     names: Names,
+}
+
+/// What a transaction with offsets of a group needs of it.
+pub(super) struct Group {
+    pub(super) name: String,
+    pub(super) metadata: ConsumerGroupMetadata,
 }
 
 /// How far a partition has been read.
@@ -382,6 +389,7 @@ impl Consumer for KafkaConsumer {
             rebalances,
             names,
             positions,
+            group,
             instance_id,
             joining,
             ..
@@ -428,7 +436,13 @@ impl Consumer for KafkaConsumer {
                     // librdkafka repairs these by itself: brokers that come and go, topics that are being made.
                     ErrorClass::Retriable => tracing::warn!(%error, "polling"),
                     ErrorClass::Fenced => return Err(fenced(instance_id, &error)),
-                    class => return Err(LogError::new(class, format!("polling: {error}"))),
+                    _ if group.is_none() && is_about_a_group(&error) => {
+                        tracing::debug!(%error, "a coordinator that a reader outside any group can do without");
+                    }
+                    _ => {
+                        let what = polling(client, positions, group.as_deref(), &error);
+                        return Err(classified(Call::Poll, what, &error));
+                    }
                 },
             }
         }
@@ -596,7 +610,11 @@ impl Consumer for KafkaConsumer {
         if partitions.is_empty() {
             return Ok(Vec::new());
         }
-        let failed = |error| classified(Call::Ask, "asking for committed offsets", &error);
+        let group = self.group.as_deref().unwrap_or_default();
+        let failed = |error| {
+            let what = format_args!("asking for the committed offsets of the group '{group}'");
+            classified(Call::Ask, what, &error)
+        };
         let list = self
             .client
             .committed_offsets(partitions_list(partitions), timeout)
@@ -625,9 +643,16 @@ impl Consumer for KafkaConsumer {
         if offsets.is_empty() {
             return Ok(());
         }
+        let failed = |error| {
+            let group = self.group.as_deref().unwrap_or_default();
+            let topics: BTreeSet<&str> = offsets.iter().map(|(at, _)| &*at.topic).collect();
+            let topics = Vec::from_iter(topics).join(", ");
+            let what = format_args!("committing offsets of {topics} for the group '{group}'");
+            classified(Call::CommitOffsets, what, &error)
+        };
         self.client
             .commit(&to_list(offsets)?, CommitMode::Sync)
-            .map_err(|error| classified(Call::CommitOffsets, "committing offsets", &error))
+            .map_err(failed)
     }
 
     fn beginning_offset(
@@ -652,10 +677,10 @@ impl Consumer for KafkaConsumer {
 
     fn group_metadata(&self) -> Result<GroupMetadata, LogError> {
         let metadata = self.client.group_metadata();
-        let metadata = metadata
-            .filter(|_| self.group.is_some())
-            .ok_or_else(|| LogError::fatal("this consumer is in no group"))?;
-        Ok(GroupMetadata(Box::new(metadata)))
+        let (Some(metadata), Some(name)) = (metadata, self.group.clone()) else {
+            return Err(LogError::fatal("this consumer is in no group"));
+        };
+        Ok(GroupMetadata(Box::new(Group { name, metadata })))
     }
 
     fn close(self: Box<Self>) {
@@ -699,6 +724,31 @@ impl From<Rebalance> for Polled {
             Rebalance::Revoked { partitions, lost } => Self::Revoked { partitions, lost },
         }
     }
+}
+
+/// What access control denies to a member of a group.
+fn is_about_a_group(error: &KafkaError) -> bool {
+    error.rdkafka_error_code() == Some(RDKafkaErrorCode::GroupAuthorizationFailed)
+}
+
+/// What failed with `error`. The client does not say of which topic it speaks, so they are all named.
+fn polling(
+    client: &BaseConsumer<Rebalances>,
+    positions: &BTreeMap<TopicPartition, Position>,
+    group: Option<&str>,
+    error: &KafkaError,
+) -> String {
+    if let Some(group) = group
+        && is_about_a_group(error)
+    {
+        return format!("being a member of the group '{group}'");
+    }
+    let mut topics: BTreeSet<String> = positions.keys().map(|at| at.topic.to_string()).collect();
+    if let Ok(subscribed) = client.subscription() {
+        topics.extend(subscribed.elements().iter().map(|at| at.topic().to_owned()));
+    }
+    let topics: Vec<String> = topics.iter().map(|topic| format!("'{topic}'")).collect();
+    format!("reading {}", topics.join(", "))
 }
 
 /// A static member whose place another one has.

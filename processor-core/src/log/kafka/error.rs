@@ -6,7 +6,7 @@
 //!
 //! | call | passing fault | producer given up | state, purged, not a member | record refused |
 //! |---|---|---|---|---|
-//! | questions, seeks, creating clients | retriable | | abortable | |
+//! | questions, seeks, creating clients, creating and deleting topics | retriable | | abortable | |
 //! | poll | retriable: librdkafka repairs it | fatal | retriable | |
 //! | init | retriable | fatal | abortable | |
 //! | begin, send | retriable | uncertain | abortable | rejected |
@@ -29,6 +29,12 @@ use super::advice::explained;
 pub(super) enum Call {
     /// Metadata, offsets, assignments, seeks: nothing changes in the log.
     Ask,
+    /// A question after the settings of topics.
+    Settings,
+    /// The creation of topics.
+    Create,
+    /// The deletion of topics.
+    Delete,
     /// Reading.
     Poll,
     /// Taking over a transactional id.
@@ -78,16 +84,27 @@ impl Said {
                 ..Self::default()
             },
             error => Self {
-                code: error.rdkafka_error_code(),
+                code: code(error),
                 ..Self::default()
             },
         }
     }
 }
 
+/// Its code, also where rdkafka does not tell it.
+pub(super) fn code(error: &KafkaError) -> Option<RDKafkaErrorCode> {
+    match error {
+        KafkaError::AdminOp(code) => Some(*code),
+        error => error.rdkafka_error_code(),
+    }
+}
+
 /// The error with its class; `what` says what was tried.
 pub(super) fn classified(call: Call, what: impl fmt::Display, error: &KafkaError) -> LogError {
-    LogError::new(class(call, error), format!("{what}: {}", explained(error)))
+    LogError::new(
+        class(call, error),
+        format!("{what}: {}", explained(call, error)),
+    )
 }
 
 /// The class of an error of `call`.
@@ -118,9 +135,11 @@ fn decide(call: Call, said: Said) -> ErrorClass {
     let undone = said.requires_abort || is(is_undone);
     let refused = is(is_refused);
     match call {
-        Call::Ask if passing => ErrorClass::Retriable,
-        Call::Ask if undone => ErrorClass::Abortable,
-        Call::Ask => ErrorClass::Fatal,
+        Call::Ask | Call::Settings | Call::Create | Call::Delete => match (passing, undone) {
+            (true, _) => ErrorClass::Retriable,
+            (false, true) => ErrorClass::Abortable,
+            (false, false) => ErrorClass::Fatal,
+        },
         Call::Poll if given_up => ErrorClass::Fatal,
         Call::Poll => ErrorClass::Retriable,
         Call::Init if given_up => ErrorClass::Fatal,
@@ -255,6 +274,9 @@ mod tests {
         use ErrorClass::{Abortable, Fatal, Rejected, Retriable, Uncertain};
         let rows = [
             (Call::Ask, [Retriable, Fatal, Abortable, Fatal]),
+            (Call::Settings, [Retriable, Fatal, Abortable, Fatal]),
+            (Call::Create, [Retriable, Fatal, Abortable, Fatal]),
+            (Call::Delete, [Retriable, Fatal, Abortable, Fatal]),
             (Call::Poll, [Retriable, Fatal, Retriable, Retriable]),
             (Call::Init, [Retriable, Fatal, Abortable, Fatal]),
             (Call::Begin, [Retriable, Uncertain, Abortable, Fatal]),
@@ -332,6 +354,12 @@ mod tests {
         assert_eq!(class(Call::Poll, &fenced), ErrorClass::Fenced);
         let seek = KafkaError::Seek("Local: Timed out".to_owned());
         assert_eq!(class(Call::Ask, &seek), ErrorClass::Retriable);
+    }
+
+    #[test]
+    fn an_answer_to_an_admin_call_has_its_code() {
+        let error = KafkaError::AdminOp(Code::RequestTimedOut);
+        assert_eq!(class(Call::Settings, &error), ErrorClass::Retriable);
     }
 
     #[test]

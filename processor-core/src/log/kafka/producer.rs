@@ -1,6 +1,6 @@
 //! The producer: librdkafka's, with a helper thread for commits.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use rdkafka::bindings as native;
 use rdkafka::client::ClientContext;
-use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Header as KafkaHeader, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
@@ -21,8 +20,9 @@ use crate::log::{
 };
 
 use super::KafkaOptions;
-use super::consumer::to_list;
-use super::error::{Call, class, class_of_fatal, classified};
+use super::advice::{advised, explained};
+use super::consumer::{Group, to_list};
+use super::error::{Call, class, class_of_fatal, classified, code};
 
 const DEFAULT_TRANSACTION_TIMEOUT_MS: u64 = 30_000;
 const DEFAULT_SEND_BYTES: usize = 256 << 20;
@@ -42,11 +42,17 @@ type Client = ThreadedProducer<Deliveries>;
 struct Acknowledged {
     /// Offset after the last record, by the number that records of a partition carry.
     next_offsets: Vec<Offset>,
-    /// The first record that failed.
-    failed: Option<(KafkaError, String)>,
+    failed: Option<Failed>,
     /// A connection was lost or a request had no answer, since a commit began: requests of it may have been sent again, and
     /// the first ones may still be under way.
     disturbed: bool,
+}
+
+/// Records that were not taken.
+struct Failed {
+    /// Why the first one was not.
+    error: KafkaError,
+    partitions: BTreeSet<String>,
 }
 
 /// Takes delivery reports, on librdkafka's polling thread.
@@ -79,7 +85,11 @@ impl ProducerContext for Deliveries {
             }
             Err((error, message)) => {
                 let at = format!("{}-{}", message.topic(), message.partition());
-                acknowledged.failed.get_or_insert((error.clone(), at));
+                let failed = acknowledged.failed.get_or_insert_with(|| Failed {
+                    error: error.clone(),
+                    partitions: BTreeSet::new(),
+                });
+                failed.partitions.insert(at);
             }
         }
     }
@@ -107,7 +117,7 @@ impl SendQueue {
 /// A commit for the helper thread.
 struct CommitJob {
     offsets: TopicPartitionList,
-    group: Option<ConsumerGroupMetadata>,
+    group: Option<Group>,
     transactional: bool,
 }
 
@@ -210,6 +220,7 @@ impl KafkaProducer {
 
     fn helper(&mut self) -> &Helper {
         let (client, deliveries) = (Arc::clone(&self.client), self.deliveries.clone());
+        let id = self.id.clone();
         self.helper.get_or_insert_with(|| {
             let (jobs, next_job) = channel::<CommitJob>();
             let (send_outcome, outcomes) = channel();
@@ -217,7 +228,7 @@ impl KafkaProducer {
             let run = move || {
                 while let Ok(job) = next_job.recv() {
                     if send_outcome
-                        .send(commit(&client, &deliveries, &job))
+                        .send(commit(&client, &deliveries, &id, &job))
                         .is_err()
                     {
                         return;
@@ -233,6 +244,30 @@ impl KafkaProducer {
                 thread,
             }
         })
+    }
+
+    /// Why a record for this partition cannot be sent.
+    fn not_sent(&self, topic: &str, partition: i32, error: KafkaError) -> LogError {
+        let as_whom = match &*self.id {
+            "" => String::new(),
+            id => format!(" in a transaction of '{id}'"),
+        };
+        // Why a producer was given up stands elsewhere.
+        if let Some((code, reason)) = self.client.client().fatal_error() {
+            let class = class_of_fatal(Call::Send, code);
+            let reason = advised(Call::Send, Some(code), reason);
+            let what = format!("sending a record to {topic}-{partition}{as_whom}");
+            return self.judged(LogError::new(class, format!("{what}: {reason}")));
+        }
+        if let Some(why) = why_undone(&self.client, &error) {
+            // Any of them may be to blame.
+            let topics: BTreeSet<&str> = self.slots.keys().map(String::as_str).collect();
+            let topics = Vec::from_iter(topics).join(", ");
+            let what = format_args!("sending records to {topics}{as_whom}");
+            return classified(Call::Send, what, &why);
+        }
+        let what = format_args!("sending a record to {topic}-{partition}{as_whom}");
+        classified(Call::Send, what, &error)
     }
 
     /// The same error, or what it means for this producer.
@@ -283,7 +318,12 @@ fn judge_fenced(message: &str, id: &str, expired: bool, timeout: Duration) -> Lo
 }
 
 /// Everything a commit may wait for, in its order.
-fn commit(client: &Client, deliveries: &Deliveries, job: &CommitJob) -> Result<(), LogError> {
+fn commit(
+    client: &Client,
+    deliveries: &Deliveries,
+    id: &str,
+    job: &CommitJob,
+) -> Result<(), LogError> {
     let deadline = Deadline::after(COMMIT_BUDGET);
     let slow = Deadline::after(SLOW_COMMIT);
     deliveries.lock().disturbed = false;
@@ -291,7 +331,7 @@ fn commit(client: &Client, deliveries: &Deliveries, job: &CommitJob) -> Result<(
     if !job.transactional {
         return Ok(());
     }
-    end_transaction(client, job, deadline)?;
+    end_transaction(client, id, job, deadline)?;
     // NOTE: before KIP-890 a request that was sent twice counts for whichever transaction is open when it arrives. A newer
     // producer's do not, since it has another epoch.
     if std::mem::take(&mut deliveries.lock().disturbed) || slow.passed() {
@@ -304,14 +344,29 @@ fn commit(client: &Client, deliveries: &Deliveries, job: &CommitJob) -> Result<(
     Ok(())
 }
 
-fn end_transaction(client: &Client, job: &CommitJob, deadline: Deadline) -> Result<(), LogError> {
+fn end_transaction(
+    client: &Client,
+    id: &str,
+    job: &CommitJob,
+    deadline: Deadline,
+) -> Result<(), LogError> {
     if let Some(group) = &job.group
         && job.offsets.count() > 0
     {
         client
-            .send_offsets_to_transaction(&job.offsets, group, deadline.remaining())
+            .send_offsets_to_transaction(&job.offsets, &group.metadata, deadline.remaining())
             .map_err(|error| {
-                let what = "adding input offsets to the transaction";
+                let topics: BTreeSet<String> = job
+                    .offsets
+                    .elements()
+                    .iter()
+                    .map(|at| at.topic().to_owned())
+                    .collect();
+                let topics = Vec::from_iter(topics).join(", ");
+                let what = format_args!(
+                    "adding offsets of {topics} for the group '{}' to a transaction of '{id}'",
+                    group.name
+                );
                 classified(Call::SendOffsets, what, &error)
             })?;
     }
@@ -326,10 +381,29 @@ fn end_transaction(client: &Client, job: &CommitJob, deadline: Deadline) -> Resu
                 };
                 return Err(LogError::new(
                     class,
-                    format!("committing a transaction: {error}"),
+                    format!(
+                        "committing a transaction of '{id}': {}",
+                        explained(Call::Commit, &error)
+                    ),
                 ));
             }
         }
+    }
+}
+
+/// Why the open transaction failed, if all that `error` says is that it did: its records are purged then, and no more are
+/// taken. The client tells when it is asked to begin another one, which it does not do.
+fn why_undone(client: &Client, error: &KafkaError) -> Option<KafkaError> {
+    use RDKafkaErrorCode as Code;
+    let of_the_transaction = matches!(
+        code(error)?,
+        Code::State | Code::PurgeQueue | Code::PurgeInflight
+    );
+    match of_the_transaction.then(|| client.begin_transaction())? {
+        Err(KafkaError::Transaction(why)) if why.txn_requires_abort() => {
+            Some(KafkaError::Transaction(why))
+        }
+        _ => None,
     }
 }
 
@@ -339,13 +413,17 @@ fn flush(client: &Client, deliveries: &Deliveries, deadline: Deadline) -> Result
     // SAFETY: the pointer is valid for as long as `client` lives, and rd_kafka_flush may be called from any thread.
     let code = unsafe { native::rd_kafka_flush(client.client().native_ptr(), timeout) };
     if let Some((code, reason)) = client.client().fatal_error() {
+        let reason = advised(Call::Deliver, Some(code), reason);
         return Err(LogError::new(
             class_of_fatal(Call::Deliver, code),
             format!("the producer has failed for good: {reason}"),
         ));
     }
-    if let Some((error, partition)) = deliveries.lock().failed.take() {
-        let what = format_args!("a record for {partition} was not taken");
+    let failed = deliveries.lock().failed.take();
+    if let Some(Failed { error, partitions }) = failed {
+        let partitions = Vec::from_iter(partitions).join(", ");
+        let what = format_args!("a record for {partitions} was not taken");
+        let error = why_undone(client, &error).unwrap_or(error);
         return Err(classified(Call::Deliver, what, &error));
     }
     let code = RDKafkaErrorCode::from(code);
@@ -369,13 +447,15 @@ impl Producer for KafkaProducer {
         self.client
             .init_transactions(deadline.remaining())
             .map_err(|error| {
-                self.judged(classified(Call::Init, "initialising transactions", &error))
+                let what = format_args!("initialising transactions of '{}'", self.id);
+                self.judged(classified(Call::Init, what, &error))
             })
     }
 
     fn begin_transaction(&mut self) -> Result<(), LogError> {
         self.client.begin_transaction().map_err(|error| {
-            self.judged(classified(Call::Begin, "beginning a transaction", &error))
+            let what = format_args!("beginning a transaction of '{}'", self.id);
+            self.judged(classified(Call::Begin, what, &error))
         })?;
         self.open = true;
         self.expires = Some(Deadline::after(self.transaction_timeout));
@@ -425,14 +505,7 @@ impl Producer for KafkaProducer {
                     kafka = back;
                 }
                 Err((error, _)) => {
-                    let what =
-                        format_args!("sending a record to {}-{}", record.topic, record.partition);
-                    // Why a producer was given up stands elsewhere.
-                    if let Some((code, reason)) = self.client.client().fatal_error() {
-                        let class = class_of_fatal(Call::Send, code);
-                        return Err(self.judged(LogError::new(class, format!("{what}: {reason}"))));
-                    }
-                    return Err(classified(Call::Send, what, &error));
+                    return Err(self.not_sent(record.topic, record.partition, error));
                 }
             }
         }
@@ -452,7 +525,7 @@ impl Producer for KafkaProducer {
         if self.transactional && !self.open {
             return Err(LogError::fatal("begin_commit without begin_transaction"));
         }
-        let group = match group.map(|group| group.0.downcast::<ConsumerGroupMetadata>()) {
+        let group = match group.map(|group| group.0.downcast::<Group>()) {
             None => None,
             Some(Ok(group)) => Some(*group),
             Some(Err(_)) => {
@@ -509,7 +582,8 @@ impl Producer for KafkaProducer {
         acknowledged.failed = None;
         drop(acknowledged);
         result.map_err(|error| {
-            self.judged(classified(Call::Abort, "aborting a transaction", &error))
+            let what = format_args!("aborting a transaction of '{}'", self.id);
+            self.judged(classified(Call::Abort, what, &error))
         })?;
         self.expires = None;
         Ok(())
