@@ -10,7 +10,8 @@ use processor_core::clock::{Clock as _, SystemClock};
 use processor_core::dsl::{Consumed, StreamsBuilder};
 use processor_core::log::kafka::{KafkaLog, KafkaOptions};
 use processor_core::log::{
-    Consumer, ConsumerConfig, Log, NewTopic, Polled, ProducerConfig, ProducerRecord, TopicPartition,
+    Consumer, ConsumerConfig, ErrorClass, Log, LogError, NewTopic, Polled, ProducerConfig,
+    ProducerRecord, TopicPartition,
 };
 use processor_core::partitioner::partition_for;
 use processor_core::serde::{Serde as _, int64, utf8};
@@ -248,5 +249,95 @@ fn a_static_member_that_is_back_has_its_tasks_and_its_state_without_a_restore() 
     assert!(pod.records_restored() > 100, "{}", pod.records_restored());
     pod.close().unwrap();
     other.close().unwrap();
+    application.check();
+}
+
+/// A member of the group `fenced` on a topic of two partitions, called `pod`.
+fn pod(log: &KafkaLog) -> Box<dyn Consumer> {
+    let mut consumer = log
+        .consumer(ConsumerConfig {
+            group: Some("fenced".to_owned()),
+            instance_id: Some("pod".to_owned()),
+            ..ConsumerConfig::default()
+        })
+        .unwrap();
+    consumer.subscribe(&["fenced-in"]).unwrap();
+    consumer
+}
+
+/// Waits for a rebalance, and answers it: the partitions that were given, or none where they are lost.
+fn rebalanced(consumer: &mut dyn Consumer) -> Result<usize, LogError> {
+    let answered = wait_for(PATIENCE, || {
+        match consumer.poll(Duration::from_millis(100)) {
+            Err(error) => Some(Err(error)),
+            Ok(Polled::Assigned(partitions)) => {
+                let starts: Vec<_> = partitions.into_iter().map(|p| (p, Some(0))).collect();
+                consumer.assign(&starts).unwrap();
+                Some(Ok(starts.len()))
+            }
+            Ok(Polled::Revoked { partitions, lost }) => {
+                assert!(
+                    lost,
+                    "{partitions:?} are another member's, so nothing may be committed"
+                );
+                consumer.release(&partitions).unwrap();
+                Some(Ok(0))
+            }
+            Ok(Polled::Nothing | Polled::Records(_)) => None,
+        }
+    });
+    answered.expect("no rebalance")
+}
+
+/// A request to join that the broker took twice leaves a member of this name that nobody is.
+#[test]
+fn a_static_member_that_is_fenced_takes_its_place_back_once() {
+    let mut options = KafkaOptions::new(e2e::kafka());
+    for (name, value) in [
+        ("session.timeout.ms", "6000"),
+        ("heartbeat.interval.ms", "300"),
+    ] {
+        options.properties.insert(name.to_owned(), value.to_owned());
+    }
+    let log = KafkaLog::new(options).unwrap();
+    log.create_topics(&[NewTopic::new("fenced-in", 2)]).unwrap();
+    let mut member = pod(&log);
+    assert_eq!(rebalanced(&mut *member).unwrap(), 2);
+    let mut other = pod(&log);
+    assert_eq!(rebalanced(&mut *other).unwrap(), 2);
+    other.close();
+    assert_eq!(rebalanced(&mut *member).unwrap(), 0, "what it had is lost");
+    assert_eq!(rebalanced(&mut *member).unwrap(), 2, "and given again");
+
+    let mut successor = pod(&log);
+    assert_eq!(rebalanced(&mut *successor).unwrap(), 2);
+    let error = rebalanced(&mut *member).unwrap_err();
+    assert_eq!(error.class, ErrorClass::Fenced, "{error}");
+    assert!(error.message.contains("took over"), "{error}");
+}
+
+#[test]
+fn of_two_instances_with_one_name_one_ends_and_says_why() {
+    let directory = tempfile::tempdir().unwrap();
+    let application = Application::new("twins", Membership::Static);
+    let never = AtomicBool::new(false);
+    let elder = application.start(&directory.path().join("elder"), 0);
+    application.feed(400, &never);
+    application.await_committed(400, &[&elder]);
+    let younger = application.start(&directory.path().join("younger"), 0);
+    let ended = wait_for(PATIENCE, || {
+        application.feed(KEYS, &never);
+        (elder.stopped() || younger.stopped()).then_some(())
+    });
+    assert!(ended.is_some(), "both go on under one name");
+    let (gone, stays) = match elder.stopped() {
+        true => (elder, younger),
+        false => (younger, elder),
+    };
+    let error = gone.close().unwrap_err().to_string();
+    assert!(error.contains("took over"), "{error}");
+    let written = application.written.load(Ordering::SeqCst);
+    application.await_committed(written, &[&stays]);
+    stays.close().unwrap();
     application.check();
 }

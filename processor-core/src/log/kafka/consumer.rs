@@ -14,7 +14,7 @@ use rdkafka::consumer::{
 };
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers as _};
-use rdkafka::{Message, Offset as KafkaOffset, TopicPartitionList};
+use rdkafka::{ClientConfig, Message, Offset as KafkaOffset, TopicPartitionList};
 
 use crate::clock::Deadline;
 use crate::log::{
@@ -37,6 +37,8 @@ const RECORD_OVERHEAD: usize = 512;
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// Settings that a client of the newer group protocol may not have.
 const SET_BY_THE_BROKER: [&str; 2] = ["session.timeout.ms", "heartbeat.interval.ms"];
+/// A static member that is fenced twice within this time has a successor.
+const FENCED_AGAIN: Duration = Duration::from_secs(5 * 60);
 /// Between two nudges of a client that joins its group.
 const JOIN_STEP: Duration = Duration::from_millis(10);
 
@@ -104,8 +106,14 @@ impl ConsumerContext for Rebalances {
 
 /// See the [module](self).
 pub(super) struct KafkaConsumer {
+    settings: ClientConfig,
     client: BaseConsumer<Rebalances>,
     rebalances: Rebalances,
+    subscribed: Vec<String>,
+    /// What the group gave, as far as the caller was told.
+    given: BTreeSet<TopicPartition>,
+    /// Until when being fenced once more is believed.
+    fenced: Option<Deadline>,
     queries: Arc<Queries>,
     group: Option<String>,
     instance_id: Option<String>,
@@ -194,17 +202,18 @@ impl KafkaConsumer {
                 settings.set(name, value);
             }
         }
-        let rebalances = Rebalances::default();
-        let client = settings
-            .create_with_context(rebalances.clone())
-            .map_err(|error| classified(Call::Ask, "creating a consumer", &error))?;
+        let (client, rebalances) = client(&settings)?;
         let max_poll_records = match config.max_poll_records {
             0 => DEFAULT_MAX_POLL_RECORDS,
             records => records,
         };
         Ok(Self {
+            settings,
             client,
             rebalances,
+            subscribed: Vec::new(),
+            given: BTreeSet::new(),
+            fenced: None,
             queries,
             group: config.group,
             instance_id: config.instance_id,
@@ -224,6 +233,74 @@ impl KafkaConsumer {
                 self.client.rebalance_protocol(),
                 RebalanceProtocol::Cooperative
             )
+    }
+
+    /// Goes on as a new client, after the group has told this one that its place is taken.
+    ///
+    /// That need not be so: a member whose session ended joins anew under its name, and a request to join that the broker
+    /// took twice, or late, leaves its place with an id that this client never heard of (librdkafka #3437). One that really
+    /// has a successor takes its place back, is fenced by it again, and then believes it.
+    fn join_again(&mut self, error: &KafkaError) -> Result<Polled, LogError> {
+        if self.fenced.is_some_and(|until| !until.passed()) {
+            return Err(fenced(&self.instance_id, error));
+        }
+        self.fenced = Some(Deadline::after(FENCED_AGAIN));
+        tracing::warn!(
+            %error,
+            "the static member is fenced, by another process of this name or by a request of its own that came late; it \
+             joins again"
+        );
+        self.rebalances.closing.store(true, Ordering::SeqCst);
+        (self.client, self.rebalances) = client(&self.settings)?;
+        self.join()?;
+        let partitions: Vec<_> = std::mem::take(&mut self.given).into_iter().collect();
+        Ok(match partitions.is_empty() {
+            true => Polled::Nothing,
+            false => Polled::Revoked {
+                partitions,
+                lost: true,
+            },
+        })
+    }
+
+    fn join(&mut self) -> Result<(), LogError> {
+        let topics: Vec<&str> = self.subscribed.iter().map(String::as_str).collect();
+        self.client.subscribe(&topics).map_err(|error| {
+            let what = format_args!("subscribing to {}", topics.join(", "));
+            classified(Call::Ask, what, &error)
+        })?;
+        self.joining = true;
+        Ok(())
+    }
+
+    /// What failed with `error`. The client does not say of which topic it speaks, so they are all named.
+    fn polling(&self, error: &KafkaError) -> String {
+        if let Some(group) = &self.group
+            && is_about_a_group(error)
+        {
+            return format!("being a member of the group '{group}'");
+        }
+        let read = self.positions.keys().map(|at| &*at.topic);
+        let topics: BTreeSet<&str> = read
+            .chain(self.subscribed.iter().map(String::as_str))
+            .collect();
+        let topics: Vec<String> = topics.iter().map(|topic| format!("'{topic}'")).collect();
+        format!("reading {}", topics.join(", "))
+    }
+
+    /// The next rebalance that the caller has not been told of.
+    fn next_rebalance(&mut self) -> Option<Polled> {
+        let event = self.rebalances.next()?;
+        self.joining = false;
+        match &event {
+            Rebalance::Assigned(partitions) => self.given.extend(partitions.iter().cloned()),
+            Rebalance::Revoked { partitions, .. } => {
+                partitions.iter().for_each(|partition| {
+                    self.given.remove(partition);
+                });
+            }
+        }
+        Some(event.into())
     }
 
     fn check_assigned(&self, partition: &TopicPartition) -> Result<(), LogError> {
@@ -371,46 +448,28 @@ impl Consumer for KafkaConsumer {
         if self.group.is_none() {
             return Err(LogError::fatal("a consumer needs a group to subscribe"));
         }
-        self.client.subscribe(topics).map_err(|error| {
-            classified(
-                Call::Ask,
-                format_args!("subscribing to {}", topics.join(", ")),
-                &error,
-            )
-        })?;
-        self.joining = true;
-        Ok(())
+        self.subscribed = topics.iter().map(|&topic| topic.to_owned()).collect();
+        self.join()
     }
 
     fn poll(&mut self, timeout: Duration) -> Result<Polled, LogError> {
         let deadline = Deadline::after(timeout);
-        let Self {
-            client,
-            rebalances,
-            names,
-            positions,
-            group,
-            instance_id,
-            joining,
-            ..
-        } = self;
         let mut batches: Vec<PackedBatch> = Vec::new();
         let (mut count, mut bytes) = (0, 0);
         let mut wait = timeout;
         while count < self.max_poll_records && bytes < self.max_poll_bytes {
             if batches.is_empty()
-                && let Some(event) = rebalances.next()
+                && let Some(event) = self.next_rebalance()
             {
-                *joining = false;
-                return Ok(event.into());
+                return Ok(event);
             }
-            if *joining {
+            if self.joining {
                 // Its group state machine runs when something happens to it, and else once a second: steps of a join
                 // that only change a connection's state would take that long each. Any question wakes it.
-                let _ = client.assignment();
+                let _ = self.client.assignment();
                 wait = wait.min(JOIN_STEP);
             }
-            match client.poll(wait) {
+            match self.client.poll(wait) {
                 // A rebalance was served, which the head of the loop finds, or there is time left to wait.
                 None if batches.is_empty() && !deadline.passed() => wait = deadline.remaining(),
                 None => break,
@@ -421,7 +480,7 @@ impl Consumer for KafkaConsumer {
                     if !batches.last().is_some_and(|batch| batch.takes(&message)) {
                         batches.push(PackedBatch {
                             partition: TopicPartition {
-                                topic: names.topic(message.topic()),
+                                topic: self.names.topic(message.topic()),
                                 partition: message.partition(),
                             },
                             records: Vec::new(),
@@ -429,27 +488,24 @@ impl Consumer for KafkaConsumer {
                         });
                     }
                     let batch = batches.last_mut().expect("pushed above");
-                    let record = PackedRecord::of(&message, names, &mut batch.buffer);
+                    let record = PackedRecord::of(&message, &mut self.names, &mut batch.buffer);
                     batch.records.push(record);
                 }
                 Some(Err(error)) => match class(Call::Poll, &error) {
                     // librdkafka repairs these by itself: brokers that come and go, topics that are being made.
                     ErrorClass::Retriable => tracing::warn!(%error, "polling"),
-                    ErrorClass::Fenced => return Err(fenced(instance_id, &error)),
-                    _ if group.is_none() && is_about_a_group(&error) => {
+                    ErrorClass::Fenced => return self.join_again(&error),
+                    _ if self.group.is_none() && is_about_a_group(&error) => {
                         tracing::debug!(%error, "a coordinator that a reader outside any group can do without");
                     }
-                    _ => {
-                        let what = polling(client, positions, group.as_deref(), &error);
-                        return Err(classified(Call::Poll, what, &error));
-                    }
+                    _ => return Err(classified(Call::Poll, self.polling(&error), &error)),
                 },
             }
         }
         let mut records = Vec::with_capacity(batches.len());
         for batch in batches {
             // Records that were on their way when their partition was given up are not ours any more.
-            let Some(position) = positions.get_mut(&batch.partition) else {
+            let Some(position) = self.positions.get_mut(&batch.partition) else {
                 continue;
             };
             if let Some(last) = batch.records.last() {
@@ -462,7 +518,7 @@ impl Consumer for KafkaConsumer {
         }
         if records.is_empty() {
             // What was served may have been a rebalance at the very end of the wait.
-            return Ok(rebalances.next().map_or(Polled::Nothing, Polled::from));
+            return Ok(self.next_rebalance().unwrap_or(Polled::Nothing));
         }
         Ok(Polled::Records(records))
     }
@@ -726,29 +782,16 @@ impl From<Rebalance> for Polled {
     }
 }
 
+fn client(settings: &ClientConfig) -> Result<(BaseConsumer<Rebalances>, Rebalances), LogError> {
+    let rebalances = Rebalances::default();
+    let client = settings.create_with_context(rebalances.clone());
+    let client = client.map_err(|error| classified(Call::Ask, "creating a consumer", &error))?;
+    Ok((client, rebalances))
+}
+
 /// What access control denies to a member of a group.
 fn is_about_a_group(error: &KafkaError) -> bool {
     error.rdkafka_error_code() == Some(RDKafkaErrorCode::GroupAuthorizationFailed)
-}
-
-/// What failed with `error`. The client does not say of which topic it speaks, so they are all named.
-fn polling(
-    client: &BaseConsumer<Rebalances>,
-    positions: &BTreeMap<TopicPartition, Position>,
-    group: Option<&str>,
-    error: &KafkaError,
-) -> String {
-    if let Some(group) = group
-        && is_about_a_group(error)
-    {
-        return format!("being a member of the group '{group}'");
-    }
-    let mut topics: BTreeSet<String> = positions.keys().map(|at| at.topic.to_string()).collect();
-    if let Ok(subscribed) = client.subscription() {
-        topics.extend(subscribed.elements().iter().map(|at| at.topic().to_owned()));
-    }
-    let topics: Vec<String> = topics.iter().map(|topic| format!("'{topic}'")).collect();
-    format!("reading {}", topics.join(", "))
 }
 
 /// A static member whose place another one has.

@@ -1,6 +1,7 @@
 //! Who has to act on an error of librdkafka: one table for all calls.
 //!
-//! What comes first counts: an identity that somebody else has taken over is fenced; what only an administrator can change is
+//! What comes first counts: an identity that somebody else has taken over is fenced, but a static member hears so from its
+//! group, since the next poll may repair it, and in a commit it is no member; what only an administrator can change is
 //! fatal; a producer that librdkafka has given up is of no further use, and a new one settles what it left; then librdkafka's
 //! own word, abortable before retriable; then the code, in the light of the call. What is none of these is fatal.
 //!
@@ -124,6 +125,11 @@ pub(super) fn class_of_fatal(call: Call, code: RDKafkaErrorCode) -> ErrorClass {
 
 fn decide(call: Call, said: Said) -> ErrorClass {
     let is = |of: fn(RDKafkaErrorCode) -> bool| said.code.is_some_and(of);
+    if matches!(call, Call::SendOffsets | Call::CommitOffsets)
+        && said.code == Some(RDKafkaErrorCode::FencedInstanceId)
+    {
+        return ErrorClass::Abortable;
+    }
     if is(is_fenced) {
         return ErrorClass::Fenced;
     }
@@ -303,7 +309,6 @@ mod tests {
                 Code::Fenced,
                 Code::ProducerFenced,
                 Code::InvalidProducerEpoch,
-                Code::FencedInstanceId,
             ] {
                 assert_eq!(
                     decide(call, bare(code)),
@@ -346,6 +351,15 @@ mod tests {
         assert_eq!(class_of_fatal(Call::Commit, code), ErrorClass::Uncertain);
         assert_eq!(class_of_fatal(Call::Abort, code), ErrorClass::Uncertain);
         assert_eq!(decide(Call::Deliver, bare(code)), ErrorClass::Abortable);
+    }
+
+    #[test]
+    fn a_static_member_is_fenced_by_its_group_and_by_no_commit() {
+        let code = Code::FencedInstanceId;
+        assert_eq!(class_of_fatal(Call::Poll, code), ErrorClass::Fenced);
+        for call in [Call::SendOffsets, Call::CommitOffsets] {
+            assert_eq!(decide(call, bare(code)), ErrorClass::Abortable, "{call:?}");
+        }
     }
 
     #[test]
