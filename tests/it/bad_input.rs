@@ -5,63 +5,30 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use e2e::tool;
+use e2e::topics::{create, produce, values};
 use processor_core::dsl::{Consumed, Produced, StreamsBuilder};
 use processor_core::log::embedded::EmbeddedLog;
 use processor_core::log::kafka::{KafkaLog, KafkaOptions};
-use processor_core::log::{Cleanup, Log, NewTopic, ProducerConfig, ProducerRecord, read_to_end};
+use processor_core::log::{Cleanup, Log, NewTopic};
 use processor_core::serde::registry::{SchemaRegistry, ServerRegistry, ServerRegistryOptions};
 use processor_core::serde::{bytes, int64, nullable, registered_avro, utf8};
 use processor_core::{Streams, StreamsConfig, StreamsError, Topology};
-use xtask::broker::{Broker, Options};
 use xtask::stopwatch::wait_for;
 
 const PATIENCE: Duration = Duration::from_secs(120);
 
-static BROKER: Mutex<Option<(Broker, tempfile::TempDir)>> = Mutex::new(None);
-
-/// A broker for these tests alone, since Kafka's own tools are run against it.
-fn with_broker<T>(work: impl FnOnce(&Broker) -> T) -> T {
-    let mut broker = BROKER.lock().unwrap_or_else(PoisonError::into_inner);
-    let (broker, _) = broker.get_or_insert_with(|| {
-        let directory = tempfile::tempdir().expect("a temporary directory can be made");
-        let options = Options::default().heap("512m");
-        let broker = Broker::start(directory.path(), &options)
-            .unwrap_or_else(|error| panic!("the tests need a Kafka broker: {error:#}"));
-        (broker, directory)
-    });
-    work(broker)
-}
-
 /// The broker's log, by a client that notices changes of topics soon.
 fn kafka() -> Arc<dyn Log> {
-    let mut options = KafkaOptions::new(with_broker(|broker| broker.bootstrap().to_owned()));
+    let mut options = KafkaOptions::new(e2e::kafka());
     let refresh = ("topic.metadata.refresh.interval.ms", "500");
     options
         .properties
         .insert(refresh.0.to_owned(), refresh.1.to_owned());
     Arc::new(KafkaLog::new(options).unwrap())
-}
-
-/// Runs one of Kafka's own tools.
-fn tool(class: &str, arguments: &[&str]) {
-    with_broker(|broker| {
-        let output = broker
-            .java()
-            .arg(class)
-            .args(["--bootstrap-server", broker.bootstrap()])
-            .args(arguments)
-            .output()
-            .unwrap();
-        assert!(
-            output.status.success(),
-            "{class} {arguments:?}: {}{}",
-            String::from_utf8_lossy(&output.stdout),
-            String::from_utf8_lossy(&output.stderr)
-        );
-    });
 }
 
 fn create_with(topic: &str, setting: &str) {
@@ -77,35 +44,8 @@ fn create_with(topic: &str, setting: &str) {
     tool("org.apache.kafka.tools.TopicCommand", &arguments);
 }
 
-fn create(log: &dyn Log, topics: &[&str]) {
-    let topics: Vec<_> = topics.iter().map(|name| NewTopic::new(*name, 1)).collect();
-    log.create_topics(&topics).unwrap();
-}
-
-fn produce(log: &dyn Log, topic: &str, values: &[(&[u8], i64)]) {
-    let mut producer = log.producer(ProducerConfig::default()).unwrap();
-    for (value, timestamp) in values {
-        let record = ProducerRecord {
-            topic,
-            partition: 0,
-            timestamp: *timestamp,
-            key: Some(b"k"),
-            value: Some(value),
-            headers: &[],
-        };
-        producer.send(record).unwrap();
-    }
-    producer.flush(Duration::from_secs(30)).unwrap();
-}
-
 fn lengths(log: &dyn Log, topic: &str) -> Vec<usize> {
-    let mut lengths = Vec::new();
-    read_to_end(log, topic, &mut |record| {
-        lengths.push(record.value.unwrap_or_default().len());
-        Ok(())
-    })
-    .unwrap();
-    lengths
+    values(log, topic).iter().map(|value| value.len()).collect()
 }
 
 fn copying(from: &str, to: &str) -> Topology {
@@ -166,11 +106,8 @@ fn a_result_that_the_broker_finds_too_large_names_topic_and_setting_and_comes_la
         .unwrap()
         .read_exact(&mut large)
         .unwrap();
-    produce(
-        &*log,
-        "large-in",
-        &[(b"small", 1), (&large, 2), (b"after", 3)],
-    );
+    let records = [(b"small".to_vec(), 1), (large, 2), (b"after".to_vec(), 3)];
+    produce(&*log, "large-in", records);
 
     let stopped = started(copying("large-in", "large-out"), "large", &log);
     let error = why_it_stopped(stopped);
@@ -204,7 +141,7 @@ fn a_time_that_is_too_far_ahead_for_the_broker_names_topic_and_setting() {
     );
     create(&*log, &["ahead-out"]);
     // In the year 2100.
-    produce(&*log, "ahead-in", &[(b"v", 4_102_444_800_000)]);
+    produce(&*log, "ahead-in", [("v", 4_102_444_800_000)]);
     let streams = started(copying("ahead-in", "ahead-out"), "ahead", &log);
     let error = why_it_stopped(streams);
     assert_says(&error, &["ahead-out-0", "`message.timestamp.after.max.ms`"]);
@@ -214,7 +151,7 @@ fn a_time_that_is_too_far_ahead_for_the_broker_names_topic_and_setting() {
 fn partitions_that_are_added_while_it_runs_stop_it_and_a_start_says_what_stands_in_the_way() {
     let log = kafka();
     create(&*log, &["grown"]);
-    produce(&*log, "grown", &[(b"v", 1)]);
+    produce(&*log, "grown", [("v", 1)]);
     let streams = started(counting("grown"), "grown-app", &log);
     wait_for(PATIENCE, || (streams.records_taken() == 1).then_some(())).expect("it works");
     let arguments = ["--alter", "--topic", "grown", "--partitions", "2"];
@@ -233,7 +170,7 @@ fn partitions_that_are_added_while_it_runs_stop_it_and_a_start_says_what_stands_
 fn an_input_that_is_deleted_while_it_runs_stops_it() {
     let log = kafka();
     create(&*log, &["deleted-in", "deleted-out"]);
-    produce(&*log, "deleted-in", &[(b"v", 1)]);
+    produce(&*log, "deleted-in", [("v", 1)]);
     let streams = started(copying("deleted-in", "deleted-out"), "deleted-app", &log);
     wait_for(PATIENCE, || (streams.records_taken() == 1).then_some(())).expect("it works");
     log.delete_topics(&["deleted-in"]).unwrap();
@@ -247,7 +184,7 @@ fn an_input_that_is_deleted_while_it_runs_stops_it() {
 fn internal_topics_that_do_not_fit_are_refused_before_anything_is_done() {
     let log = kafka();
     create(&*log, &["kept-in"]);
-    produce(&*log, "kept-in", &[(b"v", 1)]);
+    produce(&*log, "kept-in", [("v", 1)]);
     let changelog = NewTopic {
         retention_ms: Some(7 * 24 * 3_600_000),
         ..NewTopic::new("kept-app-counts-changelog", 1)
@@ -298,7 +235,7 @@ fn a_registry_that_answers_garbage_holds_its_records_back_and_then_stops() {
     let log: Arc<dyn Log> = Arc::new(EmbeddedLog::in_memory());
     create(&*log, &["registered"]);
     // Confluent's wire format: a zero, the id of the schema, the value.
-    produce(&*log, "registered", &[(&[0, 0, 0, 0, 7, 2], 1)]);
+    produce(&*log, "registered", [([0, 0, 0, 0, 7, 2], 1)]);
     let url = garbage_server();
     let options = ServerRegistryOptions::new(&url);
     let registry: Arc<dyn SchemaRegistry> = Arc::new(ServerRegistry::new(&options).unwrap());

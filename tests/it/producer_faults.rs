@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use e2e::chaos::fleet::Door;
 use e2e::chaos::proxy::Proxy;
+use e2e::topics::values;
 use processor_core::log::kafka::{KafkaLog, KafkaOptions};
 use processor_core::log::{
     Committed, ConsumerConfig, ErrorClass, Isolation, Log, LogError, NewTopic, Producer,
-    ProducerConfig, ProducerRecord, TopicPartition, read_to_end,
+    ProducerConfig, ProducerRecord, TopicPartition,
 };
 use xtask::broker::{Broker, Options};
 use xtask::stopwatch::wait_for;
@@ -44,17 +45,6 @@ fn commit(producer: &mut dyn Producer) -> Result<Committed, LogError> {
             return Ok(committed);
         }
     }
-}
-
-fn values(log: &KafkaLog, topic: &str) -> Vec<String> {
-    let mut values = Vec::new();
-    read_to_end(log, topic, &mut |record| {
-        let value = record.value.unwrap_or_default();
-        values.push(String::from_utf8_lossy(&value).into_owned());
-        Ok(())
-    })
-    .unwrap();
-    values
 }
 
 #[test]

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
+use e2e::topics::{create, produce, values};
 use processor_core::dsl::{Consumed, StreamsBuilder};
 use processor_core::log::kafka::{KafkaLog, KafkaOptions};
-use processor_core::log::{Log, NewTopic, ProducerConfig, ProducerRecord, read_to_end};
 use processor_core::serde::{int64, utf8};
 use processor_core::{Streams, StreamsConfig, StreamsError, Topology};
 
@@ -32,28 +32,13 @@ fn latest() -> Topology {
 }
 
 fn write(log: &KafkaLog, value: i64) {
-    let mut producer = log.producer(ProducerConfig::default()).unwrap();
-    let record = ProducerRecord {
-        topic: IN,
-        partition: 0,
-        timestamp: 1,
-        key: Some(b"a"),
-        value: Some(&value.to_be_bytes()),
-        headers: &[],
-    };
-    producer.send(record).unwrap();
-    producer.flush(std::time::Duration::from_secs(30)).unwrap();
+    produce(log, IN, [(value.to_be_bytes(), 1)]);
 }
 
 fn written(log: &KafkaLog) -> Vec<i64> {
-    let mut values = Vec::new();
-    read_to_end(log, OUT, &mut |record| {
-        let value = record.value.expect("no deletes here");
-        values.push(i64::from_be_bytes(value[..].try_into().unwrap()));
-        Ok(())
-    })
-    .unwrap();
-    values
+    let values = values(log, OUT);
+    let number = |value: &bytes::Bytes| i64::from_be_bytes(value[..].try_into().unwrap());
+    values.iter().map(number).collect()
 }
 
 fn run(log: &KafkaLog, topology: Topology, config: StreamsConfig) -> Result<u64, StreamsError> {
@@ -67,8 +52,7 @@ fn run(log: &KafkaLog, topology: Topology, config: StreamsConfig) -> Result<u64,
 #[test]
 fn a_store_that_is_reset_gets_a_new_changelog_on_a_broker() {
     let log = KafkaLog::new(KafkaOptions::new(e2e::kafka())).unwrap();
-    log.create_topics(&[NewTopic::new(IN, 1), NewTopic::new(OUT, 1)])
-        .unwrap();
+    create(&log, &[IN, OUT]);
     let config = || StreamsConfig::new("reset");
     write(&log, 7);
     write(&log, 7);

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use e2e::topics::{self, create};
 use processor_core::clock::{Clock as _, Deadline, SystemClock};
 use processor_core::dsl::{Consumed, Produced, StreamsBuilder};
+use processor_core::log::Log;
 use processor_core::log::embedded::EmbeddedLog;
 use processor_core::log::kafka::{KafkaLog, KafkaOptions};
-use processor_core::log::{Log, NewTopic, ProducerConfig, ProducerRecord, read_to_end};
 use processor_core::serde::registry::{
     Lookup, RegistryError, SchemaId, SchemaRegistry, ServerRegistry, ServerRegistryOptions,
     TopicRegistry, TopicRegistryOptions,
@@ -68,27 +69,13 @@ fn settled(registry: &dyn SchemaRegistry, id: SchemaId) -> Lookup {
     }
 }
 
-fn create(log: &dyn Log, topics: &[&str]) {
-    let topics: Vec<_> = topics.iter().map(|name| NewTopic::new(*name, 1)).collect();
-    log.create_topics(&topics).unwrap();
-}
-
 fn produce(log: &dyn Log, topic: &str, clicks: &dyn Serde<Click>, numbers: std::ops::Range<i32>) {
-    let mut producer = log.producer(ProducerConfig::default()).unwrap();
-    for n in numbers {
+    let record = |n| {
         let mut value = Vec::new();
         clicks.serialize(&click(n), &mut value).unwrap();
-        let record = ProducerRecord {
-            topic,
-            partition: 0,
-            timestamp: i64::from(n),
-            key: Some(b"k"),
-            value: Some(&value),
-            headers: &[],
-        };
-        producer.send(record).unwrap();
-    }
-    producer.flush(Duration::from_secs(30)).unwrap();
+        (value, i64::from(n))
+    };
+    topics::produce(log, topic, numbers.map(record));
 }
 
 /// Reads clicks of all versions and writes those that cost something in the new one.
@@ -115,13 +102,11 @@ fn paid(registry: &Arc<dyn SchemaRegistry>, log: &dyn Log, topic: &str) -> Vec<C
     let topic = format!("paid-{topic}");
     let subject = format!("{topic}-value");
     let serde = registered_avro::<Click2>(Arc::clone(registry), subject, CLICK_2).unwrap();
-    let mut clicks = Vec::new();
-    read_to_end(log, &topic, &mut |record| {
-        clicks.push(serde.deserialize(&record.value.unwrap()).unwrap());
-        Ok(())
-    })
-    .unwrap();
+    let clicks = topics::values(log, &topic);
     clicks
+        .iter()
+        .map(|value| serde.deserialize(value).unwrap())
+        .collect()
 }
 
 fn expected(numbers: std::ops::Range<i32>) -> Vec<Click2> {
