@@ -11,3 +11,4 @@ mod log_contract;
 mod producer_faults;
 mod reset;
 mod schema_registry;
+mod verify;

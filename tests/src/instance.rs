@@ -6,10 +6,52 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use xtask::leashed::Leash;
 use xtask::process::Process;
 use xtask::stopwatch::wait_for;
+
+/// The platform on Kafka, as `advertisex run` takes it.
+#[derive(Debug, Clone, Copy)]
+pub struct Run<'a> {
+    /// The broker's address.
+    pub bootstrap: &'a str,
+    /// The landing directory.
+    pub landing: &'a Path,
+    /// The state directory.
+    pub state: &'a Path,
+    /// Further arguments.
+    pub more: &'a [&'a str],
+}
+
+/// What `advertisex verify` says of a log, and its exit code.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    /// None if it was killed.
+    pub code: Option<i32>,
+    /// Its report, and what it wrote to standard error.
+    pub said: String,
+}
+
+/// Has the platform audit what is on Kafka, against the lines of the landing directory if there is one.
+///
+/// # Errors
+/// When it cannot be started.
+pub fn verify(binary: &Path, bootstrap: &str, landing: Option<&Path>) -> Result<Verdict> {
+    let mut command = Command::new(binary);
+    command.args(["verify", "--bootstrap", bootstrap]);
+    if let Some(landing) = landing {
+        command.arg("--input").arg(landing);
+    }
+    let output = command
+        .output()
+        .with_context(|| format!("cannot run {}", binary.display()))?;
+    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+    Ok(Verdict {
+        code: output.status.code(),
+        said: text(&output.stdout) + &text(&output.stderr),
+    })
+}
 
 /// A running `advertisex`; killed when dropped.
 pub struct Instance {
@@ -53,6 +95,24 @@ impl Instance {
         Ok(instance)
     }
 
+    /// Starts the platform on Kafka.
+    ///
+    /// # Errors
+    /// As for [`start`](Self::start).
+    pub fn run(binary: &Path, run: &Run<'_>, stderr: &Path) -> Result<Self> {
+        let mut args = vec![
+            "run".as_ref(),
+            "--bootstrap".as_ref(),
+            run.bootstrap.as_ref(),
+            "--input".as_ref(),
+            run.landing.as_os_str(),
+            "--state".as_ref(),
+            run.state.as_os_str(),
+        ];
+        args.extend(run.more.iter().map(OsStr::new));
+        Self::start(binary, args, stderr)
+    }
+
     /// The process itself, to pause it, or to limit what it may write.
     #[must_use]
     pub fn process(&self) -> &Process {
@@ -63,6 +123,15 @@ impl Instance {
     #[must_use]
     pub fn runs(&self) -> bool {
         self.process.is_running()
+    }
+
+    /// Passes while it runs.
+    ///
+    /// # Errors
+    /// When it has ended, with what it said.
+    pub fn check_runs(&self) -> Result<()> {
+        ensure!(self.runs(), "the instance ended:\n{}", self.said());
+        Ok(())
     }
 
     /// How it ended, if it has.

@@ -22,7 +22,7 @@ use xtask::stopwatch::{Stopwatch, wait_for};
 
 use crate::committed::{Multiset, multisets, same};
 use crate::group::Group;
-use crate::instance::Instance;
+use crate::instance::{Instance, Run, verify};
 
 /// Topics whose records do not depend on how tasks interleave, and that are not compacted. The minutes of campaigns and
 /// the reports of files are: of them the last record of each key is compared, as results.
@@ -164,10 +164,11 @@ impl Kills {
         })
     }
 
-    /// On real Kafka: two instances, either of them killed, each time on its own state directory again.
+    /// On real Kafka: two instances, either of them killed, each time on its own state directory again. In the end the
+    /// platform audits itself.
     ///
     /// # Errors
-    /// When results differ, or a run does not end.
+    /// When results differ, or the audit finds something, or a run does not end.
     pub fn on_kafka(&self) -> Result<Report> {
         let (landing, records) = self.landing()?;
         let undisturbed = Cluster::start(self, "undisturbed", &landing)?;
@@ -196,11 +197,7 @@ impl Kills {
             reached.context("the results do not grow any more")??;
             let victim = draw.index(2);
             if let Some(instance) = instances[victim].take() {
-                ensure!(
-                    instance.runs(),
-                    "instance {victim} ended:\n{}",
-                    instance.said()
-                );
+                instance.check_runs()?;
                 instance.kill()?;
                 kills += 1;
             }
@@ -215,6 +212,12 @@ impl Kills {
         ensure!(
             results == Results::read(&disturbed.log)?,
             "campaign minutes or reports of files differ from the undisturbed run"
+        );
+        let verdict = verify(&self.binary, disturbed.broker.bootstrap(), Some(&landing))?;
+        ensure!(
+            verdict.code == Some(0),
+            "the audit of the disturbed run fails: {}",
+            verdict.said
         );
         Ok(Report {
             records,
@@ -259,23 +262,14 @@ impl<'a> Cluster<'a> {
         let directory = self.kills.directory.join(self.name);
         let state = directory.join(format!("state-{number}"));
         let name = format!("instance-{number}");
-        let args = [
-            "run".as_ref(),
-            "--bootstrap".as_ref(),
-            self.broker.bootstrap().as_ref(),
-            "--input".as_ref(),
-            self.landing.as_os_str(),
-            "--state".as_ref(),
-            state.as_os_str(),
-            "--instance".as_ref(),
-            name.as_ref(),
-            "--static-membership".as_ref(),
-        ];
-        Instance::start(
-            &self.kills.binary,
-            args,
-            &directory.join(format!("{name}.stderr")),
-        )
+        let run = Run {
+            bootstrap: self.broker.bootstrap(),
+            landing: self.landing,
+            state: &state,
+            more: &["--instance", &name, "--static-membership"],
+        };
+        let said = directory.join(format!("{name}.stderr"));
+        Instance::run(&self.kills.binary, &run, &said)
     }
 
     /// Committed records and markers of the results and of what they are made from.

@@ -14,7 +14,7 @@ use xtask::port;
 use super::damage;
 use super::proxy::Proxy;
 use super::schedule::{Fault, Kind};
-use crate::instance::Instance;
+use crate::instance::{Instance, Run};
 
 /// The line that an instance prints once it runs.
 const RUNS: &str = "SIGTERM or Ctrl-C ends";
@@ -324,29 +324,21 @@ impl Member {
         self.starts += 1;
         let (name, address) = (format!("instance-{}", self.number), self.proxy.address());
         let home = self.home(directory);
-        let mut args = vec![
-            "run".as_ref(),
-            "--bootstrap".as_ref(),
-            address.as_ref(),
-            "--input".as_ref(),
-            landing.as_os_str(),
-            "--state".as_ref(),
-            home.as_os_str(),
-            "--instance".as_ref(),
-            name.as_ref(),
-            "--look-interval".as_ref(),
-            "1s".as_ref(),
-            "--set".as_ref(),
-            "session.timeout.ms=6000".as_ref(),
-            "--set".as_ref(),
-            "heartbeat.interval.ms=1000".as_ref(),
-        ];
+        let mut more = vec!["--instance", &name, "--look-interval", "1s"];
+        more.extend(["--set", "session.timeout.ms=6000"]);
+        more.extend(["--set", "heartbeat.interval.ms=1000"]);
         // Both kinds of members are in one group.
         if self.number % 2 == 1 {
-            args.push("--static-membership".as_ref());
+            more.push("--static-membership");
         }
+        let run = Run {
+            bootstrap: &address,
+            landing,
+            state: &home,
+            more: &more,
+        };
         let said = directory.join(format!("{name}-{}.stderr", self.starts));
-        self.running = Some(Instance::start(binary, args, &said)?);
+        self.running = Some(Instance::run(binary, &run, &said)?);
         Ok(())
     }
 }

@@ -22,7 +22,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use advertisex::results::Results;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use events::Feed;
 use events::generator::{GeneratorConfig, generate};
 use processor_core::log::TopicPartition;
@@ -34,7 +34,7 @@ use xtask::stopwatch::{Stopwatch, wait_for};
 
 use crate::committed::{Difference, Multiset, multisets};
 use crate::group::{Group, Standing};
-use crate::instance::Instance;
+use crate::instance::{Instance, Run};
 use crate::kills::TOPICS;
 
 use fleet::{Door, Fleet};
@@ -227,20 +227,14 @@ impl Chaos {
         let broker = Broker::start(directory.join("kafka"), &Options::default())?;
         let log = KafkaLog::new(KafkaOptions::new(broker.bootstrap()))?;
         let state = directory.join("state");
-        let args = [
-            "run".as_ref(),
-            "--bootstrap".as_ref(),
-            broker.bootstrap().as_ref(),
-            "--input".as_ref(),
-            staging.as_os_str(),
-            "--state".as_ref(),
-            state.as_os_str(),
-        ];
-        let instance = Instance::start(&self.binary, args, &directory.join("instance.stderr"))?;
-        Group::new(&log, staging)?.wait_until_done(PATIENCE, || match instance.runs() {
-            true => Ok(()),
-            false => bail!("the instance ended:\n{}", instance.said()),
-        })?;
+        let run = Run {
+            bootstrap: broker.bootstrap(),
+            landing: staging,
+            state: &state,
+            more: &[],
+        };
+        let instance = Instance::run(&self.binary, &run, &directory.join("instance.stderr"))?;
+        Group::new(&log, staging)?.wait_until_done(PATIENCE, || instance.check_runs())?;
         instance.stop()?;
         Outcome::read(&log)
     }
