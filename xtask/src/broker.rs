@@ -6,7 +6,8 @@
 //!
 //! Not here: several nodes, encryption, anything that survives the directory.
 
-use std::fmt::Write as _;
+mod options;
+
 use std::fs::{self, File};
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::os::unix::process::CommandExt as _;
@@ -16,102 +17,23 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 
-use crate::jars::{Jars, KAFKA_VERSION};
+use crate::jars::Jars;
 use crate::leashed::Leashed;
 use crate::port;
 use crate::process::Process;
 use crate::stopwatch;
 
+pub use options::Options;
+
 /// Patience with a start, and with a graceful stop, on a machine that is busy with other things.
 const START_PATIENCE: Duration = Duration::from_secs(120);
 const STOP_PATIENCE: Duration = Duration::from_secs(30);
-
-const GUARDED: &str = "GUARDED";
 
 /// Starts that lose the race for a port before we give up.
 const START_ATTEMPTS: u32 = 5;
 
 /// The broker logs this after its sockets are open, it is registered and unfenced, and requests are served.
 const READY_LINE: &str = "Kafka Server started";
-
-/// How a broker is set up.
-#[derive(Debug, Clone)]
-pub struct Options {
-    kafka_version: String,
-    heap: String,
-    first_port: Option<u16>,
-    listeners: Vec<Listener>,
-    users: Vec<String>,
-    settings: Vec<(String, String)>,
-}
-
-/// A further listener for clients.
-#[derive(Debug, Clone)]
-struct Listener {
-    name: String,
-    port: u16,
-    advertised: u16,
-    protocol: &'static str,
-}
-
-impl Default for Options {
-    /// The version of the benchmarks, 1 GiB of heap, any free ports, no settings beside ours.
-    fn default() -> Self {
-        Self {
-            kafka_version: KAFKA_VERSION.to_owned(),
-            heap: "1g".to_owned(),
-            first_port: None,
-            listeners: Vec::new(),
-            users: Vec::new(),
-            settings: Vec::new(),
-        }
-    }
-}
-
-impl Options {
-    /// Another Kafka version.
-    pub fn kafka_version(mut self, version: &str) -> Self {
-        version.clone_into(&mut self.kafka_version);
-        self
-    }
-
-    /// Another maximum heap, as Java writes it: `512m`, `2g`.
-    pub fn heap(mut self, heap: &str) -> Self {
-        heap.clone_into(&mut self.heap);
-        self
-    }
-
-    /// Takes `port` for clients if it is free, else the next free port above it.
-    pub fn first_port(mut self, port: u16) -> Self {
-        self.first_port = Some(port);
-        self
-    }
-
-    /// A further listener on `port`, whose clients are told to connect to `advertised`: so a proxy there sees all that
-    /// they send. `name` is in capitals.
-    pub fn listener(mut self, name: &str, port: u16, advertised: u16) -> Self {
-        self.listeners.push(Listener {
-            name: name.to_owned(),
-            port,
-            advertised,
-            protocol: "PLAINTEXT",
-        });
-        self
-    }
-
-    /// Access control: a further listener, [`Broker::guarded`], on which these users say who they are by SASL/PLAIN, each with
-    /// the name as the password. They may do what the access control lists allow; the other listeners allow everything.
-    pub fn users(mut self, names: &[&str]) -> Self {
-        self.users = names.iter().map(|name| (*name).to_owned()).collect();
-        self
-    }
-
-    /// One line of `server.properties`; wins over ours.
-    pub fn set(mut self, key: &str, value: &str) -> Self {
-        self.settings.push((key.to_owned(), value.to_owned()));
-        self
-    }
-}
 
 #[derive(Debug, Clone, Copy)]
 struct Ports {
@@ -265,7 +187,8 @@ impl Broker {
         let Ports { clients, .. } = self.ports;
         self.bootstrap = format!("127.0.0.1:{clients}");
         let properties = self.dir.join("server.properties");
-        fs::write(&properties, self.properties()).context("cannot write server.properties")?;
+        let text = self.options.properties(self.ports, &self.dir.join("data"));
+        fs::write(&properties, text).context("cannot write server.properties")?;
         if !self.dir.join("data/meta.properties").exists() {
             self.format(&properties)?;
         }
@@ -329,63 +252,6 @@ impl Broker {
         }
         Ok(())
     }
-
-    fn properties(&self) -> String {
-        let Ports {
-            clients,
-            controller,
-            guarded,
-        } = self.ports;
-        let guarded = (!self.options.users.is_empty()).then(|| Listener {
-            name: GUARDED.to_owned(),
-            port: guarded,
-            advertised: guarded,
-            protocol: "SASL_PLAINTEXT",
-        });
-        let each = |show: fn(&Listener) -> String| -> String {
-            let listeners = self.options.listeners.iter().chain(&guarded);
-            listeners.map(show).collect()
-        };
-        let mut text = format!(
-            "process.roles=broker,controller
-node.id=1
-controller.quorum.voters=1@127.0.0.1:{controller}
-controller.listener.names=CONTROLLER
-listeners=PLAINTEXT://127.0.0.1:{clients},CONTROLLER://127.0.0.1:{controller}{listening}
-advertised.listeners=PLAINTEXT://127.0.0.1:{clients}{advertised}
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT{protocols}
-inter.broker.listener.name=PLAINTEXT
-log.dirs={data}
-{OUR_SETTINGS}",
-            listening = each(|l| format!(",{}://127.0.0.1:{}", l.name, l.port)),
-            advertised = each(|l| format!(",{}://127.0.0.1:{}", l.name, l.advertised)),
-            protocols = each(|l| format!(",{}:{}", l.name, l.protocol)),
-            data = self.dir.join("data").display()
-        );
-        if guarded.is_some() {
-            text += &access_control(&self.options.users);
-        }
-        // Of two lines with one key, Java's reader takes the last.
-        for (key, value) in &self.options.settings {
-            writeln!(text, "{key}={value}").expect("writing to a string cannot fail");
-        }
-        text
-    }
-}
-
-fn access_control(users: &[String]) -> String {
-    let users = users.iter().map(|user| format!(" user_{user}=\"{user}\""));
-    format!(
-        "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
-# Whoever comes over a listener that does not ask, the broker itself among them.
-super.users=User:ANONYMOUS
-listener.name.{listener}.sasl.enabled.mechanisms=PLAIN
-listener.name.{listener}.plain.sasl.jaas.config=\
-org.apache.kafka.common.security.plain.PlainLoginModule required{users};
-",
-        listener = GUARDED.to_lowercase(),
-        users = users.collect::<String>()
-    )
 }
 
 impl Drop for Broker {
@@ -399,26 +265,6 @@ impl Drop for Broker {
         }
     }
 }
-
-const OUR_SETTINGS: &str = "\
-# One node.
-offsets.topic.replication.factor=1
-transaction.state.log.replication.factor=1
-transaction.state.log.min.isr=1
-share.coordinator.state.topic.replication.factor=1
-share.coordinator.state.topic.min.isr=1
-# Few internal partitions: each costs memory, files and start-up time.
-offsets.topic.num.partitions=4
-transaction.state.log.num.partitions=4
-share.coordinator.state.topic.num.partitions=1
-log.cleaner.dedupe.buffer.size=16777216
-# Groups form at once instead of waiting three seconds for more members.
-group.initial.rebalance.delay.ms=0
-# Retention goes by the records' own time: past-dated events would be deleted before they are read.
-log.retention.ms=-1
-# A mistyped topic is an error.
-auto.create.topics.enable=false
-";
 
 /// For Java programs that only live a second or two.
 const SHORT_JVM: [&str; 4] = [
