@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use state::Backend;
 
+use crate::runtime::Standby;
 use crate::task::{OnBadRecord, OnLateRecord, Retries};
 
 /// What a failure may do to results.
@@ -30,6 +31,10 @@ pub struct StreamsConfig {
     /// tasks without a rebalance, and with the state directory of before reads no more than the tail of its changelogs.
     /// For a StatefulSet with volumes. While such an instance is away its tasks stand still, as long as its session lasts.
     pub static_membership: bool,
+    /// Warm copies of stores of tasks that the next instance runs, for the case that it goes. Needs
+    /// [`static_membership`](Self::static_membership), an [`instance`](Self::instance) with its ordinal at the end, and a
+    /// [`state_dir`](Self::state_dir). See [`Standby`] for when copies help.
+    pub standby: Option<Standby>,
     /// Stream threads; tasks are spread over them.
     pub threads: usize,
     /// Exactly once or at least once.
@@ -117,6 +122,7 @@ impl StreamsConfig {
             application_id: application_id.into(),
             instance: None,
             static_membership: false,
+            standby: None,
             threads: 1,
             guarantee: Guarantee::ExactlyOnce,
             commit_interval: Duration::from_millis(100),

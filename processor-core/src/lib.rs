@@ -55,7 +55,9 @@ mod topology;
 pub use config::{Guarantee, StreamsConfig};
 pub use dsl::StreamsBuilder;
 pub use record::{Change, Data, Record, RecordMetadata, TaskId, Windowed};
-pub use runtime::{MemoryPlan, RestoreProgress, RunSummary, Stores, Streams, StreamsError};
+pub use runtime::{
+    MemoryPlan, RestoreProgress, RunSummary, Standby, StandbyStores, Stores, Streams, StreamsError,
+};
 pub use state::Backend;
 pub use task::{OnBadRecord, OnLateRecord, Retries};
 pub use topology::{Topology, TopologyError};

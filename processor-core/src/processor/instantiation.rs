@@ -190,6 +190,17 @@ impl OwnedStore {
         }
     }
 
+    /// Says that what lies below `time` has expired. A key-value store is told by tombstones.
+    pub(crate) fn restore_horizon(&mut self, time: i64) {
+        match self {
+            Self::KeyValue(_) => {}
+            Self::Versioned(store) => store.restore_horizon(time),
+            Self::Window(store) => store.restore_horizon(time),
+            Self::Session(store) => store.restore_horizon(time),
+            Self::Join(store) => store.restore_horizon(time),
+        }
+    }
+
     /// The store, for a task.
     pub(crate) fn share(self) -> StoreCell {
         fn cell<S>(store: S) -> Rc<RefCell<S>> {

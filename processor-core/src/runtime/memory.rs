@@ -3,7 +3,8 @@
 //! | share, in 32nds | with stores | without |
 //! |---|--:|--:|
 //! | page cache of the stores, if they are on disk | 8 | |
-//! | committed changes that the stores on disk do not have yet | 6 | |
+//! | committed changes that the stores on disk do not have yet; with standby copies 5 | 6 | |
+//! | standby copies, if there are any: half for what is fetched ahead, half for changes that are not on disk yet | 1 | |
 //! | changes that are not committed | 4 | 4 |
 //! | records that were read and wait for their turn | 4 | 7 |
 //! | records that the client fetches ahead | 3 | 6 |
@@ -12,7 +13,7 @@
 //! | records that wait for a commit in flight | 1 | 4 |
 //! | left for what is not counted | 2 | 2 |
 //!
-//! The cache is one for the process; every other share is divided evenly among the stream threads. What is counted is
+//! The cache is one for the process, standby copies included, and so is their share; every other share is divided evenly among the stream threads. What is counted is
 //! bytes of keys, values and headers and an overhead for each entry. Not counted, and beside the budget: the program
 //! itself and its stacks, global tables, stores without a state directory, the embedded log in memory, and what
 //! processors of the user and operators keep outside of stores (see `docs/memory.md` of the repository).
@@ -68,6 +69,8 @@ pub struct MemoryPlan {
     pub send_bytes: usize,
     /// Of a thread: records that wait for a commit in flight.
     pub waiting_bytes: usize,
+    /// Of the process: what standby copies fetch ahead and have not written down, each half of it.
+    pub standby_bytes: usize,
 }
 
 impl MemoryPlan {
@@ -99,7 +102,17 @@ impl MemoryPlan {
             side_fetch_bytes: each(1),
             send_bytes: part(3, 8),
             waiting_bytes: part(1, 4),
+            standby_bytes: 0,
         })
+    }
+
+    /// The same with [standby copies](crate::Standby), whose share comes out of that of committed changes.
+    #[must_use]
+    pub fn with_standby(mut self, threads: usize) -> Self {
+        let sixth = self.settled_bytes / 6;
+        self.settled_bytes -= sixth;
+        self.standby_bytes = sixth * threads.max(1);
+        self
     }
 
     /// The plan of an application, with the shares that its settings overrule.
@@ -108,6 +121,9 @@ impl MemoryPlan {
     /// As for [`of`](Self::of).
     pub(crate) fn for_config(config: &StreamsConfig, stores: Stores) -> Result<Self, u64> {
         let mut plan = Self::of(config.memory_bytes, config.threads, stores)?;
+        if config.standby.is_some() {
+            plan = plan.with_standby(config.threads);
+        }
         if let Some(bytes) = config.commit_bytes {
             plan.commit_bytes = bytes;
             plan.dirty_bytes = bytes.saturating_mul(2).max(plan.dirty_bytes);
@@ -130,7 +146,7 @@ impl MemoryPlan {
             self.waiting_bytes,
         ];
         let each: u64 = of_thread.iter().map(|bytes| *bytes as u64).sum();
-        self.cache_bytes + each * threads.max(1) as u64
+        self.cache_bytes + self.standby_bytes as u64 + each * threads.max(1) as u64
     }
 
     /// How many bytes a thread may change and send until it commits, or, if a commit is in flight, until it has to wait
@@ -237,6 +253,9 @@ mod tests {
                 for budget in [least, least + 12_345, 2 * least, 64 * least] {
                     let plan = MemoryPlan::of(budget, threads, stores).unwrap();
                     let total = plan.total_bytes(threads);
+                    let with_standby = plan.with_standby(threads);
+                    assert_eq!(with_standby.total_bytes(threads), total);
+                    assert_eq!(with_standby.standby_bytes > 0, stores != Stores::None);
                     assert!(total <= budget, "{stores:?} {threads} {budget}: {total}");
                     assert!(
                         total * 10 > budget * 6,

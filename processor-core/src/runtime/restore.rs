@@ -26,31 +26,28 @@
 //! Then the store is cleared and begun anew. Each time the log begins further on, and the end stays, so this comes to
 //! an end.
 //!
-//! Nothing here knows threads or time: see [`super::restore_thread`] for who calls.
+//! **Copies.** A restorer may [follow](Restorer::following) changelogs instead: it hands nothing over and has no end, until it
+//! is [cancelled](Restorer::cancel). Everything else is the same, so what a copy holds is what a restore would have made.
+//!
+//! Nothing here knows threads or time: see [`super::restore_thread`] and [`super::tailer`] for who calls.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use state::{Change, MAX_BATCH, Marker, Store, remove_marker, write_marker};
-
 use crate::error::Result;
 use crate::log::{
-    Consumer, ConsumerConfig, ConsumerRecord, Isolation, Offset, OffsetReset, Polled, RecordBatch,
-    Timestamp, TopicPartition,
+    Consumer, ConsumerConfig, Offset, OffsetReset, Polled, Timestamp, TopicPartition,
 };
-use crate::mutant::{self, Mutant};
 use crate::processor::OwnedStore;
-use crate::record::{RecordMetadata, TaskId};
-use crate::task::{Handlers, StoreSlot, is_not_ready};
-use crate::topology;
+use crate::record::TaskId;
+use crate::task::{Handlers, StoreSlot};
+use crate::topology::StoreId;
 
+use super::replay::{Purpose, Reading, Replay};
 use super::stores::open_stores;
 use super::stream_thread::Shared;
 
-const LOG_TIMEOUT: Duration = Duration::from_secs(30);
-/// The part of the memory for committed changes that restores may use beside the tasks that run, which use all of it.
-const OF_SETTLED: usize = 4;
 /// Steps without a record after which the log is asked whether the end is still there.
 const QUIET_STEPS: u32 = 100;
 
@@ -75,22 +72,12 @@ pub(crate) struct Restorer {
     consumer: Option<Box<dyn Consumer>>,
     tasks: BTreeMap<TaskId, Restoring>,
     handlers: Handlers,
+    purpose: Purpose,
 }
 
 struct Restoring {
     stores: Vec<Replay>,
     times: BTreeMap<String, Timestamp>,
-}
-
-/// A store on its way.
-struct Replay {
-    slot: StoreSlot<OwnedStore>,
-    /// Everything before is in the store, without a hole.
-    vouched: Offset,
-    end: Offset,
-    /// Whether the consumer reads it.
-    reading: bool,
-    quiet_steps: u32,
 }
 
 impl Restorer {
@@ -100,6 +87,15 @@ impl Restorer {
             shared,
             consumer: None,
             tasks: BTreeMap::new(),
+            purpose: Purpose::Restore,
+        }
+    }
+
+    /// One that follows the changelogs of these stores, of the tasks that it is told to [begin](Self::begin) with.
+    pub(crate) fn following(shared: Arc<Shared>, stores: BTreeSet<StoreId>) -> Self {
+        Self {
+            purpose: Purpose::Follow(stores),
+            ..Self::new(shared)
         }
     }
 
@@ -117,19 +113,24 @@ impl Restorer {
             &shared.config.application_id,
             &shared.resets,
             id,
+            &|store| self.purpose.includes(store),
             &*shared.database,
         )?;
         if self.consumer.is_none() && !opened.slots.is_empty() {
             self.consumer = Some(shared.log.consumer(ConsumerConfig {
                 reset: OffsetReset::Earliest,
-                fetch_bytes: shared.memory.side_fetch_bytes,
+                fetch_bytes: self.purpose.fetch_bytes(&shared),
                 ..Default::default()
             })?);
         }
         let mut stores = Vec::new();
         for slot in opened.slots {
-            let consumer = self.consumer.as_deref_mut().expect("made above");
-            stores.push(Replay::begin(slot, inputs, consumer, &shared)?);
+            let mut reading = Reading {
+                consumer: self.consumer.as_deref_mut().expect("made above"),
+                shared: &shared,
+                purpose: &self.purpose,
+            };
+            stores.push(Replay::begin(slot, inputs, &mut reading)?);
         }
         let times = opened.times;
         self.tasks.insert(id, Restoring { stores, times });
@@ -140,17 +141,21 @@ impl Restorer {
     pub(crate) fn step(&mut self, wait: Duration) -> Result<Stepped> {
         let mut moved = self.read(wait)?;
         let mut restored = Vec::new();
-        let bytes: usize = self.stores().map(Replay::settled_bytes).sum();
+        let bytes = self.settled_bytes();
         if let Some(consumer) = self.consumer.as_deref_mut() {
-            let shared = &*self.shared;
-            let is_full = bytes > shared.memory.settled_bytes / OF_SETTLED;
+            let is_full = bytes > self.purpose.settled_bytes(&self.shared);
+            let mut reading = Reading {
+                consumer,
+                shared: &self.shared,
+                purpose: &self.purpose,
+            };
             for task in self.tasks.values_mut() {
                 for replay in &mut task.stores {
-                    if replay.quiet_steps >= QUIET_STEPS {
-                        replay.look_again(consumer, shared)?;
+                    if replay.quiet_steps >= QUIET_STEPS && self.purpose.has_end() {
+                        replay.look_again(&mut reading)?;
                     }
                     if is_full || replay.is_at_end() {
-                        replay.write_down(consumer, shared, &task.times)?;
+                        replay.write_down(&task.times, &mut reading)?;
                     }
                 }
             }
@@ -169,6 +174,30 @@ impl Restorer {
         Ok(Stepped { restored, moved })
     }
 
+    /// Asks how far the changelogs go now, and writes down what was read.
+    pub(crate) fn look(&mut self) -> Result {
+        let Some(consumer) = self.consumer.as_deref_mut() else {
+            return Ok(());
+        };
+        let mut reading = Reading {
+            consumer,
+            shared: &self.shared,
+            purpose: &self.purpose,
+        };
+        for task in self.tasks.values_mut() {
+            for replay in &mut task.stores {
+                replay.look_again(&mut reading)?;
+                replay.write_down(&task.times, &mut reading)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Memory held by what was read and is not written down.
+    pub(crate) fn settled_bytes(&self) -> usize {
+        self.stores().map(Replay::settled_bytes).sum()
+    }
+
     /// Gives `ids` up. What was restored of them is kept, as far as that can be vouched for, for whoever opens them next.
     pub(crate) fn cancel(&mut self, ids: &BTreeSet<TaskId>) {
         for id in ids {
@@ -179,20 +208,31 @@ impl Restorer {
                 let Some(consumer) = self.consumer.as_deref_mut() else {
                     continue;
                 };
-                let kept = replay.write_down(consumer, &self.shared, &task.times);
-                if let Err(fault) = kept.and_then(|()| replay.stop(consumer, &self.shared)) {
+                let mut reading = Reading {
+                    consumer,
+                    shared: &self.shared,
+                    purpose: &self.purpose,
+                };
+                let kept = replay.write_down(&task.times, &mut reading);
+                if let Err(fault) = kept.and_then(|()| replay.stop(&mut reading)) {
                     tracing::warn!(changelog = %replay.slot.changelog, %fault, "what was restored is read again next time");
                 }
             }
-            tracing::info!(task = %id, "the restore was broken off");
-            self.shared.restores.broken_off();
+            match self.purpose {
+                Purpose::Restore => tracing::info!(task = %id, "the restore was broken off"),
+                Purpose::Follow(_) => {
+                    tracing::info!(task = %id, "the copy was written down and closed")
+                }
+            }
+            self.purpose.progress(&self.shared).broken_off();
         }
     }
 
     /// After a failure: forgets everything. The markers say how far each store has come.
     pub(crate) fn reset(&mut self) {
         for replay in self.tasks.values().flat_map(|task| &task.stores) {
-            self.shared.restores.end(&replay.slot.changelog);
+            let progress = self.purpose.progress(&self.shared);
+            progress.end(&replay.slot.changelog);
         }
         self.tasks.clear();
         self.consumer = None;
@@ -209,6 +249,7 @@ impl Restorer {
         }
         let consumer = self.consumer.as_deref_mut().expect("it reads");
         let polled = consumer.poll(wait)?;
+        let progress = self.purpose.progress(&self.shared);
         let mut replays: BTreeMap<_, &mut Replay> = self
             .tasks
             .values_mut()
@@ -220,8 +261,7 @@ impl Restorer {
             for batch in batches {
                 if let Some(replay) = replays.get_mut(&batch.partition) {
                     let taken = replay.take(&batch, &self.handlers)?;
-                    let restores = &self.shared.restores;
-                    restores.read(&batch.partition, &batch.records[..taken]);
+                    progress.read(&batch.partition, &batch.records[..taken]);
                 }
             }
         }
@@ -238,233 +278,11 @@ impl Restorer {
                 replay.quiet_steps = 0;
                 moved = true;
                 let now_ms = self.shared.clock.now_ms();
-                self.shared.restores.reach(&changelog, position, now_ms);
+                progress.reach(&changelog, position, now_ms);
             } else {
                 replay.quiet_steps += 1;
             }
         }
         Ok(moved)
     }
-}
-
-impl Replay {
-    fn begin(
-        slot: StoreSlot<OwnedStore>,
-        inputs: &[(TopicPartition, Offset)],
-        consumer: &mut dyn Consumer,
-        shared: &Shared,
-    ) -> Result<Self> {
-        let changelog = &slot.changelog;
-        let begin = consumer.beginning_offset(changelog, LOG_TIMEOUT)?;
-        let of_input = inputs.iter().find(|(input, _)| input == changelog);
-        let end = match (&slot.read_back, of_input) {
-            (Some(_), Some((_, offset))) if !mutant::is(Mutant::ReadBackToTheEnd) => *offset,
-            _ => consumer.end_offset(changelog, Isolation::ReadUncommitted, LOG_TIMEOUT)?,
-        };
-        let mut replay = Self {
-            vouched: slot.position,
-            slot,
-            end,
-            reading: false,
-            quiet_steps: 0,
-        };
-        if replay.slot.position < begin || replay.slot.position > end {
-            // What was deleted since, or belongs to another incarnation of the topic, cannot be replayed.
-            replay.clear(begin, shared)?;
-        }
-        replay.read_on(consumer, shared)?;
-        Ok(replay)
-    }
-
-    fn settled_bytes(&self) -> usize {
-        self.slot.store.as_store().settled_bytes()
-    }
-
-    fn is_at_end(&self) -> bool {
-        self.slot.position >= self.end || mutant::is(Mutant::ProcessedBeforeRestored)
-    }
-
-    fn is_done(&self) -> bool {
-        self.is_at_end() && !self.reading
-    }
-
-    /// Has the consumer read from the position on, if there is something to read.
-    fn read_on(&mut self, consumer: &mut dyn Consumer, shared: &Shared) -> Result {
-        if self.is_at_end() {
-            return Ok(());
-        }
-        let StoreSlot {
-            changelog,
-            position,
-            ..
-        } = &self.slot;
-        consumer.assign(&[(changelog.clone(), Some(*position))])?;
-        self.reading = true;
-        self.quiet_steps = 0;
-        let store = self.slot.store.as_store().name().to_owned();
-        let now_ms = shared.clock.now_ms();
-        shared
-            .restores
-            .begin(store, changelog, *position..self.end, now_ms);
-        Ok(())
-    }
-
-    fn stop(&mut self, consumer: &mut dyn Consumer, shared: &Shared) -> Result {
-        if self.reading {
-            self.reading = false;
-            shared.restores.end(&self.slot.changelog);
-            consumer.release(std::slice::from_ref(&self.slot.changelog))?;
-        }
-        Ok(())
-    }
-
-    /// Takes records in. Returns how many, from the first on.
-    fn take(&mut self, batch: &RecordBatch, handlers: &Handlers) -> Result<usize> {
-        match &self.slot.read_back {
-            None => self.replay(&batch.records),
-            Some(row) => read_back(
-                self.slot.store.commit_side(),
-                &**row,
-                batch,
-                self.end,
-                handlers,
-            ),
-        }
-    }
-
-    fn replay(&mut self, records: &[ConsumerRecord]) -> Result<usize> {
-        let store = self.slot.store.commit_side();
-        for record in records {
-            if let Some(key) = record.key.as_deref() {
-                store.restore(Change {
-                    key,
-                    value: record.value.as_deref(),
-                    timestamp: record.timestamp,
-                })?;
-            }
-        }
-        Ok(records.len())
-    }
-
-    /// Empties the store, to be restored from `position` on.
-    fn clear(&mut self, position: Offset, shared: &Shared) -> Result {
-        // IMPORTANT: the marker first, so that a crash in between leaves nothing that it vouches for.
-        remove_marker(&*shared.database, &self.slot.name)?;
-        self.slot.store.commit_side().clear()?;
-        self.slot.position = position;
-        self.vouched = position;
-        Ok(())
-    }
-
-    /// Begins anew where the changelog begins now.
-    fn start_over(
-        &mut self,
-        begin: Offset,
-        consumer: &mut dyn Consumer,
-        shared: &Shared,
-    ) -> Result {
-        tracing::warn!(
-            changelog = %self.slot.changelog, begin, end = self.end,
-            "the changelog was cut while it was read; the store is restored from its beginning"
-        );
-        self.stop(consumer, shared)?;
-        self.clear(begin, shared)?;
-        self.read_on(consumer, shared)
-    }
-
-    /// Nothing has come for long. There may be a transaction that is still open, or the end is not there any more.
-    fn look_again(&mut self, consumer: &mut dyn Consumer, shared: &Shared) -> Result {
-        self.quiet_steps = 0;
-        let changelog = &self.slot.changelog;
-        let begin = consumer.beginning_offset(changelog, LOG_TIMEOUT)?;
-        let end = consumer.end_offset(changelog, Isolation::ReadUncommitted, LOG_TIMEOUT)?;
-        if end < self.end || begin > self.slot.position {
-            self.end = self.end.min(end);
-            self.start_over(begin, consumer, shared)?;
-        }
-        Ok(())
-    }
-
-    /// Writes what was replayed to the backend, and then the marker that says so; at the end the changelog is let go.
-    fn write_down(
-        &mut self,
-        consumer: &mut dyn Consumer,
-        shared: &Shared,
-        times: &BTreeMap<String, Timestamp>,
-    ) -> Result {
-        if self.slot.position > self.vouched {
-            let begin = consumer.beginning_offset(&self.slot.changelog, LOG_TIMEOUT)?;
-            if begin > self.vouched {
-                return self.start_over(begin, consumer, shared);
-            }
-            while !self.slot.store.commit_side().apply(MAX_BATCH)? {}
-            self.mark(shared, times)?;
-            self.vouched = self.slot.position;
-        }
-        if self.is_at_end() {
-            self.stop(consumer, shared)?;
-        }
-        Ok(())
-    }
-
-    fn mark(&self, shared: &Shared, times: &BTreeMap<String, Timestamp>) -> Result {
-        let position = match mutant::is(Mutant::RestoreMarkedComplete) {
-            true => self.end,
-            false => self.slot.position,
-        };
-        let name = self.slot.store.as_store().name().to_owned();
-        let marker = Marker {
-            changelog_offsets: BTreeMap::from([(name, position)]),
-            stream_times: times.clone(),
-            format_hash: self.slot.layout,
-            // A changelog does not say which input it came of.
-            input_offsets: BTreeMap::new(),
-        };
-        Ok(write_marker(&*shared.database, &self.slot.name, &marker)?)
-    }
-}
-
-type Row<'a> = dyn Fn(&ConsumerRecord, &mut Vec<u8>, &mut Vec<u8>) -> Result<topology::Row> + 'a;
-
-/// Takes the records before `end` of the topic that a table reads, as they were taken when they were processed. Returns
-/// how many.
-fn read_back(
-    store: &mut dyn Store,
-    row: &Row<'_>,
-    batch: &RecordBatch,
-    end: Offset,
-    handlers: &Handlers,
-) -> Result<usize> {
-    let (mut key, mut value) = (Vec::new(), Vec::new());
-    let mut taken = 0;
-    let before_end = |record: &&ConsumerRecord| record.offset < end;
-    for record in batch.records.iter().take_while(before_end) {
-        key.clear();
-        value.clear();
-        taken += 1;
-        let value = match row(record, &mut key, &mut value) {
-            Ok(topology::Row::Put) => Some(&value[..]),
-            Ok(topology::Row::Delete) => None,
-            Ok(topology::Row::Ignored) => continue,
-            Err(fault) if is_not_ready(&fault) => return Err(fault),
-            Err(fault) if handlers.of_undecodable(&fault).is_some() => {
-                tracing::debug!(topic = %batch.partition, offset = record.offset, %fault, "a record is skipped again");
-                continue;
-            }
-            Err(fault) => {
-                let place = RecordMetadata {
-                    topic: Arc::clone(&batch.partition.topic),
-                    partition: batch.partition.partition,
-                    offset: record.offset,
-                };
-                return Err(fault.undecodable(place));
-            }
-        };
-        store.restore(Change {
-            key: &key,
-            value,
-            timestamp: record.timestamp,
-        })?;
-    }
-    Ok(taken)
 }

@@ -13,7 +13,7 @@ use crate::log::{ConsumerRecord, Offset, TopicPartition};
 /// How often a restore that takes long says how far it has come.
 const TELL_INTERVAL_MS: i64 = 10_000;
 
-/// A store that is being brought up to what is committed.
+/// A store that is being brought up to what is committed, or a standby copy that is kept there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RestoreProgress {
     /// Name of the store.
@@ -22,9 +22,10 @@ pub struct RestoreProgress {
     pub changelog: TopicPartition,
     /// Where reading began: the offset in the store's marker, or the first one of the changelog.
     pub from: Offset,
-    /// Where the changelog ended when the restore began.
+    /// Where the changelog ended when the restore began. For a copy: when the log was last asked, at the begin and every
+    /// [`apply_interval`](crate::StreamsConfig::apply_interval).
     pub to: Offset,
-    /// How far it has come: between `from` and `to`. Offsets have gaps, so this counts no records.
+    /// How far it has come: between `from` and `to`, or for a copy, at `from` or behind. Offsets have gaps, so this counts no records.
     pub position: Offset,
     /// Records read so far.
     pub records: u64,
@@ -35,6 +36,12 @@ pub struct RestoreProgress {
 }
 
 impl RestoreProgress {
+    /// How many records are still to be read, at most: offsets have gaps.
+    #[must_use]
+    pub fn records_behind(&self) -> u64 {
+        u64::try_from(self.to - self.position).unwrap_or(0)
+    }
+
     /// Records a second, so far.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "for people to read")]
@@ -43,13 +50,24 @@ impl RestoreProgress {
     }
 }
 
-/// The restores that are under way.
-#[derive(Debug, Default)]
+/// The restores that are under way, or the copies that are kept.
+#[derive(Debug)]
 pub(crate) struct Restores {
+    /// What is said of their begin and end, and whether they have one in sight.
+    told: Told,
     under_way: Mutex<BTreeMap<TopicPartition, UnderWay>>,
     records: AtomicU64,
     bytes: AtomicU64,
     broken_off: AtomicU64,
+}
+
+/// What is told of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Told {
+    /// They come to an end, and say now and then how far they are.
+    Restores,
+    /// They go on and on.
+    Copies,
 }
 
 #[derive(Debug)]
@@ -60,6 +78,16 @@ struct UnderWay {
 }
 
 impl Restores {
+    pub(crate) fn new(told: Told) -> Self {
+        Self {
+            told,
+            under_way: Mutex::default(),
+            records: AtomicU64::default(),
+            bytes: AtomicU64::default(),
+            broken_off: AtomicU64::default(),
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<TopicPartition, UnderWay>> {
         self.under_way
             .lock()
@@ -73,7 +101,8 @@ impl Restores {
         offsets: Range<Offset>,
         now_ms: i64,
     ) {
-        tracing::info!(store, %changelog, from = offsets.start, to = offsets.end, "restoring");
+        let what = self.told.begin();
+        tracing::info!(store, %changelog, from = offsets.start, to = offsets.end, "{what}");
         let progress = RestoreProgress {
             store,
             changelog: changelog.clone(),
@@ -107,7 +136,7 @@ impl Restores {
         }
     }
 
-    /// Records of all restores.
+    /// Records of all of them.
     pub(crate) fn records(&self) -> u64 {
         self.records.load(Ordering::Relaxed)
     }
@@ -117,23 +146,37 @@ impl Restores {
         self.bytes.load(Ordering::Relaxed)
     }
 
+    /// The changelog of a copy ends there now.
+    pub(crate) fn ends_at(&self, changelog: &TopicPartition, end: Offset) {
+        if let Some(under_way) = self.lock().get_mut(changelog) {
+            under_way.progress.to = end.max(under_way.progress.position);
+        }
+    }
+
     pub(crate) fn reach(&self, changelog: &TopicPartition, position: Offset, now_ms: i64) {
         if let Some(under_way) = self.lock().get_mut(changelog) {
             let progress = &mut under_way.progress;
-            progress.position = position.min(progress.to);
+            match self.told {
+                Told::Restores => progress.position = position.min(progress.to),
+                Told::Copies => {
+                    progress.position = position;
+                    progress.to = progress.to.max(position);
+                }
+            }
             if now_ms > under_way.began_ms {
                 progress.elapsed_ms = now_ms - under_way.began_ms;
             }
-            if elapsed_ms(under_way.told_ms, now_ms) >= TELL_INTERVAL_MS {
+            let is_due = elapsed_ms(under_way.told_ms, now_ms) >= TELL_INTERVAL_MS;
+            if is_due && self.told == Told::Restores {
                 under_way.told_ms = now_ms;
-                tell(progress, "restoring");
+                tell(progress, self.told.begin());
             }
         }
     }
 
     pub(crate) fn end(&self, changelog: &TopicPartition) {
         if let Some(under_way) = self.lock().remove(changelog) {
-            tell(&under_way.progress, "no longer restoring");
+            tell(&under_way.progress, self.told.end());
         }
     }
 
@@ -150,6 +193,22 @@ impl Restores {
     pub(crate) fn under_way(&self) -> Vec<RestoreProgress> {
         let under_way = self.lock();
         under_way.values().map(|u| u.progress.clone()).collect()
+    }
+}
+
+impl Told {
+    fn begin(self) -> &'static str {
+        match self {
+            Self::Restores => "restoring",
+            Self::Copies => "keeping a copy",
+        }
+    }
+
+    fn end(self) -> &'static str {
+        match self {
+            Self::Restores => "no longer restoring",
+            Self::Copies => "no longer keeping a copy",
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use crate::log::{Timestamp, TopicPartition};
 use crate::processor::OwnedStore;
 use crate::record::TaskId;
 use crate::task::StoreSlot;
-use crate::topology::{StoreKind, Topology};
+use crate::topology::{StoreId, StoreKind, Topology};
 
 use super::kept_plan::layout;
 use super::topics::changelog_of;
@@ -25,7 +25,7 @@ pub(crate) struct OpenedStores {
     pub times: BTreeMap<String, Timestamp>,
 }
 
-/// Opens the stores of `task`. What another layout wrote, or a torn marker vouches for, is wiped: the changelog has it.
+/// Opens those stores of `task` that are `chosen`. What another layout wrote, or a torn marker vouches for, is wiped: the changelog has it.
 ///
 /// On disk a store is called `<store>/<partition>`, and so is its marker: how the topology is divided into tasks does not
 /// matter to rows.
@@ -34,6 +34,7 @@ pub(crate) fn open_stores(
     application_id: &str,
     resets: &BTreeMap<String, u32>,
     task: TaskId,
+    chosen: &dyn Fn(StoreId) -> bool,
     database: &dyn Database,
 ) -> Result<OpenedStores> {
     let subtopology = &topology.subtopologies[task.subtopology];
@@ -41,7 +42,7 @@ pub(crate) fn open_stores(
         slots: Vec::new(),
         times: BTreeMap::new(),
     };
-    for &id in &subtopology.stores {
+    for &id in subtopology.stores.iter().filter(|id| chosen(**id)) {
         let spec = &topology.plan.stores[id.0];
         let name = format!("{}/{}", spec.name, task.partition);
         let changelog = changelog_of(&topology.plan, application_id, id);

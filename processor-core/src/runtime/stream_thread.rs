@@ -43,6 +43,9 @@ use crate::topology::{StoreId, Topic, Topology};
 use super::globals::GlobalTables;
 use super::restore_thread::{Restoration, RestoreBy};
 use super::restores::Restores;
+use super::standby::Copies;
+use super::tailer::Tailer;
+use super::task_owners::{Claims, TaskOwners};
 use super::topic_lookup::TopicLookup;
 use super::topics::TopicPartitions;
 use super::{Collector, Held, HeldByAll, LazyExecutor, MemoryPlan, Share};
@@ -77,6 +80,12 @@ pub(crate) struct Shared {
     pub held: Arc<HeldByAll>,
     /// The restores that are under way.
     pub restores: Restores,
+    /// What standby copies are to be kept.
+    pub copies: Copies,
+    /// The copies that are open.
+    pub standbys: Restores,
+    /// Who has which task.
+    pub owners: TaskOwners,
 }
 
 /// What a round achieved.
@@ -107,6 +116,8 @@ pub(crate) struct StreamThread {
     tasks: BTreeMap<TaskId, StreamTask>,
     opening: OpeningTasks,
     restoration: Restoration,
+    /// Behind everything that has a store open: they are dropped in this order.
+    claims: Claims,
     /// Until when restores may go on failing.
     failing_restore: Option<Deadline>,
     assigned: BTreeSet<TopicPartition>,
@@ -140,6 +151,8 @@ pub(crate) struct StreamThread {
     /// Nothing is processed while a commit is in flight, so that nothing waits for its end: else a record that is
     /// rejected then comes from nobody knows where.
     in_step: bool,
+    /// The standby copies, where it steps them itself.
+    tailer: Option<Tailer>,
 }
 
 impl StreamThread {
@@ -176,6 +189,11 @@ impl StreamThread {
         let handlers = Handlers::new(config, shared.partitions.dead_letters());
         let share = Share::none(Arc::clone(&shared.held));
         let restoration = Restoration::new(&shared, index, by);
+        let tailer = match by {
+            RestoreBy::StreamThread => Tailer::new(&shared),
+            RestoreBy::OwnThread => None,
+        };
+        let claims = Claims::of(Arc::clone(&shared), index);
         Ok(Self {
             shared,
             index,
@@ -185,6 +203,7 @@ impl StreamThread {
             tasks: BTreeMap::new(),
             opening: OpeningTasks::new(),
             restoration,
+            claims,
             failing_restore: None,
             assigned: BTreeSet::new(),
             next_turn: None,
@@ -207,6 +226,7 @@ impl StreamThread {
             handlers,
             failed: FailedRecords::default(),
             in_step: false,
+            tailer,
         })
     }
 
@@ -272,6 +292,9 @@ impl StreamThread {
                 round = Round::Worked;
                 self.revoked(&partitions, lost)?;
             }
+        }
+        if let Some(tailer) = &mut self.tailer {
+            tailer.step(Duration::ZERO);
         }
         if self.open_tasks()? == Round::Worked {
             round = Round::Worked;
@@ -393,6 +416,9 @@ impl StreamThread {
         }
         self.tasks.clear();
         self.stop_opening(&self.opening.keys().copied().collect());
+        if let Some(tailer) = self.tailer.take() {
+            tailer.close();
+        }
         self.shared.database.sync()?;
         self.consumer.close();
         committed

@@ -18,8 +18,11 @@ use crate::topology::{Topology, TopologyError};
 use super::kept_plan::{Gate, Passed, encoded};
 use super::memory::{MemoryPlan, Stores};
 use super::restore_thread::RestoreBy;
-use super::restores::{RestoreProgress, Restores};
+use super::restores::{RestoreProgress, Restores, Told};
+use super::standby::Copies;
 use super::stream_thread::{PATIENCE, PAUSE, Pace, Round, Shared, StreamThread, may_pass};
+use super::tailer::{self, Tailer};
+use super::task_owners::TaskOwners;
 use super::topic_lookup::TopicLookup;
 use super::topics::{self, TopicPartitions};
 
@@ -110,6 +113,12 @@ pub enum StreamsError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// Standby copies were asked for, and cannot be kept.
+    #[error("`standby` cannot be kept: {reason}")]
+    Standby {
+        /// Why, and what to do.
+        reason: String,
+    },
     /// The threads would not have enough memory to work with.
     #[error(
         "`memory_bytes` is {memory_bytes}, which is too little for {threads} stream threads; set it to {least} at least, \
@@ -158,6 +167,8 @@ pub struct Streams {
     stop: Arc<AtomicBool>,
     taken: Arc<AtomicU64>,
     threads: Vec<JoinHandle<Result<(), StreamsError>>>,
+    /// It keeps the standby copies.
+    tailer: Option<JoinHandle<()>>,
     inline: Option<StreamThread>,
 }
 
@@ -196,6 +207,10 @@ impl Streams {
         log: Arc<dyn Log>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, StreamsError> {
+        if config.standby.is_some() && config.state_dir.is_none() {
+            let reason = "set `state_dir`: copies are kept on disk".to_owned();
+            return Err(StreamsError::Standby { reason });
+        }
         let memory = memory_plan(&topology, &config)?;
         let options = DatabaseOptions {
             cache_bytes: memory.cache_bytes,
@@ -251,6 +266,8 @@ impl Streams {
             (None, Some(path)) => kept_instance(path, &*clock)?,
             (None, None) => made_up_instance(&*clock),
         };
+        let copies = Copies::of(&topology, &config, &partitions);
+        let copies = copies.map_err(|reason| StreamsError::Standby { reason })?;
         let shared = Shared {
             topology,
             config,
@@ -264,7 +281,10 @@ impl Streams {
             instance,
             memory,
             held: Arc::default(),
-            restores: Restores::default(),
+            restores: Restores::new(Told::Restores),
+            copies,
+            standbys: Restores::new(Told::Copies),
+            owners: TaskOwners::default(),
         };
         Ok(Self {
             shared: Arc::new(shared),
@@ -272,6 +292,7 @@ impl Streams {
             stop: Arc::default(),
             taken: Arc::default(),
             threads: Vec::new(),
+            tailer: None,
             inline: None,
         })
     }
@@ -295,6 +316,8 @@ impl Streams {
             self.threads
                 .push(handle.expect("the operating system can start a thread"));
         }
+        let tailer = Tailer::new(&self.shared);
+        self.tailer = tailer.map(|tailer| tailer::start(tailer, Arc::clone(&self.stop)));
     }
 
     /// Whether a thread has stopped, by [`close`](Self::close) or by a failure.
@@ -348,9 +371,20 @@ impl Streams {
         self.shared.restores.under_way()
     }
 
+    /// The [standby copies](crate::Standby) that are kept now, and how far each has come.
+    #[must_use]
+    pub fn standbys(&self) -> Vec<RestoreProgress> {
+        self.shared.standbys.under_way()
+    }
+
     /// How many restores of tasks were given up before their end.
     pub(crate) fn restores_broken_off(&self) -> u64 {
         self.shared.restores.count_broken_off()
+    }
+
+    /// How many standby copies of tasks were closed, since their tasks came here or the application ended.
+    pub(crate) fn copies_handed_over(&self) -> u64 {
+        self.shared.standbys.count_broken_off()
     }
 
     /// Stops the threads, each after a last commit, and waits for them.
@@ -363,6 +397,10 @@ impl Streams {
         for (index, thread) in self.threads.drain(..).enumerate() {
             let result = thread.join().unwrap_or(Err(StreamsError::Panicked(index)));
             first = first.and(result);
+        }
+        if let Some(tailer) = self.tailer.take() {
+            // A panic has been printed by the thread itself, and costs no more than the copies.
+            let _ = tailer.join();
         }
         if let Some(inline) = self.inline.take() {
             first = first.and(inline.close().map_err(Into::into));

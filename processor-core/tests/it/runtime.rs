@@ -7,6 +7,8 @@ mod faults;
 mod instances;
 mod restore;
 mod restoring;
+mod standby;
+mod standby_faults;
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;

@@ -7,7 +7,7 @@ use crate::log::TopicPartition;
 
 /// Spreads `topics` (name → number of partitions) over `members`, each with its subscription, in order: the first
 /// members get one partition more where the numbers do not divide. The result has one entry per member.
-pub(super) fn range(
+pub(crate) fn range(
     members: &[Vec<Arc<str>>],
     topics: &BTreeMap<Arc<str>, i32>,
 ) -> Vec<Vec<TopicPartition>> {

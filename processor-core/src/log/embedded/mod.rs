@@ -37,6 +37,9 @@ mod state;
 mod tests;
 mod transactions;
 
+#[cfg(test)]
+pub(crate) use assignor::range;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;

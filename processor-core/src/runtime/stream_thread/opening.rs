@@ -35,7 +35,7 @@ const INPUTS_PATIENCE_MS: i64 = 10 * 60 * 1_000;
 pub(super) enum Opening {
     /// Not all of its inputs are assigned.
     Incomplete { since_ms: i64 },
-    /// The log has not said yet what is committed; how often it was asked.
+    /// The log has not said yet what is committed, or a standby copy is still open; how often it was asked.
     Offsets { asked: u32, deadline: Deadline },
     /// Its stores are being brought up to what is committed.
     Restoring(Committed),
@@ -74,6 +74,7 @@ impl StreamThread {
                 self.consumer.pause(&read)?;
                 self.paused.extend(read);
             }
+            self.claims.claim(id);
             self.opening.insert(id, Opening::Incomplete { since_ms });
         }
         Ok(())
@@ -126,8 +127,9 @@ impl StreamThread {
     /// that it does not hold back the others. A predecessor that died keeps one pending until the log aborts it, so this may
     /// take as long as a transaction may.
     fn ask_for_offsets(&mut self) -> Result {
+        let owners = &self.shared.owners;
         let asked = |(id, opening): (&TaskId, &Opening)| match opening {
-            Opening::Offsets { asked, .. } => Some((*asked, *id)),
+            Opening::Offsets { asked, .. } if !owners.is_followed(*id) => Some((*asked, *id)),
             _ => None,
         };
         let waiting: BTreeSet<(u32, TaskId)> = self.opening.iter().filter_map(asked).collect();

@@ -56,6 +56,7 @@ impl StreamThread {
             if let Some(mut task) = self.tasks.remove(id) {
                 task.apply(&*self.shared.database)?;
             }
+            self.claims.unclaim(*id);
         }
         for partition in partitions {
             self.assigned.remove(partition);

@@ -290,6 +290,7 @@ impl Simulation {
             faults: finished.counts.faults,
             crashes: finished.counts.crashes,
             restores_broken_off: finished.counts.restores_broken_off,
+            copies_handed_over: finished.counts.copies_handed_over,
         })
     }
 }
@@ -316,6 +317,8 @@ pub struct Summary {
     pub crashes: BTreeMap<(Call, Side), u64>,
     /// Restores of tasks that were given up before their end, because their partitions were taken away.
     pub restores_broken_off: u64,
+    /// Standby copies of tasks that were closed because the group gave the task to their instance.
+    pub copies_handed_over: u64,
 }
 
 impl Summary {
@@ -325,6 +328,7 @@ impl Summary {
         self.steps += other.steps;
         self.records += other.records;
         self.restores_broken_off += other.restores_broken_off;
+        self.copies_handed_over += other.copies_handed_over;
         for (kind, count) in other.faults {
             *self.faults.entry(kind).or_default() += count;
         }

@@ -48,7 +48,7 @@ fn live(
         place: place.clone(),
     });
     let mut streams = Streams::on(topology, config, log, Arc::new(place.clone()), database)?;
-    let mut broken_off = 0;
+    let (mut broken_off, mut handed_over) = (0, 0);
     loop {
         if place.world.state().lives[place.player].leaving {
             return streams.close();
@@ -59,9 +59,12 @@ fn live(
             round == Round::Idle && place.undisturbed(|| thread.quiescent()).unwrap_or(false);
         let of_this_round = streams.restores_broken_off() - broken_off;
         broken_off += of_this_round;
+        let copies = streams.copies_handed_over() - handed_over;
+        handed_over += copies;
         {
             let mut state = place.world.state();
             state.counts.restores_broken_off += of_this_round;
+            state.counts.copies_handed_over += copies;
             state.lives[place.player].report = Some(Report { quiescent });
         }
         place.pause()?;

@@ -63,6 +63,7 @@ pub(super) fn sequential(setup: &Setup, inputs: &[InputRecord]) -> Result<Output
     feed(&log, inputs)?;
     let mut config = setup.config.clone();
     config.instance = Some("alone".to_owned());
+    config.standby = None;
     let mut streams = Streams::with_clock(
         topology.clone(),
         config,

@@ -101,6 +101,8 @@ pub(super) struct Counts {
     pub crashes: BTreeMap<(Call, Side), u64>,
     /// Restores of tasks that were given up before their end, because their partitions were taken away.
     pub restores_broken_off: u64,
+    /// Standby copies of tasks that were closed because the group gave the task to their instance.
+    pub copies_handed_over: u64,
 }
 
 /// See the [module](self).
