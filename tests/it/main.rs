@@ -11,4 +11,5 @@ mod log_contract;
 mod producer_faults;
 mod reset;
 mod schema_registry;
+mod standby;
 mod verify;

@@ -451,7 +451,7 @@ mod kafka {
 
     use anyhow::{Context, Result};
     use clap::Args;
-    use processor_core::Guarantee;
+    use processor_core::{Guarantee, Standby};
 
     use crate::results::Results;
     use crate::run::{Cluster, Run};
@@ -510,6 +510,18 @@ mod kafka {
         /// Join the group as a static member: a restart within the session timeout keeps its partitions
         #[arg(long)]
         static_membership: bool,
+        /// Keep warm copies of the next one's stores, among so many instances; needs --static-membership, and --instance with
+        /// an ordinal at its end
+        #[arg(
+            long,
+            value_name = "INSTANCES",
+            requires = "static_membership",
+            requires = "instance"
+        )]
+        standby: Option<u32>,
+        /// Keep copies of this store only; may be repeated
+        #[arg(long, value_name = "STORE", requires = "standby")]
+        standby_store: Vec<String>,
         /// Stream threads
         #[arg(long, default_value_t = 1)]
         threads: usize,
@@ -550,6 +562,10 @@ mod kafka {
                 state: self.state,
                 backend: self.storage.backend,
                 static_membership: self.static_membership,
+                standby: self.standby.map(|instances| match &self.standby_store[..] {
+                    [] => Standby::among(instances),
+                    stores => Standby::among(instances).of(stores),
+                }),
                 threads: self.threads,
                 memory_bytes: self.memory.bytes,
                 accept_reset: self.accept_reset,

@@ -11,7 +11,7 @@ use attribution::ConversionRules;
 use processor_core::clock::{Clock, SystemClock};
 use processor_core::log::Log;
 use processor_core::log::kafka::{KafkaLog, KafkaOptions};
-use processor_core::{Backend, Guarantee, Streams, StreamsConfig};
+use processor_core::{Backend, Guarantee, Standby, Streams, StreamsConfig};
 
 use crate::progress::grouped;
 use crate::{Config, Part, topics, topology};
@@ -58,6 +58,8 @@ pub struct Run {
     pub backend: Backend,
     /// Joins the group as a static member under the instance's name.
     pub static_membership: bool,
+    /// Keeps warm copies of another instance's stores.
+    pub standby: Option<Standby>,
     /// Stream threads.
     pub threads: usize,
     /// Memory over all threads, in bytes: [`StreamsConfig::memory_bytes`].
@@ -168,6 +170,7 @@ impl Run {
             .backend(self.backend);
         config.instance.clone_from(&self.instance);
         config.static_membership = self.static_membership;
+        config.standby.clone_from(&self.standby);
         config.threads = self.threads;
         config.memory_bytes = self.memory_bytes;
         config.accept_reset.clone_from(&self.accept_reset);
