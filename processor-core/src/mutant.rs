@@ -31,6 +31,7 @@ pub enum Mutant {
     ChangesForgotten,
     ChangesTwice,
     SeekForgotten,
+    PauseOutlivesRelease,
     // Between an instance and its disk.
     MarkerAhead,
     WritesForgotten,
@@ -45,16 +46,20 @@ pub enum Mutant {
     RevokedGoesOn,
     FencedGoesOn,
     OffsetsBeforeFlush,
+    OffsetsOfTheAnswer,
+    OpenSettled,
     UpstreamTimesIgnored,
     ReadBackToTheEnd,
     ProcessedBeforeRestored,
     RestoreOutlivesRevoke,
     RestoreMarkedComplete,
+    RestoreMarkedFirst,
+    RestoredKeptOnRevoke,
 }
 
 impl Mutant {
     /// All bugs, and what each does.
-    pub const ALL: [(Self, &'static str); 39] = [
+    pub const ALL: [(Self, &'static str); 44] = [
         (Self::OffsetTooFar, "commits offsets that are one too far"),
         (
             Self::OffsetTooShort,
@@ -129,6 +134,10 @@ impl Mutant {
             "goes on where it was after an abort, instead of reading its input again",
         ),
         (
+            Self::PauseOutlivesRelease,
+            "keeps partitions paused that it gave up and gets back",
+        ),
+        (
             Self::MarkerAhead,
             "writes markers that are ahead of their stores",
         ),
@@ -177,6 +186,14 @@ impl Mutant {
             "at least once: commits offsets before results are flushed",
         ),
         (
+            Self::OffsetsOfTheAnswer,
+            "at least once: commits how far it has read when the flush is answered",
+        ),
+        (
+            Self::OpenSettled,
+            "settles changes that came while a commit was in flight along with it",
+        ),
+        (
             Self::UpstreamTimesIgnored,
             "takes the time of the fastest upstream task behind a repartition topic",
         ),
@@ -195,6 +212,14 @@ impl Mutant {
         (
             Self::RestoreMarkedComplete,
             "marks a store as restored to the end while it is not",
+        ),
+        (
+            Self::RestoreMarkedFirst,
+            "marks what is restored before it is written",
+        ),
+        (
+            Self::RestoredKeptOnRevoke,
+            "keeps what is restored of a task that was taken away for when it comes back",
         ),
     ];
 }

@@ -27,7 +27,7 @@ pub(crate) use memory::{Held, HeldByAll, Share};
 pub use memory::{MemoryPlan, Stores};
 pub use restores::RestoreProgress;
 pub use standby::{Standby, StandbyStores};
-pub(crate) use stream_thread::{Pace, Round};
+pub(crate) use stream_thread::{END_OFFSET_FRESH_MS, Pace, Round};
 pub use streams::{RunSummary, Streams, StreamsError};
 pub(crate) use topic_lookup::TopicLookup;
 pub(crate) use topics::{TopicPartitions, changelog, changelog_of, changelog_settings};

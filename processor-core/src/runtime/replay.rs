@@ -276,6 +276,9 @@ impl Replay {
             if self.end == NO_END {
                 self.forget_expired(reading.shared);
             }
+            if mutant::is(Mutant::RestoreMarkedFirst) {
+                self.mark(reading.shared, times)?;
+            }
             while !self.slot.store.commit_side().apply(MAX_BATCH)? {}
             self.mark(reading.shared, times)?;
             self.vouched = self.slot.position;

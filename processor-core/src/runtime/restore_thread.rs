@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::error::{Fault, Result};
 use crate::log::{Offset, TopicPartition};
+use crate::mutant::{self, Mutant};
 use crate::record::TaskId;
 
 use super::restore::{RestoredTask, Restorer};
@@ -29,7 +30,13 @@ pub(crate) enum RestoreBy {
 }
 
 /// The restores of a stream thread.
-pub(crate) enum Restoration {
+pub(crate) struct Restoration {
+    restorer: SteppedBy,
+    /// Restored, and not asked for yet.
+    restored: Vec<RestoredTask>,
+}
+
+enum SteppedBy {
     OwnThread(RestoreThread),
     StreamThread(Restorer),
 }
@@ -37,17 +44,21 @@ pub(crate) enum Restoration {
 impl Restoration {
     pub(crate) fn new(shared: &Arc<Shared>, index: usize, by: RestoreBy) -> Self {
         let restorer = Restorer::new(Arc::clone(shared));
-        match by {
-            RestoreBy::OwnThread => Self::OwnThread(RestoreThread::start(restorer, index)),
-            RestoreBy::StreamThread => Self::StreamThread(restorer),
+        let restorer = match by {
+            RestoreBy::OwnThread => SteppedBy::OwnThread(RestoreThread::start(restorer, index)),
+            RestoreBy::StreamThread => SteppedBy::StreamThread(restorer),
+        };
+        Self {
+            restorer,
+            restored: Vec::new(),
         }
     }
 
     /// Begins to restore `id`. The committed offsets of its inputs have been read: `inputs` is where it goes on.
     pub(crate) fn begin(&mut self, id: TaskId, inputs: Inputs) -> Result {
-        match self {
-            Self::OwnThread(thread) => thread.ask(Request::Begin(id, inputs)),
-            Self::StreamThread(restorer) => restorer
+        match &mut self.restorer {
+            SteppedBy::OwnThread(thread) => thread.ask(Request::Begin(id, inputs)),
+            SteppedBy::StreamThread(restorer) => restorer
                 .begin(id, &inputs)
                 .inspect_err(|_| restorer.reset()),
         }
@@ -56,24 +67,37 @@ impl Restoration {
     /// The tasks that were restored since. After an error all that were not are to be [cancelled](Self::cancel) and begun
     /// again.
     pub(crate) fn poll(&mut self, shared: &Shared) -> Result<Vec<RestoredTask>> {
-        match self {
-            Self::OwnThread(thread) => thread.poll(),
-            Self::StreamThread(restorer) if restorer.is_idle() => Ok(Vec::new()),
-            Self::StreamThread(restorer) => {
+        match &mut self.restorer {
+            SteppedBy::OwnThread(thread) => {
+                thread.collect(&mut self.restored);
+                thread.failed.take().map_or(Ok(()), Err)?;
+                Ok(std::mem::take(&mut self.restored))
+            }
+            SteppedBy::StreamThread(restorer) if restorer.is_idle() => {
+                Ok(std::mem::take(&mut self.restored))
+            }
+            SteppedBy::StreamThread(restorer) => {
                 let stepped = restorer.step(STEP_WAIT).inspect_err(|_| restorer.reset())?;
                 if !stepped.moved {
                     shared.clock.pass(PAUSE);
                 }
-                Ok(stepped.restored)
+                // What is done is handed over a round later, as by a thread: its task may be taken away before.
+                Ok(std::mem::replace(&mut self.restored, stepped.restored))
             }
         }
     }
 
     /// Gives `ids` up; when this returns nothing of them is open any more. What was restored of them is kept.
     pub(crate) fn cancel(&mut self, ids: &BTreeSet<TaskId>) {
-        match self {
-            Self::OwnThread(thread) => thread.cancel(ids),
-            Self::StreamThread(restorer) => restorer.cancel(ids),
+        match &mut self.restorer {
+            SteppedBy::OwnThread(thread) => {
+                thread.cancel(ids);
+                thread.collect(&mut self.restored);
+            }
+            SteppedBy::StreamThread(restorer) => restorer.cancel(ids),
+        }
+        if !mutant::is(Mutant::RestoredKeptOnRevoke) {
+            self.restored.retain(|task| !ids.contains(&task.id));
         }
     }
 }
@@ -90,13 +114,11 @@ enum Request {
 type Answer = Result<Vec<RestoredTask>>;
 
 /// A restorer on a thread of its own. It ends when this is dropped, which waits for the step that is under way.
-pub(crate) struct RestoreThread {
+struct RestoreThread {
     /// There until the drop.
     requests: Option<Sender<Request>>,
     answers: Receiver<Answer>,
     thread: Option<JoinHandle<()>>,
-    /// Not asked for yet.
-    restored: Vec<RestoredTask>,
     failed: Option<Fault>,
 }
 
@@ -110,7 +132,6 @@ impl RestoreThread {
             requests: Some(requests),
             answers,
             thread: Some(thread.expect("the operating system can start a thread")),
-            restored: Vec::new(),
             failed: None,
         }
     }
@@ -120,29 +141,19 @@ impl RestoreThread {
         requests.send(request).map_err(|_| gone())
     }
 
-    fn poll(&mut self) -> Result<Vec<RestoredTask>> {
-        self.collect();
-        match self.failed.take() {
-            None => Ok(std::mem::take(&mut self.restored)),
-            Some(fault) => Err(fault),
-        }
-    }
-
-    fn cancel(&mut self, ids: &BTreeSet<TaskId>) {
+    fn cancel(&self, ids: &BTreeSet<TaskId>) {
         let (done, is_done) = channel();
         if self.ask(Request::Cancel(ids.clone(), done)).is_ok() {
             // An error says that the thread is gone, and everything it had open with it.
             let _: Result<(), RecvError> = is_done.recv();
         }
-        self.collect();
-        self.restored.retain(|task| !ids.contains(&task.id));
     }
 
     /// Takes in what the thread has said.
-    fn collect(&mut self) {
+    fn collect(&mut self, all: &mut Vec<RestoredTask>) {
         loop {
             match self.answers.try_recv() {
-                Ok(Ok(restored)) => self.restored.extend(restored),
+                Ok(Ok(restored)) => all.extend(restored),
                 Ok(Err(fault)) => self.failed = Some(fault),
                 Err(TryRecvError::Empty) => return,
                 Err(TryRecvError::Disconnected) => {

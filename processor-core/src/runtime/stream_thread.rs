@@ -20,6 +20,7 @@ mod opening;
 mod rebalance;
 mod recovery;
 
+pub(crate) use input::END_OFFSET_FRESH_MS;
 pub(crate) use recovery::{PATIENCE, PAUSE, may_pass};
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};

@@ -207,10 +207,15 @@ impl EmbeddedLog {
         Some(partitions.iter().map(offset).collect())
     }
 
-    /// Markers of decided transactions reach no partition that `held` holds for, until the next call.
-    pub(crate) fn hold_markers(&self, held: &mut dyn FnMut(&TopicPartition) -> bool) {
+    /// Markers of decided transactions reach no partition that `held` holds for, until the next call; nor the offsets of
+    /// groups, if `offsets` says so.
+    pub(crate) fn hold_markers(
+        &self,
+        offsets: bool,
+        held: &mut dyn FnMut(&TopicPartition) -> bool,
+    ) {
         if let Ok(mut state) = self.0.lock() {
-            state.hold_markers(held);
+            state.hold_markers(offsets, held);
         }
     }
 }

@@ -81,6 +81,8 @@ pub(super) struct Transactions {
     pub(super) due: Vec<DueMarker>,
     /// Partitions that no marker reaches at the moment.
     held: BTreeSet<PartitionId>,
+    /// The same for the offsets of groups: what is decided of them and not known to them.
+    held_offsets: Option<Vec<(Arc<str>, TransactionNumber, Kind)>>,
 }
 
 impl Default for Transactions {
@@ -90,6 +92,7 @@ impl Default for Transactions {
             next: 1,
             due: Vec::new(),
             held: BTreeSet::new(),
+            held_offsets: None,
         }
     }
 }
@@ -360,8 +363,9 @@ impl State {
     /// The outcome holds from here on; its markers are due.
     fn decide(&mut self, open: &Open, kind: Kind) {
         for name in &open.groups {
-            if let Some(group) = self.groups.get_mut(name) {
-                group.decide(open.number, kind == Kind::Commit);
+            match &mut self.transactions.held_offsets {
+                Some(held) => held.push((Arc::clone(name), open.number, kind)),
+                None => self.decide_offsets(name, open.number, kind),
             }
         }
         let due = open.next_offsets.keys().map(|&partition| DueMarker {
@@ -372,8 +376,23 @@ impl State {
         self.transactions.due.extend(due);
     }
 
+    fn decide_offsets(&mut self, group: &str, number: TransactionNumber, kind: Kind) {
+        if let Some(group) = self.groups.get_mut(group) {
+            group.decide(number, kind == Kind::Commit);
+        }
+    }
+
     /// See [`EmbeddedLog::hold_markers`](super::EmbeddedLog::hold_markers).
-    pub(super) fn hold_markers(&mut self, held: &mut dyn FnMut(&TopicPartition) -> bool) {
+    pub(super) fn hold_markers(
+        &mut self,
+        offsets: bool,
+        held: &mut dyn FnMut(&TopicPartition) -> bool,
+    ) {
+        let next = offsets.then(Vec::new);
+        let decided = std::mem::replace(&mut self.transactions.held_offsets, next);
+        for (group, number, kind) in decided.into_iter().flatten() {
+            self.decide_offsets(&group, number, kind);
+        }
         let all = self.partitions.iter().enumerate();
         self.transactions.held = all
             .filter_map(|(id, partition)| held(partition.as_ref()?.name()).then_some(id))

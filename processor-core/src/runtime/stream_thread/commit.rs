@@ -100,12 +100,21 @@ impl StreamThread {
         };
         // Repartition topics have grown.
         self.ends.clear();
-        let offsets = self.committing.take().unwrap_or_default();
+        let mut offsets = self.committing.take().unwrap_or_default();
         if self.shared.config.guarantee == Guarantee::AtLeastOnce {
+            if mutant::is(Mutant::OffsetsOfTheAnswer) {
+                for (partition, committed) in &mut offsets {
+                    let position = self.consumer.position(partition)?;
+                    committed.offset = position.unwrap_or(committed.offset);
+                }
+            }
             self.consumer.commit(&offsets)?;
         }
         for task in self.tasks.values_mut() {
             task.settle(&next_offsets);
+            if mutant::is(Mutant::OpenSettled) {
+                task.settle_uncommitted()?;
+            }
         }
         if let Some(plan) = self.new_plan.take() {
             keep_in_directory(self.shared.config.state_dir.as_deref(), &plan);

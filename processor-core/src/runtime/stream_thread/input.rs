@@ -19,7 +19,7 @@ const RECORDS_PER_TURN: usize = 1_000;
 /// Records a task takes before the thread looks at the clock.
 const RECORDS_PER_LOOK: usize = 32;
 /// How long the answer of the log about the end of an input is good for.
-const END_OFFSET_FRESH_MS: i64 = 50;
+pub(crate) const END_OFFSET_FRESH_MS: i64 = 50;
 /// A log that is away is asked again in the next round: with many inputs, long waits for each would hold the thread for
 /// minutes after the log is back.
 const END_OFFSET_TIMEOUT: Duration = Duration::from_secs(2);

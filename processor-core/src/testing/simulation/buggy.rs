@@ -1,6 +1,6 @@
 //! Bugs that lie between an instance and its log: clients that do one thing wrong.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -41,6 +41,7 @@ pub(super) fn consumer(
             inner,
             place: place.clone(),
             group,
+            paused: BTreeSet::new(),
         })),
     }
 }
@@ -81,6 +82,8 @@ struct BuggyConsumer {
     inner: Box<dyn Consumer>,
     place: Place,
     group: Option<String>,
+    /// Kept for a bug, whatever was given up since.
+    paused: BTreeSet<TopicPartition>,
 }
 
 impl BuggyConsumer {
@@ -99,6 +102,12 @@ impl Consumer for BuggyConsumer {
     }
 
     fn assign(&mut self, partitions: &[(TopicPartition, Option<Offset>)]) -> Result<(), LogError> {
+        if self.place.has(Mutant::PauseOutlivesRelease) {
+            self.inner.assign(partitions)?;
+            let names = partitions.iter().map(|(name, _)| name);
+            let paused = names.filter(|name| self.paused.contains(*name));
+            return self.inner.pause(&paused.cloned().collect::<Vec<_>>());
+        }
         if !self.restores_with(Mutant::RestoreSkipsOne) {
             return self.inner.assign(partitions);
         }
@@ -114,10 +123,12 @@ impl Consumer for BuggyConsumer {
     }
 
     fn pause(&mut self, partitions: &[TopicPartition]) -> Result<(), LogError> {
+        self.paused.extend(partitions.iter().cloned());
         self.inner.pause(partitions)
     }
 
     fn resume(&mut self, partitions: &[TopicPartition]) -> Result<(), LogError> {
+        self.paused.retain(|name| !partitions.contains(name));
         self.inner.resume(partitions)
     }
 

@@ -50,6 +50,8 @@ impl Log for SimulatedLog {
         if restores {
             // Changelogs are short here, and much is to happen while they are read.
             config.max_poll_records = self.place.one_of(&[1, 1, 3, 0]);
+        } else {
+            config.max_poll_records = self.place.pressure().poll_records;
         }
         let inner = buggy::consumer(&self.place, config)?;
         Ok(Box::new(SimulatedConsumer {
@@ -272,14 +274,18 @@ impl SimulatedProducer {
         no_answer()
     }
 
-    fn ask_commit(&mut self, timeout: Duration) -> Result<Option<Committed>, LogError> {
-        let arrived = self.place.arrive(Call::PollCommit, Side::Before);
+    /// Comes to a call for the outcome of a commit.
+    fn arrive_in_flight(&self, call: Call) -> Result<(), LogError> {
+        let arrived = self.place.arrive(call, Side::Before);
         if arrived.is_err() && self.place.is_dead() {
             // Who dies here may have sent its request, and somebody else may own its partitions when that arrives.
             let sent = self.commit.clone();
             self.place.world.state().on_their_way.extend(sent);
         }
-        arrived?;
+        arrived
+    }
+
+    fn ask_commit(&mut self, timeout: Duration) -> Result<Option<Committed>, LogError> {
         if let Some(Fault::SlowCommit(polls)) =
             self.place.take_armed(|f| matches!(f, Fault::SlowCommit(_)))
         {
@@ -293,11 +299,15 @@ impl SimulatedProducer {
             slow
         };
         if slow {
+            self.arrive_in_flight(Call::AwaitCommit)?;
             if !timeout.is_zero() {
                 self.place.pass(SLOW_POLL.min(timeout));
             }
+            self.place.arrive(Call::AwaitCommit, Side::After)?;
             return Ok(None);
         }
+        // What the log refuses a commit with is its answer, and comes when it is due.
+        self.arrive_in_flight(Call::PollCommit)?;
         if let Some(Fault::CommitUncertain(fate)) = self
             .place
             .take_armed(|f| matches!(f, Fault::CommitUncertain(_)))
@@ -367,6 +377,7 @@ impl Producer for SimulatedProducer {
         offsets: Vec<(TopicPartition, CommittedOffset)>,
         group: Option<GroupMetadata>,
     ) -> Result<(), LogError> {
+        self.place.delay_commit();
         self.told(Call::BeginCommit, |inner| {
             inner.begin_commit(offsets, group)
         })

@@ -9,12 +9,13 @@ use std::time::Duration;
 use crate::clock::{Clock as _, millis};
 use crate::config::StreamsConfig;
 use crate::log::{ConsumerConfig, Isolation, Log as _, LogError, TopicPartition};
-use crate::runtime::StreamsError;
+use crate::runtime::{END_OFFSET_FRESH_MS, StreamsError};
 use crate::topology::Topology;
 
 use super::disk::Disk;
 use super::draw::Draw;
 use super::fault::{Fault, Planned};
+use super::pressure::Pressure;
 use super::process;
 use super::run::{Patience, START_MS, feed};
 use super::world::{Life, Place, Report, World};
@@ -46,9 +47,7 @@ pub(super) struct Conductor<'scope, 'env> {
     slots: Vec<Slot<'scope>>,
     /// Turns so far.
     pub step: u64,
-    yields_one_in: u64,
-    /// A request on its way arrives at one of so many steps.
-    arrives_one_in: u64,
+    pressure: Pressure,
     patience: Patience,
     config: StreamsConfig,
     /// Step at which held markers are let go.
@@ -71,9 +70,8 @@ impl<'scope, 'env> Conductor<'scope, 'env> {
         let slots = (0..2 * setup.instances).map(|_| Slot::default()).collect();
         let mut config = setup.config.clone();
         config.transaction_timeout = patience.transaction;
-        // Some runs apply each commit, some nearly none.
-        config.apply_bytes = Some(*draw.of_these(&[0, 0, 200, 1 << 20]));
-        config.commit_interval = Duration::from_millis(*draw.of_these(&[1, 20, 100]));
+        let pressure = Pressure::of_run(&mut draw);
+        pressure.set(&mut config);
         Self {
             setup,
             topology,
@@ -82,8 +80,7 @@ impl<'scope, 'env> Conductor<'scope, 'env> {
             slots,
             step: 0,
             patience,
-            arrives_one_in: *draw.of_these(&[30, 300]),
-            yields_one_in: *draw.of_these(&[1, 2, 5, 20]),
+            pressure,
             config,
             markers_until: None,
             draw,
@@ -185,6 +182,8 @@ impl<'scope, 'env> Conductor<'scope, 'env> {
             }
             while let Some((_, piece)) = pieces.pop_front_if(|(step, _)| *step <= self.step - begin)
             {
+                // What was read of one input before this is processed without waiting for it.
+                self.world.clock.jump(END_OFFSET_FRESH_MS);
                 self.feed(piece)?;
                 self.something_happens();
             }
@@ -320,7 +319,7 @@ impl<'scope, 'env> Conductor<'scope, 'env> {
 
     fn start(&mut self, slot: usize) {
         self.tell(format!("instance {slot} starts"));
-        let mut life = Life::new(self.draw.fork(), self.yields_one_in);
+        let mut life = Life::new(self.draw.fork(), self.pressure);
         // What did not strike in the last life may do so in this one: some calls are made at the start only.
         life.armed = std::mem::take(&mut self.world.state().lives[slot].armed);
         self.world.state().lives[slot] = life;
@@ -356,23 +355,17 @@ impl<'scope, 'env> Conductor<'scope, 'env> {
     /// A fault comes to pass, now or at the call that it waits for.
     fn befall(&mut self, planned: &Planned) -> Result<(), Violated> {
         let fault = planned.fault;
+        if fault.waits_for_call() {
+            // Counted when it strikes, be it in the next life of who is dead.
+            self.world.state().lives[planned.instance].armed.push(fault);
+            return Ok(());
+        }
         let Some(slot) = self.victim(planned.instance) else {
             return Ok(());
         };
         let now = self.now_ms();
         let until = |time: Duration| now + millis(time);
         match fault {
-            Fault::Crash(..)
-            | Fault::Retriable(_)
-            | Fault::Abortable(_)
-            | Fault::Fatal(_)
-            | Fault::SlowCommit(_)
-            | Fault::CommitUncertain(_)
-            | Fault::AbortUncertain(_) => {
-                // Counted when it strikes.
-                self.world.state().lives[slot].armed.push(fault);
-                return Ok(());
-            }
             Fault::PowerLoss => {
                 self.kill(slot)?;
                 self.slots[slot].disk.lose_power(&mut self.draw);
@@ -409,7 +402,10 @@ impl<'scope, 'env> Conductor<'scope, 'env> {
             }
             Fault::MarkersLate => {
                 let draw = &mut self.draw;
-                self.world.log.hold_markers(&mut |_| draw.one_in(2));
+                let offsets = draw.one_in(2);
+                self.world
+                    .log
+                    .hold_markers(offsets, &mut |_| draw.one_in(2));
                 self.markers_until = Some(self.step + 20 + self.draw.below(1_000));
             }
             Fault::ClockForward | Fault::ClockBack => {
@@ -417,6 +413,7 @@ impl<'scope, 'env> Conductor<'scope, 'env> {
                 let forward = fault == Fault::ClockForward;
                 self.jump(if forward { by_ms } else { -by_ms });
             }
+            _ => debug_assert!(fault.waits_for_call()),
         }
         self.tell(format!("instance {slot}: {fault}"));
         self.world.state().count(fault);
@@ -438,10 +435,10 @@ impl<'scope, 'env> Conductor<'scope, 'env> {
     fn let_arrive(&mut self) {
         if self.markers_until.is_some_and(|until| until <= self.step) {
             self.markers_until = None;
-            self.world.log.hold_markers(&mut |_| false);
+            self.world.log.hold_markers(false, &mut |_| false);
         }
         let on_their_way = self.world.state().on_their_way.len();
-        if on_their_way > 0 && self.draw.one_in(self.arrives_one_in) {
+        if on_their_way > 0 && self.draw.one_in(self.pressure.arrives_one_in) {
             let at = self.draw.index(on_their_way);
             let request = self.world.state().on_their_way.remove(at);
             self.tell(format!("arrives late: {request}"));

@@ -37,7 +37,9 @@ pub enum Call {
     Flush,
     /// `Producer::begin_commit`.
     BeginCommit,
-    /// `Producer::poll_commit`.
+    /// `Producer::poll_commit` while the commit is in flight.
+    AwaitCommit,
+    /// `Producer::poll_commit` when the commit is answered.
     PollCommit,
     /// `Producer::abort_transaction`.
     Abort,
@@ -51,7 +53,7 @@ pub enum Call {
 
 impl Call {
     /// All calls.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Topics,
         Self::Subscribe,
         Self::Poll,
@@ -67,6 +69,7 @@ impl Call {
         Self::Send,
         Self::Flush,
         Self::BeginCommit,
+        Self::AwaitCommit,
         Self::PollCommit,
         Self::Abort,
         Self::StoreWrite,
@@ -75,7 +78,7 @@ impl Call {
     ];
 
     /// The steps of a commit, a restore and a change of owner: where a crash is most telling.
-    const TELLING: [Self; 14] = [
+    const TELLING: [Self; 15] = [
         Self::Restore,
         Self::Assign,
         Self::Release,
@@ -85,6 +88,7 @@ impl Call {
         Self::Init,
         Self::Begin,
         Self::BeginCommit,
+        Self::AwaitCommit,
         Self::PollCommit,
         Self::Abort,
         Self::StoreWrite,
@@ -183,6 +187,20 @@ impl Fault {
             Self::ClockForward | Self::ClockBack => "clock jump",
         }
     }
+
+    /// Whether it strikes at a call of its instance, instead of at its step.
+    pub(super) fn waits_for_call(&self) -> bool {
+        matches!(
+            self,
+            Self::Crash(..)
+                | Self::Retriable(_)
+                | Self::Abortable(_)
+                | Self::Fatal(_)
+                | Self::SlowCommit(_)
+                | Self::CommitUncertain(_)
+                | Self::AbortUncertain(_)
+        )
+    }
 }
 
 /// Which faults a simulation draws from.
@@ -211,6 +229,7 @@ impl Faults {
                 crash,
                 crash,
                 |_| Fault::PowerLoss,
+                |_| Fault::PowerLoss,
                 |_| Fault::StateLost,
                 |_| Fault::MarkerTorn,
                 |_| Fault::Zombie,
@@ -221,11 +240,13 @@ impl Faults {
                 |_| Fault::Twin,
                 |draw| Fault::Retriable(*draw.of_these(&RETRIABLE)),
                 |draw| Fault::Abortable(*draw.of_these(&ABORTABLE)),
-                |draw| Fault::Fatal(*draw.of_these(&Call::TELLING[..11])),
+                |draw| Fault::Abortable(*draw.of_these(&ABORTABLE)),
+                |draw| Fault::Fatal(*draw.of_these(&Call::TELLING[..12])),
                 |draw| Fault::SlowCommit(u8::try_from(1 + draw.below(40)).unwrap_or(1)),
                 |draw| Fault::CommitUncertain(*draw.of_these(&FATES)),
                 |draw| Fault::CommitUncertain(*draw.of_these(&FATES)),
                 |draw| Fault::AbortUncertain(*draw.of_these(&FATES)),
+                |_| Fault::MarkersLate,
                 |_| Fault::MarkersLate,
                 |_| Fault::ClockForward,
                 |_| Fault::ClockBack,
@@ -289,7 +310,12 @@ const RETRIABLE: [Call; 5] = [
     Call::Init,
 ];
 
-const ABORTABLE: [Call; 3] = [Call::Send, Call::BeginCommit, Call::PollCommit];
+const ABORTABLE: [Call; 4] = [
+    Call::Send,
+    Call::BeginCommit,
+    Call::PollCommit,
+    Call::PollCommit,
+];
 
 /// A fault of the same instance while an earlier one is not over, most of the time.
 fn second_blow(fault: Fault, draw: &mut Draw) -> Option<Fault> {
@@ -298,6 +324,8 @@ fn second_blow(fault: Fault, draw: &mut Draw) -> Option<Fault> {
             Fault::Abortable(Call::PollCommit),
             Fault::CommitUncertain(Fate::Lost),
             Fault::CommitUncertain(Fate::Done),
+            Fault::Crash(Call::CommitOffsets, Side::After),
+            Fault::Zombie,
             Fault::PowerLoss,
         ],
         Fault::CommitUncertain(Fate::Late | Fate::Twice) => &[
@@ -309,6 +337,7 @@ fn second_blow(fault: Fault, draw: &mut Draw) -> Option<Fault> {
         Fault::MarkersLate => &[
             Fault::StateLost,
             Fault::Leave,
+            Fault::Leave,
             Fault::Abortable(Call::Send),
             Fault::Crash(Call::PollCommit, Side::After),
         ],
@@ -318,6 +347,8 @@ fn second_blow(fault: Fault, draw: &mut Draw) -> Option<Fault> {
             Fault::Zombie,
             Fault::Crash(Call::Restore, Side::Before),
             Fault::Crash(Call::Restore, Side::After),
+            Fault::Crash(Call::StoreWrite, Side::Before),
+            Fault::Crash(Call::MarkerWrite, Side::After),
         ],
         Fault::Abortable(_) => &[
             Fault::AbortUncertain(Fate::Lost),

@@ -49,6 +49,7 @@ mod disk;
 mod draw;
 mod fault;
 mod outputs;
+mod pressure;
 mod process;
 mod run;
 mod shrink;

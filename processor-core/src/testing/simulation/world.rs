@@ -15,6 +15,7 @@ use crate::mutant::Mutant;
 use super::baton::Baton;
 use super::draw::Draw;
 use super::fault::{Call, Fault, Side};
+use super::pressure::Pressure;
 
 /// Says that an error was made up here.
 pub(super) const SIMULATED: &str = "simulated:";
@@ -67,15 +68,14 @@ pub(super) struct Life {
     pub ended: bool,
     /// For a bug: the ends of changelogs when they were first asked for.
     pub first_ends: BTreeMap<TopicPartition, Offset>,
-    /// Hands the baton back at one of so many calls.
-    yields_one_in: u64,
+    pub pressure: Pressure,
     draw: Draw,
     /// The checks at the end of a round are no part of it.
     undisturbed: bool,
 }
 
 impl Life {
-    pub(super) fn new(draw: Draw, yields_one_in: u64) -> Self {
+    pub(super) fn new(draw: Draw, pressure: Pressure) -> Self {
         Self {
             dead: false,
             leaving: false,
@@ -85,7 +85,7 @@ impl Life {
             report: None,
             ended: false,
             first_ends: BTreeMap::new(),
-            yields_one_in,
+            pressure,
             draw,
             undisturbed: false,
         }
@@ -148,7 +148,9 @@ impl World {
             log,
             mutant,
             state: Mutex::new(State {
-                lives: (0..players).map(|_| Life::new(Draw::of(0), 1)).collect(),
+                lives: (0..players)
+                    .map(|_| Life::new(Draw::of(0), Pressure::default()))
+                    .collect(),
                 counts: Counts::default(),
                 on_their_way: Vec::new(),
                 graveyard: Graveyard::default(),
@@ -207,7 +209,7 @@ impl Place {
                 }
             }
             let life = &mut state.lives[self.player];
-            if !life.draw.one_in(life.yields_one_in) {
+            if !life.draw.one_in(life.pressure.yields_one_in) {
                 return Ok(());
             }
         }
@@ -222,6 +224,19 @@ impl Place {
             true => Err(died()),
             false => Ok(()),
         }
+    }
+
+    /// What makes this run hard.
+    pub(super) fn pressure(&self) -> Pressure {
+        self.world.state().lives[self.player].pressure
+    }
+
+    /// How often the commit that begins now is still in flight when it is asked for.
+    pub(super) fn delay_commit(&self) {
+        let mut state = self.world.state();
+        let life = &mut state.lives[self.player];
+        let polls = life.draw.below(life.pressure.commit_polls + 1);
+        life.slow_polls = u8::try_from(polls).unwrap_or(u8::MAX);
     }
 
     /// Whether one of so many chances came true.
