@@ -368,10 +368,11 @@ pub trait Consumer: Send {
     /// When there is no group or a topic name is invalid.
     fn subscribe(&mut self, topics: &[&str]) -> Result<(), LogError>;
 
-    /// Waits up to `timeout` for records or a rebalance event.
+    /// Waits up to `timeout` for records or a rebalance event. A static member whose place is taken may take it back once:
+    /// what it had is lost ([`Polled::Revoked`]), and an assignment follows.
     ///
     /// # Errors
-    /// Fatal when this member was fenced or the log is gone; retriable for passing faults.
+    /// [`ErrorClass::Fenced`] when another member took its place; fatal when the log is gone; retriable for passing faults.
     fn poll(&mut self, timeout: Duration) -> Result<Polled, LogError>;
 
     /// Adds partitions to what this consumer reads, each from the given offset, or from its committed offset or the

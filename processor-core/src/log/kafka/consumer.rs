@@ -1,37 +1,31 @@
 //! The consumer: librdkafka's, with rebalances as events.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use rdkafka::bindings::rd_kafka_resp_err_t as NativeError;
-use rdkafka::client::ClientContext;
 use rdkafka::consumer::{
-    BaseConsumer, CommitMode, Consumer as _, ConsumerContext, ConsumerGroupMetadata,
-    RebalanceProtocol,
+    BaseConsumer, CommitMode, Consumer as _, ConsumerGroupMetadata, RebalanceProtocol,
 };
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Headers as _};
-use rdkafka::{ClientConfig, Message, Offset as KafkaOffset, TopicPartitionList};
+use rdkafka::{ClientConfig, Offset as KafkaOffset};
 
 use crate::clock::Deadline;
 use crate::log::{
-    CommittedOffset, Consumer, ConsumerConfig, ConsumerRecord, ErrorClass, GroupMetadata, Header,
-    Headers, Isolation, LogError, Offset, OffsetReset, Polled, RecordBatch, TopicPartition,
+    CommittedOffset, Consumer, ConsumerConfig, ErrorClass, GroupMetadata, Isolation, LogError,
+    Offset, OffsetReset, Polled, TopicPartition,
 };
 
 use super::error::{Call, class, classified};
+use super::lists::{offsets_list, partitions_list, to_list};
+use super::packed::{Names, PackedBatches};
+use super::rebalances::{Rebalance, Rebalances};
 use super::{KafkaOptions, Queries};
 
 const DEFAULT_MAX_POLL_RECORDS: usize = 4_000;
 const DEFAULT_FETCH_BYTES: usize = 64 << 20;
 /// Most bytes of one poll.
 const MAX_POLL_BYTES: usize = 8 << 20;
-/// Records share buffers of about so many bytes. A buffer lives as long as one of its records, so it is much smaller than
-/// what may wait of a partition.
-const BUFFER_BYTES: usize = 64 << 10;
 /// The client keeps a record ahead in memory with about so many bytes beside its own.
 const RECORD_OVERHEAD: usize = 512;
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -41,68 +35,6 @@ const SET_BY_THE_BROKER: [&str; 2] = ["session.timeout.ms", "heartbeat.interval.
 const FENCED_AGAIN: Duration = Duration::from_secs(5 * 60);
 /// Between two nudges of a client that joins its group.
 const JOIN_STEP: Duration = Duration::from_millis(10);
-
-/// A rebalance that the caller has not been told of.
-#[derive(Debug)]
-enum Rebalance {
-    Assigned(Vec<TopicPartition>),
-    Revoked {
-        partitions: Vec<TopicPartition>,
-        lost: bool,
-    },
-}
-
-/// Writes rebalances down; it runs inside `poll`, on the polling thread.
-#[derive(Clone, Default)]
-struct Rebalances {
-    events: Arc<Mutex<VecDeque<Rebalance>>>,
-    closing: Arc<AtomicBool>,
-}
-
-impl Rebalances {
-    fn next(&self) -> Option<Rebalance> {
-        self.events
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .pop_front()
-    }
-}
-
-impl ClientContext for Rebalances {}
-
-impl ConsumerContext for Rebalances {
-    /// librdkafka waits for the answer, which `assign` and `release` give after this has returned. While the consumer
-    /// closes nobody is left to answer, so it is given here.
-    fn rebalance(
-        &self,
-        consumer: &BaseConsumer<Self>,
-        kind: NativeError,
-        partitions: &mut TopicPartitionList,
-    ) {
-        if self.closing.load(Ordering::SeqCst) {
-            let answered = match consumer.rebalance_protocol() {
-                RebalanceProtocol::Cooperative => consumer.incremental_unassign(partitions),
-                _ => consumer.unassign(),
-            };
-            if let Err(error) = answered {
-                tracing::debug!(%error, "giving partitions up while closing");
-            }
-            return;
-        }
-        let partitions = from_list(partitions);
-        let event = match kind {
-            NativeError::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => Rebalance::Assigned(partitions),
-            _ => Rebalance::Revoked {
-                partitions,
-                lost: consumer.assignment_lost(),
-            },
-        };
-        self.events
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push_back(event);
-    }
-}
 
 /// See the [module](self).
 pub(super) struct KafkaConsumer {
@@ -250,7 +182,7 @@ impl KafkaConsumer {
             "the static member is fenced, by another process of this name or by a request of its own that came late; it \
              joins again"
         );
-        self.rebalances.closing.store(true, Ordering::SeqCst);
+        self.rebalances.close();
         (self.client, self.rebalances) = client(&self.settings)?;
         self.join()?;
         let partitions: Vec<_> = std::mem::take(&mut self.given).into_iter().collect();
@@ -346,103 +278,6 @@ impl FetchAhead {
     }
 }
 
-/// Names of topics and headers, which repeat from record to record.
-#[derive(Default)]
-struct Names {
-    topics: HashMap<String, Arc<str>>,
-    headers: HashMap<String, Arc<str>>,
-}
-
-impl Names {
-    fn topic(&mut self, name: &str) -> Arc<str> {
-        intern(&mut self.topics, name)
-    }
-
-    fn headers(&mut self, message: &BorrowedMessage<'_>) -> Headers {
-        let Some(native) = message.headers() else {
-            return Headers::new();
-        };
-        native
-            .iter()
-            .map(|header| Header {
-                name: intern(&mut self.headers, header.key),
-                value: header.value.map(Bytes::copy_from_slice),
-            })
-            .collect()
-    }
-}
-
-fn intern(known: &mut HashMap<String, Arc<str>>, name: &str) -> Arc<str> {
-    if let Some(name) = known.get(name) {
-        return Arc::clone(name);
-    }
-    let shared: Arc<str> = Arc::from(name);
-    // A producer that makes up a name for each record must not fill the memory.
-    if known.len() < 1_000 {
-        known.insert(name.to_owned(), Arc::clone(&shared));
-    }
-    shared
-}
-
-/// A record whose bytes are still being collected in the shared buffer of a poll.
-struct PackedRecord {
-    offset: Offset,
-    timestamp: i64,
-    key: Option<(usize, usize)>,
-    value: Option<(usize, usize)>,
-    headers: Headers,
-}
-
-impl PackedRecord {
-    fn of(message: &BorrowedMessage<'_>, names: &mut Names, buffer: &mut BytesMut) -> Self {
-        let mut pack = |bytes: Option<&[u8]>| {
-            let bytes = bytes?;
-            let start = buffer.len();
-            buffer.extend_from_slice(bytes);
-            Some((start, buffer.len()))
-        };
-        Self {
-            offset: message.offset(),
-            timestamp: message.timestamp().to_millis().unwrap_or(-1),
-            key: pack(message.key()),
-            value: pack(message.payload()),
-            headers: names.headers(message),
-        }
-    }
-}
-
-/// Records of one partition that came in a row, in a buffer of their own.
-struct PackedBatch {
-    partition: TopicPartition,
-    records: Vec<PackedRecord>,
-    buffer: BytesMut,
-}
-
-impl PackedBatch {
-    fn takes(&self, message: &BorrowedMessage<'_>) -> bool {
-        self.buffer.len() < BUFFER_BYTES
-            && self.partition.partition == message.partition()
-            && *self.partition.topic == *message.topic()
-    }
-
-    fn unpack(self) -> RecordBatch {
-        let bytes = self.buffer.freeze();
-        let slice =
-            |range: Option<(usize, usize)>| range.map(|(start, end)| bytes.slice(start..end));
-        let records = self.records.into_iter().map(|record| ConsumerRecord {
-            offset: record.offset,
-            timestamp: record.timestamp,
-            key: slice(record.key),
-            value: slice(record.value),
-            headers: record.headers,
-        });
-        RecordBatch {
-            partition: self.partition,
-            records: records.collect(),
-        }
-    }
-}
-
 impl Consumer for KafkaConsumer {
     fn subscribe(&mut self, topics: &[&str]) -> Result<(), LogError> {
         if self.group.is_none() {
@@ -454,7 +289,7 @@ impl Consumer for KafkaConsumer {
 
     fn poll(&mut self, timeout: Duration) -> Result<Polled, LogError> {
         let deadline = Deadline::after(timeout);
-        let mut batches: Vec<PackedBatch> = Vec::new();
+        let mut batches = PackedBatches::default();
         let (mut count, mut bytes) = (0, 0);
         let mut wait = timeout;
         while count < self.max_poll_records && bytes < self.max_poll_bytes {
@@ -477,19 +312,7 @@ impl Consumer for KafkaConsumer {
                     count += 1;
                     wait = Duration::ZERO;
                     bytes += message.key_len() + message.payload_len();
-                    if !batches.last().is_some_and(|batch| batch.takes(&message)) {
-                        batches.push(PackedBatch {
-                            partition: TopicPartition {
-                                topic: self.names.topic(message.topic()),
-                                partition: message.partition(),
-                            },
-                            records: Vec::new(),
-                            buffer: BytesMut::new(),
-                        });
-                    }
-                    let batch = batches.last_mut().expect("pushed above");
-                    let record = PackedRecord::of(&message, &mut self.names, &mut batch.buffer);
-                    batch.records.push(record);
+                    batches.push(&message, &mut self.names);
                 }
                 Some(Err(error)) => match class(Call::Poll, &error) {
                     // librdkafka repairs these by itself: brokers that come and go, topics that are being made.
@@ -502,8 +325,8 @@ impl Consumer for KafkaConsumer {
                 },
             }
         }
-        let mut records = Vec::with_capacity(batches.len());
-        for batch in batches {
+        let mut records = Vec::new();
+        for batch in batches.unpack() {
             // Records that were on their way when their partition was given up are not ours any more.
             let Some(position) = self.positions.get_mut(&batch.partition) else {
                 continue;
@@ -514,7 +337,7 @@ impl Consumer for KafkaConsumer {
                     client_counts: true,
                 };
             }
-            records.push(batch.unpack());
+            records.push(batch);
         }
         if records.is_empty() {
             // What was served may have been a rebalance at the very end of the wait.
@@ -740,7 +563,7 @@ impl Consumer for KafkaConsumer {
     }
 
     fn close(self: Box<Self>) {
-        self.rebalances.closing.store(true, Ordering::SeqCst);
+        self.rebalances.close();
         // Dropping the client leaves the group and serves what is outstanding.
     }
 }
@@ -769,16 +592,7 @@ impl KafkaConsumer {
 
 impl Drop for KafkaConsumer {
     fn drop(&mut self) {
-        self.rebalances.closing.store(true, Ordering::SeqCst);
-    }
-}
-
-impl From<Rebalance> for Polled {
-    fn from(event: Rebalance) -> Self {
-        match event {
-            Rebalance::Assigned(partitions) => Self::Assigned(partitions),
-            Rebalance::Revoked { partitions, lost } => Self::Revoked { partitions, lost },
-        }
+        self.rebalances.close();
     }
 }
 
@@ -806,58 +620,6 @@ fn fenced(instance_id: &Option<String>, error: &KafkaError) -> LogError {
     )
 }
 
-fn from_list(list: &TopicPartitionList) -> Vec<TopicPartition> {
-    let elements = list.elements();
-    elements
-        .iter()
-        .map(|e| TopicPartition::new(e.topic(), e.partition()))
-        .collect()
-}
-
-fn partitions_list(partitions: &[TopicPartition]) -> TopicPartitionList {
-    let mut list = TopicPartitionList::with_capacity(partitions.len());
-    for partition in partitions {
-        list.add_partition(&partition.topic, partition.partition);
-    }
-    list
-}
-
-fn offsets_list(offsets: &[(TopicPartition, Offset)]) -> Result<TopicPartitionList, LogError> {
-    let mut list = TopicPartitionList::with_capacity(offsets.len());
-    for (partition, offset) in offsets {
-        list.add_partition_offset(
-            &partition.topic,
-            partition.partition,
-            KafkaOffset::Offset(*offset),
-        )
-        .map_err(|error| {
-            classified(
-                Call::Ask,
-                format_args!("offset {offset} of {partition}"),
-                &error,
-            )
-        })?;
-    }
-    Ok(list)
-}
-
-/// Offsets with their metadata, as librdkafka takes them.
-pub(super) fn to_list(
-    offsets: &[(TopicPartition, CommittedOffset)],
-) -> Result<TopicPartitionList, LogError> {
-    let mut list = TopicPartitionList::with_capacity(offsets.len());
-    for (partition, committed) in offsets {
-        let mut element = list.add_partition(&partition.topic, partition.partition);
-        element
-            .set_offset(KafkaOffset::Offset(committed.offset))
-            .map_err(|error| {
-                classified(Call::Ask, format_args!("offset of {partition}"), &error)
-            })?;
-        element.set_metadata(&committed.metadata);
-    }
-    Ok(list)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -868,20 +630,5 @@ mod tests {
         assert_eq!((ahead.kbytes, ahead.messages), (24 << 10, 20_000));
         let ahead = FetchAhead::within(1 << 20);
         assert_eq!((ahead.kbytes, ahead.messages), (512, 1_024));
-    }
-
-    #[test]
-    fn offsets_keep_their_metadata_in_the_clients_list() {
-        let offsets = [(
-            TopicPartition::new("clicks", 3),
-            CommittedOffset {
-                offset: 17,
-                metadata: "1|task=5".to_owned(),
-            },
-        )];
-        let list = to_list(&offsets).unwrap();
-        let element = list.find_partition("clicks", 3).unwrap();
-        assert_eq!(element.offset(), KafkaOffset::Offset(17));
-        assert_eq!(element.metadata(), "1|task=5");
     }
 }

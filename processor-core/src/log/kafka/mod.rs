@@ -12,8 +12,11 @@ mod admin;
 mod advice;
 mod consumer;
 mod error;
+mod lists;
 mod options;
+mod packed;
 mod producer;
+mod rebalances;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};

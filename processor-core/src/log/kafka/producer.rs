@@ -21,8 +21,9 @@ use crate::log::{
 
 use super::KafkaOptions;
 use super::advice::{advised, explained};
-use super::consumer::{Group, to_list};
+use super::consumer::Group;
 use super::error::{Call, class, class_of_fatal, classified, code};
+use super::lists::to_list;
 
 const DEFAULT_TRANSACTION_TIMEOUT_MS: u64 = 30_000;
 const DEFAULT_SEND_BYTES: usize = 256 << 20;

@@ -1,0 +1,90 @@
+//! Rebalances as events: librdkafka calls back, and the caller of `poll` is told.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rdkafka::TopicPartitionList;
+use rdkafka::bindings::rd_kafka_resp_err_t as NativeError;
+use rdkafka::client::ClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext, RebalanceProtocol};
+
+use crate::log::{Polled, TopicPartition};
+
+use super::lists::from_list;
+
+/// A rebalance that the caller has not been told of.
+#[derive(Debug)]
+pub(super) enum Rebalance {
+    Assigned(Vec<TopicPartition>),
+    Revoked {
+        partitions: Vec<TopicPartition>,
+        lost: bool,
+    },
+}
+
+/// Writes rebalances down; it runs inside `poll`, on the polling thread.
+#[derive(Clone, Default)]
+pub(super) struct Rebalances {
+    events: Arc<Mutex<VecDeque<Rebalance>>>,
+    closing: Arc<AtomicBool>,
+}
+
+impl Rebalances {
+    pub(super) fn next(&self) -> Option<Rebalance> {
+        self.events
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop_front()
+    }
+
+    /// From now on the client gives up what is taken from it without asking.
+    pub(super) fn close(&self) {
+        self.closing.store(true, Ordering::SeqCst);
+    }
+}
+
+impl ClientContext for Rebalances {}
+
+impl ConsumerContext for Rebalances {
+    /// librdkafka waits for the answer, which `assign` and `release` give after this has returned. While the consumer
+    /// closes nobody is left to answer, so it is given here.
+    fn rebalance(
+        &self,
+        consumer: &BaseConsumer<Self>,
+        kind: NativeError,
+        partitions: &mut TopicPartitionList,
+    ) {
+        if self.closing.load(Ordering::SeqCst) {
+            let answered = match consumer.rebalance_protocol() {
+                RebalanceProtocol::Cooperative => consumer.incremental_unassign(partitions),
+                _ => consumer.unassign(),
+            };
+            if let Err(error) = answered {
+                tracing::debug!(%error, "giving partitions up while closing");
+            }
+            return;
+        }
+        let partitions = from_list(partitions);
+        let event = match kind {
+            NativeError::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => Rebalance::Assigned(partitions),
+            _ => Rebalance::Revoked {
+                partitions,
+                lost: consumer.assignment_lost(),
+            },
+        };
+        self.events
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push_back(event);
+    }
+}
+
+impl From<Rebalance> for Polled {
+    fn from(event: Rebalance) -> Self {
+        match event {
+            Rebalance::Assigned(partitions) => Self::Assigned(partitions),
+            Rebalance::Revoked { partitions, lost } => Self::Revoked { partitions, lost },
+        }
+    }
+}
