@@ -1,3 +1,4 @@
+import java.time.Duration;
 import java.util.Properties;
 import org.apache.kafka.clients.consumer.ConsumerConfig;
 import org.apache.kafka.common.serialization.Serde;
@@ -8,8 +9,11 @@ import org.apache.kafka.streams.StreamsConfig;
 import org.apache.kafka.streams.Topology;
 import org.apache.kafka.streams.kstream.Consumed;
 import org.apache.kafka.streams.kstream.Grouped;
+import org.apache.kafka.streams.kstream.JoinWindows;
+import org.apache.kafka.streams.kstream.KStream;
 import org.apache.kafka.streams.kstream.Materialized;
 import org.apache.kafka.streams.kstream.Produced;
+import org.apache.kafka.streams.kstream.StreamJoined;
 import org.apache.kafka.streams.state.KeyValueStore;
 
 /** The application of {@code cargo xtask bench restart} on Kafka Streams. See README.md. */
@@ -32,9 +36,10 @@ public final class Restart {
     private Restart() {}
 
     public static void main(String[] args) throws InterruptedException {
-        if (args.length != 6) {
+        if (args.length != 7) {
             throw new IllegalArgumentException(
-                    "usage: Restart dynamic|static|static-transactional BOOTSTRAP APPLICATION_ID STATE_DIR INPUT OUTPUT");
+                    "usage: Restart dynamic|static|static-transactional BOOTSTRAP APPLICATION_ID STATE_DIR INPUT OUTPUT"
+                            + " table|join");
         }
         Properties settings = Peer.settings(args[2], args[1], args[3]);
         switch (args[0]) {
@@ -46,7 +51,7 @@ public final class Restart {
             }
             default -> throw new IllegalArgumentException("unknown membership " + args[0]);
         }
-        Peer.run(topology(args[4], args[5]), settings);
+        Peer.run(topology(args[4], args[5], args[6]), settings);
     }
 
     private static void makeStatic(Properties settings) {
@@ -62,9 +67,21 @@ public final class Restart {
                         "Kafka Streams " + AppInfoParser.getVersion() + " has no setting for transactional state stores"));
     }
 
-    private static Topology topology(String input, String output) {
+    private static Topology topology(String input, String output, String state) {
         StreamsBuilder builder = new StreamsBuilder();
-        builder.stream(input, Consumed.with(Peer.STRING, Peer.IMPRESSION))
+        KStream<String, Peer.Impression> impressions =
+                builder.stream(input, Consumed.with(Peer.STRING, Peer.IMPRESSION));
+        KStream<String, String> results = switch (state) {
+            case "table" -> counts(impressions);
+            case "join" -> pairs(impressions);
+            default -> throw new IllegalArgumentException("unknown state " + state);
+        };
+        results.to(output, Produced.with(Peer.STRING, Peer.STRING));
+        return builder.build();
+    }
+
+    private static KStream<String, String> counts(KStream<String, Peer.Impression> impressions) {
+        return impressions
                 .groupByKey(Grouped.with(Peer.STRING, Peer.IMPRESSION))
                 .aggregate(
                         Profile::new,
@@ -73,8 +90,14 @@ public final class Restart {
                                 .withKeySerde(Peer.STRING)
                                 .withValueSerde(PROFILE))
                 .toStream()
-                .mapValues(profile -> Long.toString(profile.impressions))
-                .to(output, Produced.with(Peer.STRING, Peer.STRING));
-        return builder.build();
+                .mapValues(profile -> Long.toString(profile.impressions));
+    }
+
+    private static KStream<String, String> pairs(KStream<String, Peer.Impression> impressions) {
+        return impressions.join(
+                impressions,
+                (left, right) -> left.impressionId + " " + right.impressionId,
+                JoinWindows.ofTimeDifferenceWithNoGrace(Duration.ofDays(1)),
+                StreamJoined.with(Peer.STRING, Peer.IMPRESSION, Peer.IMPRESSION).withName("pairs").withStoreName("pairs"));
     }
 }

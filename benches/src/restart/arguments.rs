@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand};
 use processor_core::Backend;
 
 use super::contestant::Contestant;
+use super::kind::Kind;
 
 /// An application with a large state is killed and started again: how long until its next result?
 #[derive(Debug, Parser)]
@@ -25,6 +26,9 @@ pub(super) struct BenchArguments {
     /// Keys and values of the state, in bytes
     #[arg(long, visible_alias = "bytes", default_value_t = 1_000_000_000, value_parser = clap::value_parser!(u64).range(1_000..))]
     pub state_bytes: u64,
+    /// What kind of state
+    #[arg(long = "state", value_enum, default_value_t = Kind::Table)]
+    pub kind: Kind,
     /// The storage engine of our stores: sled, fjall or redb
     #[arg(long, default_value_t)]
     pub backend: Backend,
@@ -74,4 +78,6 @@ pub(super) struct Job {
     pub state_dir: PathBuf,
     pub output: String,
     pub backend: Backend,
+    #[arg(value_enum)]
+    pub kind: Kind,
 }

@@ -25,11 +25,12 @@ pub(super) fn run(arguments: &BenchArguments) -> Result<ExitCode> {
         [] => &Contestant::ALL[..],
         chosen => chosen,
     };
-    let users = Users::with_state_of(arguments.state_bytes)?;
+    let users = Users::with_state_of(arguments.kind, arguments.state_bytes)?;
     let arena = Arena::open(arguments.partitions)?;
     let watch = Stopwatch::start();
     let state_bytes = fill(
         arena.log(),
+        arguments.kind,
         users,
         arguments.seed,
         arguments.partitions,
@@ -41,7 +42,7 @@ pub(super) fn run(arguments: &BenchArguments) -> Result<ExitCode> {
         users.count,
         watch.elapsed().as_secs_f64()
     );
-    let mut report = Report::new(arguments.backend, state_bytes);
+    let mut report = Report::new(arguments.kind, arguments.backend, state_bytes);
     for &contestant in contestants {
         let turn = Turn {
             arena: &arena,

@@ -1,14 +1,25 @@
-//! Whether the results are right: each user's count goes up, never back and never twice, and ends at what the input says.
+//! Whether the results are right: each user's count goes up, never back and never twice, and ends at what the input says; or
+//! each user has every pair of its impressions once.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context as _, Result, bail};
 use processor_core::log::{ConsumerRecord, Log};
+use xxhash_rust::xxh3::xxh3_64;
 
+use crate::event::Impression;
 use crate::reading::read_committed;
 
 use super::input::{IMPRESSIONS, Users, key};
+use super::kind::Kind;
 
 /// Compares the committed records of `output` with the input; the number of results.
-pub(super) fn check(log: &dyn Log, users: Users, output: &str) -> Result<u64> {
+pub(super) fn check(log: &dyn Log, kind: Kind, users: Users, output: &str) -> Result<u64> {
+    match kind {
+        Kind::Table => check_counts(log, users, output),
+        Kind::Join => check_pairs(log, users, output),
+    }
+}
+
+fn check_counts(log: &dyn Log, users: Users, output: &str) -> Result<u64> {
     let mut results = Results::of(users);
     let mut count = 0;
     read_committed(log, &[output], |record| {
@@ -22,6 +33,66 @@ pub(super) fn check(log: &dyn Log, users: Users, output: &str) -> Result<u64> {
     })?;
     results.compare(&impressions)?;
     Ok(count)
+}
+
+fn check_pairs(log: &dyn Log, users: Users, output: &str) -> Result<u64> {
+    let all = usize::try_from(users.count)?;
+    let mut found = vec![Pairs::default(); all];
+    let mut count = 0;
+    read_committed(log, &[output], |record| {
+        count += 1;
+        found[user(users, record)?].add(record.value.as_deref().unwrap_or_default());
+        Ok(())
+    })?;
+    let mut ids = vec![Vec::new(); all];
+    read_committed(log, &[IMPRESSIONS], |record| {
+        let value = record.value.as_deref().unwrap_or_default();
+        let impression: Impression = serde_json::from_slice(value)?;
+        ids[user(users, record)?].push(impression.impression_id.into_boxed_str());
+        Ok(())
+    })?;
+    let expected: Vec<Pairs> = ids.iter().map(|ids| Pairs::of(ids)).collect();
+    let differs = |user: &usize| found[*user] != expected[*user];
+    let wrong: Vec<usize> = (0..all).filter(differs).collect();
+    let Some(&first) = wrong.first() else {
+        return Ok(count);
+    };
+    let pairs = |of: &[Pairs]| of.iter().map(|pairs| pairs.count).sum::<u64>();
+    bail!(
+        "{} has {} impressions, so {} pairs; there are {}, or others. {} users are wrong; in all there are {} pairs, and should be {}",
+        key(first as u64),
+        ids[first].len(),
+        expected[first].count,
+        found[first].count,
+        wrong.len(),
+        pairs(&found),
+        pairs(&expected)
+    )
+}
+
+/// Pairs of a user's impressions, in whatever order they came.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Pairs {
+    count: u64,
+    /// Sum of their hashes.
+    sum: u64,
+}
+
+impl Pairs {
+    fn of(ids: &[Box<str>]) -> Self {
+        let mut pairs = Self::default();
+        for left in ids {
+            for right in ids {
+                pairs.add(format!("{left} {right}").as_bytes());
+            }
+        }
+        pairs
+    }
+
+    fn add(&mut self, pair: &[u8]) {
+        self.count += 1;
+        self.sum = self.sum.wrapping_add(xxh3_64(pair));
+    }
 }
 
 /// The last count of each user.
@@ -109,6 +180,24 @@ mod tests {
             error.contains("user-00000001 has 2 impressions and was counted 1"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn pairs_are_the_same_in_any_order_and_differ_where_one_is_missing_double_or_another() {
+        let pairs = |texts: &[&str]| {
+            let mut pairs = Pairs::default();
+            texts.iter().for_each(|text| pairs.add(text.as_bytes()));
+            pairs
+        };
+        let expected = Pairs::of(&["a".into(), "b".into()]);
+        assert_eq!(pairs(&["b a", "a a", "b b", "a b"]), expected);
+        for wrong in [
+            &["a a", "a b", "b b"][..],
+            &["a a", "a b", "a b", "b b"],
+            &["a a", "a b", "b a", "b b", "b b"],
+        ] {
+            assert_ne!(pairs(wrong), expected, "{wrong:?}");
+        }
     }
 
     #[test]

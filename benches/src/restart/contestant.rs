@@ -51,20 +51,21 @@ impl Contestant {
         let mut java = xtask::peers::command("Restart")?;
         java.args([membership, &job.bootstrap, &job.application_id])
             .arg(&job.state_dir)
-            .args([IMPRESSIONS, &job.output]);
+            .args([IMPRESSIONS, &job.output, job.kind.name()]);
         Ok(java)
     }
 }
 
 fn own_command(job: &Job) -> Result<Command> {
     let mut command = Command::new(env::current_exe().context("cannot find this program")?);
-    let arguments: [OsString; 6] = [
+    let arguments: [OsString; 7] = [
         "ours".into(),
         (&job.bootstrap).into(),
         (&job.application_id).into(),
         (&job.state_dir).into(),
         (&job.output).into(),
         job.backend.name().into(),
+        job.kind.name().into(),
     ];
     command.args(arguments);
     Ok(command)
@@ -84,6 +85,7 @@ mod tests {
     use processor_core::Backend;
 
     use super::super::arguments::{Arguments, Role};
+    use super::super::kind::Kind;
     use super::*;
 
     #[test]
@@ -94,6 +96,7 @@ mod tests {
             state_dir: PathBuf::from("s"),
             output: "o".to_owned(),
             backend: Backend::Redb,
+            kind: Kind::Join,
         };
         let command = Contestant::Ours.command(&job).unwrap();
         let line = [command.get_program()]

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow};
+use processor_core::clock::{Clock as _, SystemClock};
 use processor_core::log::kafka::KafkaLog;
 use processor_core::log::{Log as _, NewTopic, Producer, ProducerConfig, ProducerRecord};
 use processor_core::partitioner::partition_for;
@@ -17,18 +18,19 @@ use crate::random::Random;
 use crate::stopwatch::{Stopwatch, pause};
 use crate::termination::Termination;
 
-use super::ours::Profile;
+use super::kind::Kind;
 
 pub(super) const IMPRESSIONS: &str = "bench-restart-impressions";
 
-/// 2026-01-01T00:00:00Z.
-const START_MS: i64 = 1_767_225_600_000;
+/// How long before now the input begins, by its timestamps: so that a millisecond a record is not in the future. A fixed time
+/// in the past would not do, since brokers delete the changelogs of joins by the timestamps of their records.
+const BEHIND_MS: i64 = 2 * 60 * 60 * 1_000;
 /// Between two looks at what is due.
 const TICK: Duration = Duration::from_millis(5);
 /// A prime larger than any number of users: its multiples visit them all, in no order that a store could profit from.
 const STRIDE: u64 = 2_654_435_761;
 
-/// Those whose profiles are the state.
+/// Those whose impressions are the state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Users {
     pub count: u64,
@@ -36,12 +38,13 @@ pub(super) struct Users {
 
 impl Users {
     /// As many as have `state_bytes` of keys and values.
-    pub fn with_state_of(state_bytes: u64) -> Result<Self> {
+    pub fn with_state_of(kind: Kind, state_bytes: u64) -> Result<Self> {
         const SAMPLE: u64 = 1_000;
         let mut random = Random::with_seed(0);
         let mut bytes = 0;
         for user in 0..SAMPLE {
-            bytes += row_bytes(&impression(&mut random, user, 0))?;
+            let timestamp = SystemClock.now_ms();
+            bytes += kind.bytes_of(&impression(&mut random, user, timestamp))?;
         }
         Ok(Self {
             count: (state_bytes * SAMPLE / bytes).max(1),
@@ -59,20 +62,14 @@ pub(super) fn key(user: u64) -> String {
     format!("user-{user:08}")
 }
 
-fn impression(random: &mut Random, user: u64, sequence: i64) -> Impression {
-    Impression::drawn(random, &key(user), START_MS + sequence)
+fn impression(random: &mut Random, user: u64, timestamp: i64) -> Impression {
+    Impression::drawn(random, &key(user), timestamp)
 }
 
-/// What a user's row takes after the first impression.
-fn row_bytes(impression: &Impression) -> Result<u64> {
-    let profile = Profile::default().and(impression.clone());
-    let value = serde_json::to_vec(&profile).context("a profile is always JSON")?;
-    Ok(u64::try_from(impression.user_id.len() + value.len())?)
-}
-
-/// Makes the topic and sends one impression of each user; the bytes of keys and values that their rows have then.
+/// Makes the topic and sends one impression of each user; the bytes of state that they come to.
 pub(super) fn fill(
     log: &KafkaLog,
+    kind: Kind,
     users: Users,
     seed: u64,
     partitions: i32,
@@ -84,7 +81,7 @@ pub(super) fn fill(
     for n in 0..users.count {
         termination.check()?;
         let impression = sender.draw(n.wrapping_mul(STRIDE) % users.count);
-        bytes += row_bytes(&impression)?;
+        bytes += kind.bytes_of(&impression)?;
         sender.send(&impression)?;
     }
     sender.producer.flush(PATIENCE)?;
@@ -95,7 +92,7 @@ struct Sender {
     producer: Box<dyn Producer>,
     random: Random,
     partitions: i32,
-    sequence: i64,
+    timestamp: i64,
     json: Vec<u8>,
 }
 
@@ -105,14 +102,14 @@ impl Sender {
             producer: log.producer(ProducerConfig::default())?,
             random: Random::with_seed(seed),
             partitions,
-            sequence: 0,
+            timestamp: SystemClock.now_ms() - BEHIND_MS,
             json: Vec::new(),
         })
     }
 
     fn draw(&mut self, user: u64) -> Impression {
-        self.sequence += 1;
-        impression(&mut self.random, user, self.sequence)
+        self.timestamp += 1;
+        impression(&mut self.random, user, self.timestamp)
     }
 
     fn send(&mut self, impression: &Impression) -> Result<()> {
@@ -213,11 +210,17 @@ mod tests {
 
     #[test]
     fn there_are_as_many_users_as_have_the_state_that_was_asked_for() {
-        let users = Users::with_state_of(1_000_000).unwrap();
-        let mut random = Random::with_seed(9);
-        let rows = (0..users.count).map(|user| row_bytes(&impression(&mut random, user, 1)));
-        let bytes: u64 = rows.map(Result::unwrap).sum();
-        assert!((980_000..1_020_000).contains(&bytes), "{bytes}");
+        for kind in [Kind::Table, Kind::Join] {
+            let users = Users::with_state_of(kind, 1_000_000).unwrap();
+            let mut random = Random::with_seed(9);
+            let now_ms = SystemClock.now_ms();
+            let mut bytes_of = |user| {
+                let impression = impression(&mut random, user, now_ms);
+                kind.bytes_of(&impression).unwrap()
+            };
+            let bytes: u64 = (0..users.count).map(&mut bytes_of).sum();
+            assert!((980_000..1_020_000).contains(&bytes), "{kind}: {bytes}");
+        }
     }
 
     #[test]

@@ -8,14 +8,15 @@
 //!                                                                │
 //!               report ◀──────────────────────────────────────── observer, a read-committed consumer of the bench
 //! ```
-//! A contestant is killed several times over the same state, and checked at the end: each user's results count up, and
-//! come to what the input says.
+//! A contestant is killed several times over the same state, and checked at the end: each user's results must be those that the
+//! input says, each once.
 
 mod arguments;
 mod bench;
 mod check;
 mod contestant;
 mod input;
+mod kind;
 mod observer;
 mod ours;
 mod report;

@@ -8,9 +8,11 @@ use processor_core::Backend;
 use serde_json::{Value, json};
 
 use super::contestant::Contestant;
+use super::kind::Kind;
 use super::turn::Restart;
 
 pub(super) struct Report {
+    kind: Kind,
     backend: Backend,
     state_bytes: u64,
     turns: Vec<TurnReport>,
@@ -23,8 +25,9 @@ struct TurnReport {
 }
 
 impl Report {
-    pub fn new(backend: Backend, state_bytes: u64) -> Self {
+    pub fn new(kind: Kind, backend: Backend, state_bytes: u64) -> Self {
         Self {
+            kind,
             backend,
             state_bytes,
             turns: Vec::new(),
@@ -70,6 +73,7 @@ impl Report {
             first(Contestant::KafkaStreamsStatic),
         );
         json!({
+            "state": self.kind.name(),
             "state_bytes": self.state_bytes,
             "backend": self.backend.name(),
             "ours_ms": ours,
@@ -195,7 +199,7 @@ mod tests {
     }
 
     fn report() -> Report {
-        let mut report = Report::new(Backend::Sled, 1_000);
+        let mut report = Report::new(Kind::Table, Backend::Sled, 1_000);
         report.add(Contestant::Ours, [900, 300, 500].map(restart).into(), None);
         report
     }

@@ -82,6 +82,7 @@ impl Turn<'_> {
             state_dir,
             output,
             backend: self.arguments.backend,
+            kind: self.arguments.kind,
         })
     }
 
@@ -129,8 +130,13 @@ impl Turn<'_> {
         flow.stop()?;
         self.await_lag(&mut lag, &mut child, 0)?;
         child.stop()?;
-        let results = check(self.arena.log(), self.users, &job.output)
-            .context("the results are not what the input says")?;
+        let results = check(
+            self.arena.log(),
+            self.arguments.kind,
+            self.users,
+            &job.output,
+        )
+        .context("the results are not what the input says")?;
         eprintln!("{}: {results} results are right", self.contestant);
         Ok(())
     }
