@@ -27,6 +27,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 enum Membership {
     Dynamic,
     Static,
+    /// As `Static`, with a session that outlasts a restart on a busy machine.
+    Pod,
     /// The protocol of KIP-848, with the broker's range assignor.
     Consumer,
 }
@@ -51,6 +53,7 @@ impl Application {
         let mut options = KafkaOptions::new(e2e::kafka());
         let property = match membership {
             Membership::Consumer => ("group.protocol", "consumer"),
+            Membership::Pod => ("session.timeout.ms", "60000"),
             _ => ("session.timeout.ms", "6000"),
         };
         options
@@ -93,7 +96,7 @@ impl Application {
     fn start(&self, directory: &Path, ordinal: usize) -> Streams {
         let config = StreamsConfig {
             instance: Some(format!("{}-{ordinal}", self.name)),
-            static_membership: self.membership == Membership::Static,
+            static_membership: matches!(self.membership, Membership::Static | Membership::Pod),
             ..StreamsConfig::new(format!("{}-application", self.name))
         };
         let config = config.state_dir(directory.join(ordinal.to_string()));
@@ -222,7 +225,7 @@ fn members_of_the_consumer_protocol_that_come_and_go_lose_and_repeat_nothing() {
 #[test]
 fn a_static_member_that_is_back_has_its_tasks_and_its_state_without_a_restore() {
     let directory = tempfile::tempdir().unwrap();
-    let application = Application::new("pod", Membership::Static);
+    let application = Application::new("pod", Membership::Pod);
     let never = AtomicBool::new(false);
     let other = application.start(directory.path(), 0);
     let pod = application.start(directory.path(), 1);

@@ -35,7 +35,7 @@ impl Pressure {
             commit_polls: *draw.of_these(&[0, 2, 8]),
             // Below that many a queue is resumed, and above it is paused.
             buffered_records: *draw.of_these(&[0, 2, 1_000]),
-            // Whoever comes back gets back what its disk has.
+            // Whoever comes back gets back what its disk has. Some topologies want it in each run.
             static_membership: draw.one_in(2),
         }
     }
@@ -45,6 +45,6 @@ impl Pressure {
         config.apply_bytes = Some(self.apply_bytes);
         config.commit_interval = self.commit_interval;
         config.buffered_records_per_partition = self.buffered_records;
-        config.static_membership = self.static_membership;
+        config.static_membership |= self.static_membership;
     }
 }
