@@ -29,8 +29,9 @@ pub(super) struct BenchArguments {
     /// What kind of state
     #[arg(long = "state", value_enum, default_value_t = Kind::Table)]
     pub kind: Kind,
-    /// The storage engine of our stores: sled, fjall or redb
-    #[arg(long, default_value_t)]
+    /// The storage engine of our stores: sled, fjall or redb. It is not the library's default, but what state of this size
+    /// should take
+    #[arg(long, default_value_t = Backend::Fjall)]
     pub backend: Backend,
     /// How often each contestant is killed
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
