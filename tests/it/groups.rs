@@ -6,14 +6,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use e2e::topics::send_one;
 use processor_core::clock::{Clock as _, SystemClock};
 use processor_core::dsl::{Consumed, StreamsBuilder};
 use processor_core::log::kafka::{KafkaLog, KafkaOptions};
 use processor_core::log::{
     Consumer, ConsumerConfig, ErrorClass, Log, LogError, NewTopic, Polled, ProducerConfig,
-    ProducerRecord, TopicPartition,
+    TopicPartition,
 };
-use processor_core::partitioner::partition_for;
 use processor_core::serde::{Serde as _, int64, utf8};
 use processor_core::{Streams, StreamsConfig, Topology};
 use xtask::stopwatch::wait_for;
@@ -113,18 +113,7 @@ impl Application {
         while fed < most && !stop.load(Ordering::SeqCst) {
             for _ in 0..KEYS {
                 let number = self.written.fetch_add(1, Ordering::SeqCst);
-                let key = format!("k{}", number % KEYS);
-                let mut value = Vec::new();
-                int64().serialize(&1, &mut value).unwrap();
-                let record = ProducerRecord {
-                    topic: &topic,
-                    partition: partition_for(key.as_bytes(), PARTITIONS),
-                    timestamp: i64::try_from(number).unwrap(),
-                    key: Some(key.as_bytes()),
-                    value: Some(&value),
-                    headers: &[],
-                };
-                producer.send(record).unwrap();
+                send_one(&mut *producer, &topic, PARTITIONS, KEYS, number);
                 fed += 1;
             }
             producer.flush(Duration::from_secs(30)).unwrap();

@@ -5,12 +5,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use e2e::topics::send_one;
 use processor_core::dsl::{Consumed, StreamsBuilder};
 use processor_core::log::kafka::{KafkaLog, KafkaOptions};
-use processor_core::log::{Isolation, Log, NewTopic, ProducerConfig, ProducerRecord, read_to_end};
-use processor_core::partitioner::partition_for;
+use processor_core::log::{
+    ConsumerConfig, Isolation, Log, LogError, NewTopic, ProducerConfig, read_to_end,
+};
 use processor_core::serde::{Serde as _, int64, utf8};
-use processor_core::{Standby, Streams, StreamsConfig, Topology};
+use processor_core::{RestoreProgress, Standby, Streams, StreamsConfig, Topology};
 use xtask::stopwatch::wait_for;
 
 const PARTITIONS: i32 = 4;
@@ -48,19 +50,8 @@ fn start(log: &Arc<dyn Log>, directory: &Path, ordinal: u32, standby: bool) -> S
 /// Writes each key so many times.
 fn feed(log: &dyn Log, keys: u64, times: u64) {
     let mut producer = log.producer(ProducerConfig::default()).unwrap();
-    let mut value = Vec::new();
-    int64().serialize(&1, &mut value).unwrap();
     for number in 0..keys * times {
-        let key = format!("k{}", number % keys);
-        let record = ProducerRecord {
-            topic: IN,
-            partition: partition_for(key.as_bytes(), PARTITIONS),
-            timestamp: i64::try_from(number).unwrap(),
-            key: Some(key.as_bytes()),
-            value: Some(&value),
-            headers: &[],
-        };
-        producer.send(record).unwrap();
+        send_one(&mut *producer, IN, PARTITIONS, keys, number);
     }
     producer.flush(Duration::from_secs(60)).unwrap();
 }
@@ -75,7 +66,7 @@ fn committed(log: &dyn Log, topic: &str) -> BTreeMap<String, (u64, i64)> {
             .map(|value| int64().deserialize(&value).unwrap());
         let row = rows.entry(key).or_default();
         *row = (row.0 + 1, value.unwrap_or_default());
-        Ok::<(), processor_core::log::LogError>(())
+        Ok::<(), LogError>(())
     })
     .unwrap();
     rows
@@ -100,12 +91,10 @@ fn await_taken(least: u64, running: &[&Streams]) {
 
 /// The copies of `streams` are all there, and end where their changelogs end.
 fn await_copies(log: &dyn Log, streams: &Streams) {
-    let consumer = log
-        .consumer(processor_core::log::ConsumerConfig::default())
-        .unwrap();
+    let consumer = log.consumer(ConsumerConfig::default()).unwrap();
     let done = wait_for(PATIENCE, || {
         let copies = streams.standbys();
-        let at_end = |copy: &processor_core::RestoreProgress| {
+        let at_end = |copy: &RestoreProgress| {
             let isolation = Isolation::ReadUncommitted;
             let end = consumer.end_offset(&copy.changelog, isolation, PATIENCE);
             copy.position > 0 && copy.position >= end.unwrap()

@@ -1,9 +1,10 @@
-//! Topics as the tests fill and read them: of one partition each.
+//! Topics as the tests fill and read them: of one partition each, where nothing else is said.
 
 use std::time::Duration;
 
 use bytes::Bytes;
-use processor_core::log::{Log, NewTopic, ProducerConfig, ProducerRecord, read_to_end};
+use processor_core::log::{Log, NewTopic, Producer, ProducerConfig, ProducerRecord, read_to_end};
+use processor_core::partitioner::partition_for;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -39,6 +40,23 @@ pub fn produce<V: AsRef<[u8]>>(
         producer.send(record).expect("the record is taken");
     }
     producer.flush(TIMEOUT).expect("the records are there");
+}
+
+/// Sends a 1 as `int64` under the key `k<number modulo keys>`, with `number` as its timestamp, to the partition of that key.
+///
+/// # Panics
+/// When the log refuses.
+pub fn send_one(producer: &mut dyn Producer, topic: &str, partitions: i32, keys: u64, number: u64) {
+    let key = format!("k{}", number % keys);
+    let record = ProducerRecord {
+        topic,
+        partition: partition_for(key.as_bytes(), partitions),
+        timestamp: i64::try_from(number).expect("it is a time"),
+        key: Some(key.as_bytes()),
+        value: Some(&1_i64.to_be_bytes()),
+        headers: &[],
+    };
+    producer.send(record).expect("the record is taken");
 }
 
 /// The committed values of a topic, those of deletes left out.

@@ -11,6 +11,8 @@ use processor_core::log::{Log, Producer, ProducerConfig, ProducerRecord};
 use processor_core::serde::utf8;
 use processor_core::{RestoreProgress, Standby, Streams, StreamsConfig, StreamsError, Topology};
 
+use tempfile::TempDir;
+
 use super::int64_as_text;
 use crate::support::restore_log::{RestoreLog, Script};
 use crate::support::world::World;
@@ -79,6 +81,25 @@ fn settled(one: &mut Streams, two: &mut Streams) {
     panic!("no copies: {:?}, {:?}", one.standbys(), two.standbys());
 }
 
+/// Two instances that have what is theirs, and copies of what is the other one's; the first is on `log`.
+fn pair(log: impl FnOnce(&World) -> Arc<dyn Log>) -> (World, TempDir, Streams, Streams) {
+    let (world, directory) = (world(), tempfile::tempdir().unwrap());
+    let mut one = world.streams_on(log(&world), &topology(), config(directory.path(), 0));
+    let mut two = world.streams(&topology(), config(directory.path(), 1));
+    settled(&mut one, &mut two);
+    (world, directory, one, two)
+}
+
+fn own_log(world: &World) -> Arc<dyn Log> {
+    Arc::new(world.log.clone())
+}
+
+/// The world's log, from which changelogs are read as `script` says.
+fn scripted(world: &World, script: Arc<Script>) -> Arc<dyn Log> {
+    let inner = world.log.clone();
+    Arc::new(RestoreLog { inner, script })
+}
+
 /// The one copy that an instance keeps.
 fn copy(streams: &Streams) -> RestoreProgress {
     match &streams.standbys()[..] {
@@ -120,10 +141,7 @@ fn last_count(world: &World, word: &str) -> String {
 
 #[test]
 fn a_copy_keeps_up_and_a_takeover_reads_what_is_left() {
-    let (world, directory) = (world(), tempfile::tempdir().unwrap());
-    let mut one = world.streams(&topology(), config(directory.path(), 0));
-    let mut two = world.streams(&topology(), config(directory.path(), 1));
-    settled(&mut one, &mut two);
+    let (world, directory, mut one, mut two) = pair(own_log);
     write(&world, 1, 10, 5);
     rounds(&mut [&mut one, &mut two], 100);
     let kept = copy(&one);
@@ -179,15 +197,8 @@ fn a_task_that_goes_to_another_instance_is_kept_as_a_copy_and_comes_back_warm() 
 
 #[test]
 fn a_copy_is_handed_over_in_the_middle_of_what_it_reads() {
-    let (world, directory) = (world(), tempfile::tempdir().unwrap());
     // One record of a changelog a round.
-    let log = RestoreLog {
-        inner: world.log.clone(),
-        script: Arc::default(),
-    };
-    let mut one = world.streams_on(Arc::new(log), &topology(), config(directory.path(), 0));
-    let mut two = world.streams(&topology(), config(directory.path(), 1));
-    settled(&mut one, &mut two);
+    let (world, _directory, mut one, mut two) = pair(|world| scripted(world, Arc::default()));
     write(&world, 1, 40, 1);
     rounds(&mut [&mut two], 30);
     rounds(&mut [&mut one], 5);
@@ -218,10 +229,7 @@ fn a_copy_is_handed_over_in_the_middle_of_what_it_reads() {
 
 #[test]
 fn an_instance_that_is_back_goes_on_with_its_copy_where_its_marker_is() {
-    let (world, directory) = (world(), tempfile::tempdir().unwrap());
-    let mut one = world.streams(&topology(), config(directory.path(), 0));
-    let mut two = world.streams(&topology(), config(directory.path(), 1));
-    settled(&mut one, &mut two);
+    let (world, directory, mut one, mut two) = pair(own_log);
     write(&world, 1, 10, 5);
     rounds(&mut [&mut one, &mut two], 100);
     let position = copy(&one).position;
@@ -261,10 +269,7 @@ fn strange(world: &World) -> Box<dyn Producer> {
 
 #[test]
 fn what_is_not_committed_never_reaches_a_copy() {
-    let (world, directory) = (world(), tempfile::tempdir().unwrap());
-    let mut one = world.streams(&topology(), config(directory.path(), 0));
-    let mut two = world.streams(&topology(), config(directory.path(), 1));
-    settled(&mut one, &mut two);
+    let (world, _directory, mut one, mut two) = pair(own_log);
     write(&world, 1, 3, 1);
     rounds(&mut [&mut one, &mut two], 50);
     let mut open = strange(&world);
@@ -284,15 +289,8 @@ fn what_is_not_committed_never_reaches_a_copy() {
 
 #[test]
 fn a_copy_that_fails_fails_nothing_else_and_goes_on_after_a_while() {
-    let (world, directory) = (world(), tempfile::tempdir().unwrap());
     let script = Arc::new(Script::default());
-    let log = RestoreLog {
-        inner: world.log.clone(),
-        script: Arc::clone(&script),
-    };
-    let mut one = world.streams_on(Arc::new(log), &topology(), config(directory.path(), 0));
-    let mut two = world.streams(&topology(), config(directory.path(), 1));
-    settled(&mut one, &mut two);
+    let (world, _directory, mut one, mut two) = pair(|world| scripted(world, Arc::clone(&script)));
     write(&world, 1, 5, 1);
     rounds(&mut [&mut two], 30);
     rounds(&mut [&mut one], 2);
@@ -309,21 +307,15 @@ fn a_copy_that_fails_fails_nothing_else_and_goes_on_after_a_while() {
 
 #[test]
 fn a_copy_whose_changelog_lost_its_head_meanwhile_begins_anew() {
-    let (world, directory) = (world(), tempfile::tempdir().unwrap());
-    let mut one = world.streams(&topology(), config(directory.path(), 0));
-    let mut two = world.streams(&topology(), config(directory.path(), 1));
-    settled(&mut one, &mut two);
+    let (world, directory, one, mut two) = pair(own_log);
     write(&world, 1, 20, 1);
     rounds(&mut [&mut two], 30);
     one.close().unwrap();
     let changes = world.read_partition(CHANGELOG, 1);
     let head = changes[10].offset;
     // When it is back, it has read some of what is gone a few polls later.
-    let log = RestoreLog {
-        inner: world.log.clone(),
-        script: Arc::new(Script::cutting(vec![(8, head)])),
-    };
-    let mut one = world.streams_on(Arc::new(log), &topology(), config(directory.path(), 0));
+    let log = scripted(&world, Arc::new(Script::cutting(vec![(8, head)])));
+    let mut one = world.streams_on(log, &topology(), config(directory.path(), 0));
     settled(&mut one, &mut two);
     rounds(&mut [&mut one], 20);
     world.clock.advance(Duration::from_secs(10));
