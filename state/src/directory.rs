@@ -85,7 +85,12 @@ impl StateDirectory {
 
     /// Where the stores are.
     pub fn stores(&self) -> PathBuf {
-        self.path.join("stores")
+        Self::stores_of(&self.path)
+    }
+
+    /// Where the stores of the state directory in `path` are.
+    pub fn stores_of(path: &Path) -> PathBuf {
+        path.join("stores")
     }
 
     /// Opens the database of the stores with `backend`, or creates it, and remembers that engine for as long as the

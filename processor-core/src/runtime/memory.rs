@@ -13,10 +13,11 @@
 //! | records that wait for a commit in flight | 1 | 4 |
 //! | left for what is not counted | 2 | 2 |
 //!
-//! The cache is one for the process, standby copies included, and so is their share; every other share is divided evenly among the stream threads. What is counted is
-//! bytes of keys, values and headers and an overhead for each entry. Not counted, and beside the budget: the program
-//! itself and its stacks, global tables, stores without a state directory, the embedded log in memory, and what
-//! processors of the user and operators keep outside of stores (see `docs/memory.md` of the repository).
+//! The cache is one for the process, standby copies included, and so is their share; every other share is divided evenly
+//! among the stream threads. What is counted is bytes of keys, values and headers and an overhead for each entry. Not
+//! counted, and beside the budget: the program itself and its stacks, global tables, stores without a state directory, the
+//! embedded log in memory, and what processors of the user and operators keep outside of stores (see `docs/memory.md` of
+//! the repository).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -17,6 +17,7 @@ use crate::record::RecordMetadata;
 use crate::task::{Handlers, StoreSlot, is_not_ready};
 use crate::topology::{self, StoreId, StoreKind};
 
+use super::restore::Times;
 use super::restores::Restores;
 use super::stream_thread::Shared;
 
@@ -125,10 +126,9 @@ impl Replay {
         let mut replay = Self {
             vouched: slot.position,
             slot,
-            end: if reading.purpose.has_end() {
-                end
-            } else {
-                NO_END
+            end: match reading.purpose {
+                Purpose::Restore => end,
+                Purpose::Follow(_) => NO_END,
             },
             newest: Timestamp::MIN,
             reading: false,
@@ -144,6 +144,11 @@ impl Replay {
 
     pub(super) fn settled_bytes(&self) -> usize {
         self.slot.store.as_store().settled_bytes()
+    }
+
+    /// Whether it is a copy.
+    fn follows(&self) -> bool {
+        self.end == NO_END
     }
 
     pub(super) fn is_at_end(&self) -> bool {
@@ -243,37 +248,31 @@ impl Replay {
         self.quiet_steps = 0;
         let begin = reading.begin_of(&self.slot.changelog)?;
         let end = reading.end_of(&self.slot.changelog)?;
-        let follows = self.end == NO_END;
-        let needed = if follows {
-            self.slot.position
-        } else {
-            self.end
+        let needed = match self.follows() {
+            true => self.slot.position,
+            false => self.end,
         };
         if end < needed || begin > self.slot.position {
-            if !follows {
+            if !self.follows() {
                 self.end = end.min(self.end);
             }
             return self.start_over(begin, end, reading);
         }
-        if follows {
+        if self.follows() {
             reading.progress().ends_at(&self.slot.changelog, end);
         }
         Ok(())
     }
 
     /// Writes what was replayed to the backend, and then the marker that says so; at the end the changelog is let go.
-    pub(super) fn write_down(
-        &mut self,
-        times: &BTreeMap<String, Timestamp>,
-        reading: &mut Reading<'_>,
-    ) -> Result {
+    pub(super) fn write_down(&mut self, times: &Times, reading: &mut Reading<'_>) -> Result {
         if self.slot.position > self.vouched {
             let begin = reading.begin_of(&self.slot.changelog)?;
             if begin > self.vouched {
                 let end = reading.end_of(&self.slot.changelog)?.min(self.end);
                 return self.start_over(begin, end, reading);
             }
-            if self.end == NO_END {
+            if self.follows() {
                 self.forget_expired(reading.shared);
             }
             if mutant::is(Mutant::RestoreMarkedFirst) {
@@ -301,7 +300,7 @@ impl Replay {
         }
     }
 
-    fn mark(&self, shared: &Shared, times: &BTreeMap<String, Timestamp>) -> Result {
+    fn mark(&self, shared: &Shared, times: &Times) -> Result {
         let position = match mutant::is(Mutant::RestoreMarkedComplete) {
             true => self.end,
             false => self.slot.position,

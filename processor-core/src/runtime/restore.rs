@@ -56,8 +56,11 @@ pub(crate) struct RestoredTask {
     pub id: TaskId,
     pub stores: Vec<StoreSlot<OwnedStore>>,
     /// What the markers know, for times that the committed offsets do not carry.
-    pub times: BTreeMap<String, Timestamp>,
+    pub times: Times,
 }
+
+/// Stream times of a task, by name.
+pub(super) type Times = BTreeMap<String, Timestamp>;
 
 /// What a step brought.
 pub(crate) struct Stepped {
@@ -77,7 +80,7 @@ pub(crate) struct Restorer {
 
 struct Restoring {
     stores: Vec<Replay>,
-    times: BTreeMap<String, Timestamp>,
+    times: Times,
 }
 
 impl Restorer {
@@ -141,25 +144,16 @@ impl Restorer {
     pub(crate) fn step(&mut self, wait: Duration) -> Result<Stepped> {
         let mut moved = self.read(wait)?;
         let mut restored = Vec::new();
-        let bytes = self.settled_bytes();
-        if let Some(consumer) = self.consumer.as_deref_mut() {
-            let is_full = bytes > self.purpose.settled_bytes(&self.shared);
-            let mut reading = Reading {
-                consumer,
-                shared: &self.shared,
-                purpose: &self.purpose,
-            };
-            for task in self.tasks.values_mut() {
-                for replay in &mut task.stores {
-                    if replay.quiet_steps >= QUIET_STEPS && self.purpose.has_end() {
-                        replay.look_again(&mut reading)?;
-                    }
-                    if is_full || replay.is_at_end() {
-                        replay.write_down(&task.times, &mut reading)?;
-                    }
-                }
+        let is_full = self.settled_bytes() > self.purpose.settled_bytes(&self.shared);
+        self.each(|replay, times, reading| {
+            if replay.quiet_steps >= QUIET_STEPS && reading.purpose.has_end() {
+                replay.look_again(reading)?;
             }
-        }
+            if is_full || replay.is_at_end() {
+                replay.write_down(times, reading)?;
+            }
+            Ok(())
+        })?;
         let done = |(_, task): &(&TaskId, &Restoring)| task.stores.iter().all(Replay::is_done);
         let done: Vec<TaskId> = self.tasks.iter().filter(done).map(|(id, _)| *id).collect();
         for id in done {
@@ -176,6 +170,17 @@ impl Restorer {
 
     /// Asks how far the changelogs go now, and writes down what was read.
     pub(crate) fn look(&mut self) -> Result {
+        self.each(|replay, times, reading| {
+            replay.look_again(reading)?;
+            replay.write_down(times, reading)
+        })
+    }
+
+    /// Does `work` on each store, with the times of its task.
+    fn each(
+        &mut self,
+        mut work: impl FnMut(&mut Replay, &Times, &mut Reading<'_>) -> Result,
+    ) -> Result {
         let Some(consumer) = self.consumer.as_deref_mut() else {
             return Ok(());
         };
@@ -186,8 +191,7 @@ impl Restorer {
         };
         for task in self.tasks.values_mut() {
             for replay in &mut task.stores {
-                replay.look_again(&mut reading)?;
-                replay.write_down(&task.times, &mut reading)?;
+                work(replay, &task.times, &mut reading)?;
             }
         }
         Ok(())

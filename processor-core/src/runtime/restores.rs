@@ -25,7 +25,8 @@ pub struct RestoreProgress {
     /// Where the changelog ended when the restore began. For a copy: when the log was last asked, at the begin and every
     /// [`apply_interval`](crate::StreamsConfig::apply_interval).
     pub to: Offset,
-    /// How far it has come: between `from` and `to`, or for a copy, at `from` or behind. Offsets have gaps, so this counts no records.
+    /// How far it has come: between `from` and `to`, or for a copy, at `from` or behind. Offsets have gaps, so this counts no
+    /// records.
     pub position: Offset,
     /// Records read so far.
     pub records: u64,

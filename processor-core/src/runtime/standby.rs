@@ -118,9 +118,7 @@ impl Copies {
             })?;
         if !config.static_membership {
             return Err(
-                "set `static_membership`: who gets which task follows from names only for static \
-                        members"
-                    .to_owned(),
+                "set `static_membership`: who gets which task follows from names only for static members".to_owned(),
             );
         }
         let order = in_order(name, standby.instances);

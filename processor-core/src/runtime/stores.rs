@@ -25,7 +25,8 @@ pub(crate) struct OpenedStores {
     pub times: BTreeMap<String, Timestamp>,
 }
 
-/// Opens those stores of `task` that are `chosen`. What another layout wrote, or a torn marker vouches for, is wiped: the changelog has it.
+/// Opens those stores of `task` that are `chosen`. What another layout wrote, or a torn marker vouches for, is wiped: the
+/// changelog has it.
 ///
 /// On disk a store is called `<store>/<partition>`, and so is its marker: how the topology is divided into tasks does not
 /// matter to rows.

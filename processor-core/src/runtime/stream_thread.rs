@@ -27,7 +27,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use state::Database;
+use state::{Database, StateDirectory, StateError};
 
 use crate::clock::{Clock, Deadline};
 use crate::config::{Guarantee, StreamsConfig};
@@ -87,6 +87,15 @@ pub(crate) struct Shared {
     pub standbys: Restores,
     /// Who has which task.
     pub owners: TaskOwners,
+}
+
+impl Shared {
+    /// Has the next start set the stores aside if `error` is that they are damaged.
+    pub(crate) fn mark_if_damaged(&self, error: &StateError) {
+        if let Some(directory) = &self.config.state_dir {
+            state::mark_if_damaged(&StateDirectory::stores_of(directory), error);
+        }
+    }
 }
 
 /// What a round achieved.

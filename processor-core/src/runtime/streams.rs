@@ -1,19 +1,17 @@
 //! An application: a topology on a log.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use state::{Backend, Database, DatabaseOptions, MemoryDatabase, StateDirectory, StateError};
+use state::{Backend, Database, DatabaseOptions, MemoryDatabase, StateDirectory};
 
 use crate::clock::{Clock, Deadline, SystemClock, elapsed_ms};
 use crate::config::StreamsConfig;
-use crate::error::Fault;
-use crate::log::{Log, LogError};
-use crate::topology::{Topology, TopologyError};
+use crate::log::Log;
+use crate::topology::Topology;
 
 use super::kept_plan::{Gate, Passed, encoded};
 use super::memory::{MemoryPlan, Stores};
@@ -21,124 +19,11 @@ use super::restore_thread::RestoreBy;
 use super::restores::{RestoreProgress, Restores, Told};
 use super::standby::Copies;
 use super::stream_thread::{PATIENCE, PAUSE, Pace, Round, Shared, StreamThread, may_pass};
+use super::streams_error::StreamsError;
 use super::tailer::{self, Tailer};
 use super::task_owners::TaskOwners;
 use super::topic_lookup::TopicLookup;
 use super::topics::{self, TopicPartitions};
-
-/// Why an application cannot start, or stopped.
-#[derive(Debug, thiserror::Error)]
-pub enum StreamsError {
-    /// The topology does not fit the topics.
-    #[error(transparent)]
-    Topology(#[from] TopologyError),
-    /// The log refused or is not there.
-    #[error(transparent)]
-    Log(#[from] LogError),
-    /// The state directory cannot be used.
-    #[error(transparent)]
-    State(#[from] StateError),
-    /// A topic to write to is missing.
-    #[error("topic '{topic}' does not exist; create it before the application starts")]
-    MissingTopic {
-        /// Its name.
-        topic: String,
-    },
-    /// An internal topic would lose what it must keep.
-    #[error(
-        "topic '{topic}' does not fit: {reason} (kafka-configs.sh --alter --entity-type topics --entity-name {topic} \
-         --add-config …)"
-    )]
-    UnfitTopic {
-        /// Its name.
-        topic: String,
-        /// Which setting is wrong, and what it should be.
-        reason: String,
-    },
-    /// The topology is optimised, and a table cannot be rebuilt from the topic that it reads.
-    #[error(
-        "table '{store}' is to be rebuilt from topic '{topic}' in place of a changelog, since the topology is optimised, \
-         but {reason}; or read it with `stream(\"{topic}\", …).to_table_with_deletes(\"{store}\")`, which keeps a changelog"
-    )]
-    TableNotInTopic {
-        /// The table's store.
-        store: String,
-        /// The topic that it reads.
-        topic: String,
-        /// Why it cannot be.
-        reason: String,
-    },
-    /// A handler sends records to a dead letter topic that was not named.
-    #[error(
-        "a handler sends records to the dead letter topic, and there is none; set `dead_letter_topic` to the name of a \
-         topic"
-    )]
-    NoDeadLetterTopic,
-    /// Dead letters would come back as input, and fail again.
-    #[error(
-        "the dead letter topic '{topic}' is an input of the topology, so a dead letter would be read again and fail \
-         again; choose another topic"
-    )]
-    DeadLettersToInput {
-        /// Its name.
-        topic: String,
-    },
-    /// The topology has changed so that it does not fit what the application keeps. Nothing has been touched: the program
-    /// with the old topology can start again.
-    #[error(
-        "the topology does not fit what application '{application_id}' keeps:\n  - {}",
-        changes.join("\n  - ")
-    )]
-    UnsafeChanges {
-        /// The application.
-        application_id: String,
-        /// One sentence for each change: what it is, why it matters and what to do.
-        changes: Vec<String>,
-    },
-    /// The plan of the last run cannot be read.
-    #[error(
-        "{place} holds no plan that this program reads: {source}; a newer program may have written it"
-    )]
-    KeptPlan {
-        /// Topic or file.
-        place: String,
-        /// What is wrong with it.
-        source: serde_json::Error,
-    },
-    /// The state directory could not be read or written.
-    #[error("state directory {path}: {source}")]
-    Directory {
-        /// The file or directory.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// Standby copies were asked for, and cannot be kept.
-    #[error("`standby` cannot be kept: {reason}")]
-    Standby {
-        /// Why, and what to do.
-        reason: String,
-    },
-    /// The threads would not have enough memory to work with.
-    #[error(
-        "`memory_bytes` is {memory_bytes}, which is too little for {threads} stream threads; set it to {least} at least, \
-         or run fewer threads"
-    )]
-    TooLittleMemory {
-        /// The budget, in bytes.
-        memory_bytes: u64,
-        /// Stream threads.
-        threads: usize,
-        /// What would be enough, in bytes.
-        least: u64,
-    },
-    /// Processing stopped.
-    #[error(transparent)]
-    Processing(#[from] Fault),
-    /// A thread panicked; the message has been printed by it.
-    #[error("stream thread {0} panicked")]
-    Panicked(usize),
-}
 
 /// A running application. Stop it with [`close`](Self::close); a [`run_to_end`](Self::run_to_end) is driven by its caller.
 ///
@@ -307,7 +192,7 @@ impl Streams {
                 let result = run_thread(Arc::clone(&shared), index, &stop, &taken);
                 if let Err(error) = &result {
                     tracing::error!(thread = index, %error, "a stream thread stopped");
-                    mark_if_damaged(&shared.config, error);
+                    mark_if_damaged(&shared, error);
                     // The others would go on without this thread's share; a person or an orchestrator restarts us.
                     stop.store(true, Ordering::SeqCst);
                 }
@@ -462,7 +347,7 @@ impl Streams {
     ) -> Result<T, StreamsError> {
         let result = work(self.inline()?);
         if let Err(error) = &result {
-            mark_if_damaged(&self.shared.config, error);
+            mark_if_damaged(&self.shared, error);
             if let Some(failed) = self.inline.take() {
                 failed.abandon();
             }
@@ -496,13 +381,11 @@ fn memory_plan(topology: &Topology, config: &StreamsConfig) -> Result<MemoryPlan
     })
 }
 
-/// Has the next start set the stores aside if `error` is that they are damaged.
-fn mark_if_damaged(config: &StreamsConfig, error: &StreamsError) {
+fn mark_if_damaged(shared: &Shared, error: &StreamsError) {
     if let StreamsError::Processing(fault) = error
         && let Some(error) = fault.state_error()
-        && let Some(directory) = &config.state_dir
     {
-        state::mark_if_damaged(&directory.join("stores"), error);
+        shared.mark_if_damaged(error);
     }
 }
 

@@ -100,9 +100,7 @@ impl Tailer {
             }
             Some(error) => {
                 tracing::error!(%fault, "standby copies cannot be written; trying again after a while");
-                if let Some(directory) = &self.shared.config.state_dir {
-                    state::mark_if_damaged(&directory.join("stores"), error);
-                }
+                self.shared.mark_if_damaged(error);
             }
         }
         self.failed = true;

@@ -143,7 +143,9 @@ pub fn evaluate(root: &Path, definitions: &Definitions) -> io::Result<Truth> {
     Ok(truth)
 }
 
-fn in_campaign(
+/// The record with its campaign: an impression that names none has that of its creative. `None` if the creative is unknown.
+#[must_use]
+pub fn in_campaign(
     record: LandingRecord,
     creatives: &HashMap<String, String>,
 ) -> Option<LandingRecord> {

@@ -1,10 +1,18 @@
 //! Partitions and offsets as librdkafka takes them.
 
+use std::collections::BTreeSet;
+
 use rdkafka::{Offset as KafkaOffset, TopicPartitionList};
 
 use crate::log::{CommittedOffset, LogError, Offset, TopicPartition};
 
 use super::error::{Call, classified};
+
+/// Each of the names once, in order, as messages have them.
+pub(super) fn named<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+    let names: BTreeSet<&str> = names.into_iter().collect();
+    Vec::from_iter(names).join(", ")
+}
 
 pub(super) fn from_list(list: &TopicPartitionList) -> Vec<TopicPartition> {
     let elements = list.elements();

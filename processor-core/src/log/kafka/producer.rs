@@ -23,7 +23,7 @@ use super::KafkaOptions;
 use super::advice::{advised, explained};
 use super::consumer::Group;
 use super::error::{Call, class, class_of_fatal, classified, code};
-use super::lists::to_list;
+use super::lists::{named, to_list};
 
 const DEFAULT_TRANSACTION_TIMEOUT_MS: u64 = 30_000;
 const DEFAULT_SEND_BYTES: usize = 256 << 20;
@@ -262,8 +262,7 @@ impl KafkaProducer {
         }
         if let Some(why) = why_undone(&self.client, &error) {
             // Any of them may be to blame.
-            let topics: BTreeSet<&str> = self.slots.keys().map(String::as_str).collect();
-            let topics = Vec::from_iter(topics).join(", ");
+            let topics = named(self.slots.keys().map(String::as_str));
             let what = format_args!("sending records to {topics}{as_whom}");
             return classified(Call::Send, what, &why);
         }
@@ -357,13 +356,8 @@ fn end_transaction(
         client
             .send_offsets_to_transaction(&job.offsets, &group.metadata, deadline.remaining())
             .map_err(|error| {
-                let topics: BTreeSet<String> = job
-                    .offsets
-                    .elements()
-                    .iter()
-                    .map(|at| at.topic().to_owned())
-                    .collect();
-                let topics = Vec::from_iter(topics).join(", ");
+                let offsets = job.offsets.elements();
+                let topics = named(offsets.iter().map(|at| at.topic()));
                 let what = format_args!(
                     "adding offsets of {topics} for the group '{}' to a transaction of '{id}'",
                     group.name
@@ -422,7 +416,7 @@ fn flush(client: &Client, deliveries: &Deliveries, deadline: Deadline) -> Result
     }
     let failed = deliveries.lock().failed.take();
     if let Some(Failed { error, partitions }) = failed {
-        let partitions = Vec::from_iter(partitions).join(", ");
+        let partitions = named(partitions.iter().map(String::as_str));
         let what = format_args!("a record for {partitions} was not taken");
         let error = why_undone(client, &error).unwrap_or(error);
         return Err(classified(Call::Deliver, what, &error));

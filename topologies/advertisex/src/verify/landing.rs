@@ -6,6 +6,7 @@ use std::path::Path;
 
 use events::Feed;
 use events::landing::{self, LandingFile, LandingRecord};
+use events::reference::in_campaign;
 use ingest::{FileReport, LandingObject};
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -120,18 +121,6 @@ impl FeedFiles<'_> {
                 }
             }
         }
-    }
-}
-
-fn in_campaign(record: LandingRecord, creatives: &Creatives) -> Option<LandingRecord> {
-    match record {
-        LandingRecord::Impression(mut impression) => {
-            if impression.campaign_id.is_none() {
-                impression.campaign_id = Some(creatives.get(&impression.creative_id)?.clone());
-            }
-            Some(LandingRecord::Impression(impression))
-        }
-        other => Some(other),
     }
 }
 
