@@ -55,11 +55,13 @@ pub enum Mutant {
     RestoreMarkedComplete,
     RestoreMarkedFirst,
     RestoredKeptOnRevoke,
+    CopyNotWaitedFor,
+    CopyGoesOn,
 }
 
 impl Mutant {
     /// All bugs, and what each does.
-    pub const ALL: [(Self, &'static str); 44] = [
+    pub const ALL: [(Self, &'static str); 46] = [
         (Self::OffsetTooFar, "commits offsets that are one too far"),
         (
             Self::OffsetTooShort,
@@ -220,6 +222,14 @@ impl Mutant {
         (
             Self::RestoredKeptOnRevoke,
             "keeps what is restored of a task that was taken away for when it comes back",
+        ),
+        (
+            Self::CopyNotWaitedFor,
+            "opens the stores of a task while its standby copy is still open",
+        ),
+        (
+            Self::CopyGoesOn,
+            "goes on writing to a standby copy after the task was given to a stream thread",
         ),
     ];
 }

@@ -1,12 +1,12 @@
 //! Measures the storage engines at size:
-//! `cargo run --release -p state --features fjall,redb --example engines -- BACKEND GIGABYTES [--minutes M] [--dir DIR]`.
+//! `cargo run --release -p state --features fjall,redb --example engines -- BACKEND GIGABYTES [--minutes M] [--memory GIB] [--dir DIR]`.
 //! Linux only.
 //!
 //! Fills one tree with that many bytes of keys and values, in order, then updates rows at random, in the groups and batches
 //! in which a stream thread applies them; reads; is killed with SIGKILL while it updates; and is opened again, after the kill
 //! and after a close, with its files in the page cache and without. Every part is a process of its own, so its CPU time and
-//! peak memory are its own, threads of the engine included. What takes longer than the limit, or more memory than 6 GiB,
-//! ends there and says so.
+//! peak memory are its own, threads of the engine included. What takes longer than the limit (10 minutes), or more
+//! memory than there is for it (6 GiB), ends there and says so.
 #![expect(
     clippy::print_stdout,
     reason = "results, and the talk between the processes"
@@ -33,7 +33,6 @@ const GROUP: u64 = 250_000;
 const UPDATES: u64 = 2_000_000;
 const READS: u64 = 200_000;
 const SCANS: u64 = 50_000;
-const MEMORY: u64 = 6 << 30;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -49,11 +48,14 @@ fn main() {
         .get(1)
         .and_then(|number| number.parse().ok())
         .expect("the second argument is a number of gigabytes");
-    let minutes = value("--minutes").map_or(10, |minutes| minutes.parse().expect("a number"));
+    let number = |name: &str, otherwise: u64| {
+        value(name).map_or(otherwise, |text| text.parse().expect("a number"))
+    };
     let run = Run {
         backend,
         bytes: (gigabytes * 1e9) as u64,
-        limit: Duration::from_secs(60 * minutes),
+        limit: Duration::from_secs(60 * number("--minutes", 10)),
+        memory: number("--memory", 6) << 30,
     };
     match (value("--part").as_deref(), value("--dir")) {
         (Some("fill"), Some(path)) => run.fill(Path::new(&path)),
@@ -66,6 +68,7 @@ struct Run {
     backend: Backend,
     bytes: u64,
     limit: Duration,
+    memory: u64,
 }
 
 impl Run {
@@ -108,7 +111,9 @@ impl Run {
         let minutes = self.limit.as_secs() / 60;
         Command::new(std::env::current_exe().expect("it has a path"))
             .args([self.backend.name(), &format!("{}", self.bytes as f64 / 1e9)])
-            .args(["--minutes", &minutes.to_string(), "--part", part])
+            .args(["--minutes", &minutes.to_string()])
+            .args(["--memory", &(self.memory >> 30).to_string()])
+            .args(["--part", part])
             .arg("--dir")
             .arg(path)
             .stdout(Stdio::piped())
@@ -185,7 +190,7 @@ impl Run {
 
     fn too_much(&self, watch: &Watch) -> Option<String> {
         let memory = memory("VmRSS:");
-        if memory > MEMORY {
+        if memory > self.memory {
             return Some(format!("{:.1} GB of memory", memory as f64 / 1e9));
         }
         let late = watch.wall() > self.limit;

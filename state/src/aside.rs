@@ -58,11 +58,25 @@ pub fn mark_if_damaged(path: &Path, error: &StateError) {
     }
 }
 
-/// Why the database in `path` must not be opened, if it must not; says so once.
-pub(crate) fn take_mark(path: &Path) -> Option<String> {
-    let reason = fs::read_to_string(mark(path)).ok()?;
-    fs::remove_file(mark(path)).ok()?;
-    Some(reason)
+/// Why the database in `path` must not be opened, if it must not.
+pub(crate) fn marked(path: &Path) -> Result<Option<String>, StateError> {
+    let mark = mark(path);
+    match fs::read(&mark) {
+        Ok(reason) => Ok(Some(String::from_utf8_lossy(&reason).into_owned())),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(StateError::io("read", mark)(error)),
+    }
+}
+
+/// The database in `path` is another one now.
+pub(crate) fn unmark(path: &Path) -> Result<(), StateError> {
+    let mark = mark(path);
+    match fs::remove_file(&mark) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(StateError::io("delete", mark)(error))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Whether a file holds something else than was written, as against one that cannot be used.
@@ -89,19 +103,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_damaged_is_marked_once_and_a_full_disk_is_no_damage() {
+    fn what_is_damaged_is_marked_and_a_full_disk_or_a_foreign_change_is_no_damage() {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let path = directory.path().join("stores");
-        let full = StateError::io("write", &path)(ErrorKind::StorageFull.into());
-        mark_if_damaged(&path, &full);
-        assert_eq!(take_mark(&path), None, "{full}");
+        for error in [
+            StateError::io("write", &path)(ErrorKind::StorageFull.into()),
+            StateError::foreign_change("clicks/3", "a key is cut off"),
+        ] {
+            mark_if_damaged(&path, &error);
+            assert_eq!(marked(&path).expect("read"), None, "{error}");
+        }
         for error in [
             StateError::backend("clicks/3", "read")("a page is torn"),
             StateError::corrupt("clicks/3", "a row is cut off"),
         ] {
             mark_if_damaged(&path, &error);
-            assert_eq!(take_mark(&path), Some(error.to_string()));
-            assert_eq!(take_mark(&path), None);
+            assert_eq!(marked(&path).expect("read"), Some(error.to_string()));
+            unmark(&path).expect("deleted");
+            unmark(&path).expect("there is nothing to delete");
+            assert_eq!(marked(&path).expect("read"), None);
         }
     }
 

@@ -23,7 +23,16 @@ const FORMAT: u32 = 1;
 pub struct StateDirectory {
     path: PathBuf,
     identity: Identity,
-    _lock: File,
+    lock: File,
+}
+
+/// By hand: a child that was forked at this moment, and has not come to its program, holds the file as well.
+impl Drop for StateDirectory {
+    fn drop(&mut self) {
+        if let Err(error) = self.lock.unlock() {
+            tracing::warn!(path = %self.path.display(), %error, "the state directory is not unlocked before the process ends");
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,7 +83,7 @@ impl StateDirectory {
         Ok(Self {
             path: path.to_owned(),
             identity,
-            _lock: lock,
+            lock,
         })
     }
 
@@ -130,7 +139,7 @@ impl StateDirectory {
                 ..self.identity.clone()
             })?;
         }
-        let reason = match aside::take_mark(&stores) {
+        let reason = match aside::marked(&stores)? {
             Some(reason) => reason,
             None => match backend.open(&stores, options) {
                 Err(StateError::Unreadable { reason, .. }) => reason,
@@ -138,7 +147,10 @@ impl StateDirectory {
             },
         };
         aside::set_aside(&stores, &reason)?;
-        backend.open(&stores, options)
+        let database = backend.open(&stores, options)?;
+        // IMPORTANT: last. Whoever dies before this sets the empty database aside as well, and never opens the damaged one.
+        aside::unmark(&stores)?;
+        Ok(database)
     }
 
     fn replace_identity(&mut self, identity: Identity) -> Result<(), StateError> {
@@ -266,7 +278,9 @@ impl Identity {
             let mut file = File::create(&beside)?;
             file.write_all(text.as_bytes())?;
             file.sync_all()?;
-            fs::rename(&beside, &path)
+            fs::rename(&beside, &path)?;
+            // The name lasts when its directory is on the disk.
+            File::open(directory)?.sync_all()
         };
         write().map_err(StateError::io("write", &path))
     }

@@ -31,13 +31,24 @@ pub enum StateError {
         /// The engine's own error.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// Stored bytes, or a changelog record, are not what this version writes.
+    /// Stored bytes are not what this version writes.
     #[error("store `{store}`: {detail}; wipe the store so that it is rebuilt from its changelog")]
     Corrupt {
         /// The store.
         store: String,
         /// What was found.
         detail: String,
+    },
+    /// A record of a changelog is not one of this kind of store. The stores are as good as they were.
+    #[error(
+        "store `{store}`: {detail}: something else writes to its changelog, or a store of another kind was called that before; \
+         give the store another name, or reset the application and delete the changelog"
+    )]
+    ForeignChange {
+        /// The store.
+        store: String,
+        /// What was found.
+        detail: &'static str,
     },
     /// The files of a database are damaged, or the engine panics over them.
     #[error(
@@ -120,6 +131,13 @@ impl StateError {
         Self::Corrupt {
             store: store.to_owned(),
             detail: detail.into(),
+        }
+    }
+
+    pub(crate) fn foreign_change(store: &str, detail: &'static str) -> Self {
+        Self::ForeignChange {
+            store: store.to_owned(),
+            detail,
         }
     }
 

@@ -130,7 +130,7 @@ fn script(script: &mut Unstructured<'_>) -> Result<()> {
         return Ok(());
     };
     for (key, value, timestamp) in &changes {
-        let _ = answered(subject.store().restore(Change {
+        restored(subject.store().restore(Change {
             key,
             value: value.as_deref(),
             timestamp: *timestamp,
@@ -170,6 +170,15 @@ fn answered<T>(answer: std::result::Result<T, StateError>) -> Option<T> {
     match answer {
         Ok(answer) => Some(answer),
         Err(StateError::Corrupt { store, .. }) if store == NAME => None,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// Takes in a change, or says that it is none of this kind of store.
+fn restored(answer: std::result::Result<(), StateError>) {
+    match answer {
+        Ok(()) => {}
+        Err(StateError::ForeignChange { store, .. }) if store == NAME => {}
         Err(error) => panic!("{error}"),
     }
 }

@@ -250,7 +250,7 @@ impl Store for JoinStore {
 
     fn restore(&mut self, change: Change<'_>) -> Result<(), StateError> {
         let (key, slot) = Kind::Join.parse_changelog_key(change.key).ok_or_else(|| {
-            StateError::corrupt(&self.name, "a changelog key is not one of a join's store")
+            StateError::foreign_change(&self.name, "a key is not one of a join's store")
         })?;
         if slot.major >= self.horizon.settled {
             let value = change.value.map(|value| self.arena.copy(value));

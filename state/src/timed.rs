@@ -156,7 +156,8 @@ impl Timed {
             .scan(range.0, range.1, Direction::Forward, &mut |row_key, row| {
                 let slot = row_key
                     .get(prefix..)
-                    .and_then(|suffix| self.kind.parse_suffix(suffix));
+                    .and_then(|suffix| self.kind.parse_suffix(suffix))
+                    .filter(|slot| self.segments.of(slot.major) == segment);
                 match slot.zip(unstamp(Bytes::copy_from_slice(row))) {
                     Some((slot, value)) => visit(slot, value),
                     None => {
@@ -232,6 +233,7 @@ impl Timed {
             Direction::Forward,
             &mut |row_key, row| {
                 let parsed = self.kind.parse_row_key(row_key);
+                let parsed = parsed.filter(|(_, slot)| self.segments.of(slot.major) == segment);
                 match parsed.zip(unstamp(Bytes::copy_from_slice(row))) {
                     Some(((key, slot), value)) => {
                         visit(key, slot, value);
@@ -286,10 +288,7 @@ impl Timed {
 
     pub(crate) fn restore(&mut self, change: Change<'_>) -> Result<(), StateError> {
         let (key, slot) = self.kind.parse_changelog_key(change.key).ok_or_else(|| {
-            StateError::corrupt(
-                &self.name,
-                "a changelog key is not one of this kind of store",
-            )
+            StateError::foreign_change(&self.name, "a key is not one of this kind of store")
         })?;
         if slot.major >= self.horizon.settled {
             let value = change.value.map(|value| self.arena.copy(value));

@@ -7,7 +7,7 @@ use std::time::Duration;
 use state::{Change, MAX_BATCH, Marker, Store, remove_marker, write_marker};
 
 use crate::clock::millis;
-use crate::error::Result;
+use crate::error::{Fault, Result};
 use crate::log::{
     Consumer, ConsumerRecord, Isolation, Offset, RecordBatch, Timestamp, TopicPartition,
 };
@@ -195,7 +195,7 @@ impl Replay {
     /// Takes records in. Returns how many, from the first on.
     pub(super) fn take(&mut self, batch: &RecordBatch, handlers: &Handlers) -> Result<usize> {
         match &self.slot.read_back {
-            None => self.replay(&batch.records),
+            None => self.replay(batch),
             Some(row) => read_back(
                 self.slot.store.commit_side(),
                 &**row,
@@ -206,19 +206,21 @@ impl Replay {
         }
     }
 
-    fn replay(&mut self, records: &[ConsumerRecord]) -> Result<usize> {
+    fn replay(&mut self, batch: &RecordBatch) -> Result<usize> {
         let store = self.slot.store.commit_side();
-        for record in records {
+        for record in &batch.records {
             self.newest = self.newest.max(record.timestamp);
             if let Some(key) = record.key.as_deref() {
-                store.restore(Change {
+                let change = Change {
                     key,
                     value: record.value.as_deref(),
                     timestamp: record.timestamp,
-                })?;
+                };
+                let restored = store.restore(change).map_err(Fault::from);
+                restored.map_err(|fault| fault.at(place(batch, record)))?;
             }
         }
-        Ok(records.len())
+        Ok(batch.records.len())
     }
 
     /// Empties the store, to be restored from `position` on.
@@ -357,14 +359,7 @@ fn read_back(
                 tracing::debug!(topic = %batch.partition, offset = record.offset, %fault, "a record is skipped again");
                 continue;
             }
-            Err(fault) => {
-                let place = RecordMetadata {
-                    topic: Arc::clone(&batch.partition.topic),
-                    partition: batch.partition.partition,
-                    offset: record.offset,
-                };
-                return Err(fault.undecodable(place));
-            }
+            Err(fault) => return Err(fault.undecodable(place(batch, record))),
         };
         store.restore(Change {
             key: &key,
@@ -373,6 +368,14 @@ fn read_back(
         })?;
     }
     Ok(taken)
+}
+
+fn place(batch: &RecordBatch, record: &ConsumerRecord) -> RecordMetadata {
+    RecordMetadata {
+        topic: Arc::clone(&batch.partition.topic),
+        partition: batch.partition.partition,
+        offset: record.offset,
+    }
 }
 
 #[cfg(test)]

@@ -304,7 +304,7 @@ impl StreamThread {
             }
         }
         if let Some(tailer) = &mut self.tailer {
-            tailer.step(Duration::ZERO);
+            tailer.step_in_turn();
         }
         if self.open_tasks()? == Round::Worked {
             round = Round::Worked;

@@ -16,6 +16,7 @@ use std::time::Duration;
 use crate::clock::{Deadline, elapsed_ms};
 use crate::error::{Fault, Result};
 use crate::log::{CommittedOffset, ErrorClass, LogError, Offset, OffsetReset, TopicPartition};
+use crate::mutant::{self, Mutant};
 use crate::processor::{TaskTimes, time_metadata};
 use crate::record::TaskId;
 use crate::runtime::restore::RestoredTask;
@@ -129,7 +130,11 @@ impl StreamThread {
     fn ask_for_offsets(&mut self) -> Result {
         let owners = &self.shared.owners;
         let asked = |(id, opening): (&TaskId, &Opening)| match opening {
-            Opening::Offsets { asked, .. } if !owners.is_followed(*id) => Some((*asked, *id)),
+            Opening::Offsets { asked, .. }
+                if !owners.is_followed(*id) || mutant::is(Mutant::CopyNotWaitedFor) =>
+            {
+                Some((*asked, *id))
+            }
             _ => None,
         };
         let waiting: BTreeSet<(u32, TaskId)> = self.opening.iter().filter_map(asked).collect();

@@ -71,7 +71,7 @@ impl<'scope, 'env> Conductor<'scope, 'env> {
         let mut config = setup.config.clone();
         config.transaction_timeout = patience.transaction;
         let pressure = Pressure::of_run(&mut draw);
-        pressure.set(&mut config);
+        pressure.set(&mut config, setup.instances);
         Self {
             setup,
             topology,

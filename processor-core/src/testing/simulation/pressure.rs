@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::config::StreamsConfig;
+use crate::runtime::Standby;
 
 use super::draw::Draw;
 
@@ -21,6 +22,7 @@ pub(super) struct Pressure {
     apply_bytes: usize,
     buffered_records: usize,
     static_membership: bool,
+    standby: bool,
 }
 
 impl Pressure {
@@ -37,14 +39,20 @@ impl Pressure {
             buffered_records: *draw.of_these(&[0, 2, 1_000]),
             // Whoever comes back gets back what its disk has. Some topologies want it in each run.
             static_membership: draw.one_in(2),
+            // Where members are static.
+            standby: draw.one_in(2),
         }
     }
 
-    /// What of it is a matter of settings.
-    pub(super) fn set(self, config: &mut StreamsConfig) {
+    /// What of it is a matter of settings, of each of so many instances.
+    pub(super) fn set(self, config: &mut StreamsConfig, instances: usize) {
         config.apply_bytes = Some(self.apply_bytes);
         config.commit_interval = self.commit_interval;
         config.buffered_records_per_partition = self.buffered_records;
         config.static_membership |= self.static_membership;
+        if self.standby && config.static_membership && config.standby.is_none() {
+            let instances = u32::try_from(instances).expect("a number of instances");
+            config.standby = Some(Standby::among(instances));
+        }
     }
 }
