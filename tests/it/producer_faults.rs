@@ -85,46 +85,115 @@ fn a_producer_whose_transaction_timed_out_is_told_apart_from_one_with_a_successo
     assert_eq!(values(&log, topic), ["kept"]);
 }
 
+/// A broker, and logs that reach it directly and through a proxy.
+struct Proxied {
+    proxy: Proxy,
+    log: KafkaLog,
+    direct: KafkaLog,
+    _broker: Broker,
+    _directory: tempfile::TempDir,
+}
+
+impl Proxied {
+    fn start(topic: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let door = Door::free().unwrap();
+        let options = Options::default().listener("PROXIED", door.listener, door.proxy);
+        let broker = Broker::start(directory.path(), &options).unwrap();
+        let proxy = Proxy::start(door.proxy, door.listener).unwrap();
+        let direct = KafkaLog::new(KafkaOptions::new(broker.bootstrap())).unwrap();
+        direct.create_topics(&[NewTopic::new(topic, 1)]).unwrap();
+        let mut options = KafkaOptions::new(proxy.address());
+        let timeout = ("socket.timeout.ms".to_owned(), "2000".to_owned());
+        options.properties.extend([timeout]);
+        let log = KafkaLog::new(options).unwrap();
+        Self {
+            proxy,
+            log,
+            direct,
+            _broker: broker,
+            _directory: directory,
+        }
+    }
+
+    /// A producer through the proxy, and a transaction of it that the broker knows of.
+    fn begun(&self, topic: &str, value: &str) -> Box<dyn Producer> {
+        let mut producer = producer(&self.log, "sender", 60_000);
+        producer.begin_transaction().unwrap();
+        send(&mut *producer, topic, value).unwrap();
+        producer.flush(PATIENCE).unwrap();
+        producer
+    }
+}
+
 #[test]
 fn a_commit_whose_requests_had_to_be_sent_again_takes_a_new_producer() {
-    let directory = tempfile::tempdir().unwrap();
-    let door = Door::free().unwrap();
-    let options = Options::default().listener("PROXIED", door.listener, door.proxy);
-    let broker = Broker::start(directory.path(), &options).unwrap();
-    let mut proxy = Proxy::start(door.proxy, door.listener).unwrap();
-    let direct = KafkaLog::new(KafkaOptions::new(broker.bootstrap())).unwrap();
     let topic = "sent-again";
-    direct.create_topics(&[NewTopic::new(topic, 1)]).unwrap();
-    let mut options = KafkaOptions::new(proxy.address());
-    let timeout = ("socket.timeout.ms".to_owned(), "2000".to_owned());
-    options.properties.extend([timeout]);
-    let log = KafkaLog::new(options).unwrap();
-
-    let mut first = producer(&log, "sender", 60_000);
-    first.begin_transaction().unwrap();
-    send(&mut *first, topic, "undisturbed").unwrap();
+    let mut kafka = Proxied::start(topic);
+    let mut first = kafka.begun(topic, "undisturbed");
     commit(&mut *first).unwrap();
 
     first.begin_transaction().unwrap();
     send(&mut *first, topic, "disturbed").unwrap();
     first.flush(PATIENCE).unwrap();
-    proxy.black_hole();
+    kafka.proxy.black_hole();
     first.begin_commit(Vec::new(), None).unwrap();
     // Longer than a request may take, so it is sent again, and arrives twice.
     assert!(first.poll_commit(Duration::from_secs(8)).unwrap().is_none());
-    proxy.open().unwrap();
+    kafka.proxy.open().unwrap();
     let outcome = wait_for(PATIENCE, || {
         first.poll_commit(Duration::from_millis(100)).transpose()
     });
     let error = outcome.expect("the commit ends").unwrap_err();
     assert_eq!(error.class, ErrorClass::Uncertain, "{error}");
     drop(first);
-    let mut second = producer(&log, "sender", 60_000);
-    second.begin_transaction().unwrap();
-    send(&mut *second, topic, "afterwards").unwrap();
+    let mut second = kafka.begun(topic, "afterwards");
     commit(&mut *second).unwrap();
     assert_eq!(
-        values(&direct, topic),
+        values(&kafka.direct, topic),
         ["undisturbed", "disturbed", "afterwards"]
+    );
+}
+
+#[test]
+fn an_abort_whose_requests_had_to_be_sent_again_takes_a_new_producer() {
+    let topic = "aborted-again";
+    let mut kafka = Proxied::start(topic);
+    let mut undisturbed = kafka.begun(topic, "aborted");
+    undisturbed.abort_transaction(PATIENCE).unwrap();
+    undisturbed.begin_transaction().unwrap();
+    send(&mut *undisturbed, topic, "kept").unwrap();
+    commit(&mut *undisturbed).unwrap();
+    drop(undisturbed);
+
+    let mut unanswered = kafka.begun(topic, "aborted");
+    kafka.proxy.black_hole();
+    let error = unanswered.abort_transaction(Duration::from_secs(8));
+    assert_eq!(error.unwrap_err().class, ErrorClass::Uncertain);
+    kafka.proxy.open().unwrap();
+    // The same abort, which the broker has by now, and perhaps a second time still to come.
+    let error = unanswered.abort_transaction(PATIENCE).unwrap_err();
+    assert_eq!(error.class, ErrorClass::Uncertain, "{error}");
+    drop(unanswered);
+
+    // Whether the transaction is aborted or committed then, requests of it were lost before.
+    let mut cut = kafka.begun(topic, "aborted");
+    kafka.proxy.cut();
+    kafka.proxy.open().unwrap();
+    let error = cut.abort_transaction(PATIENCE).unwrap_err();
+    assert_eq!(error.class, ErrorClass::Uncertain, "{error}");
+    drop(cut);
+    let mut cut = kafka.begun(topic, "committed after a cut");
+    kafka.proxy.cut();
+    kafka.proxy.open().unwrap();
+    let error = commit(&mut *cut).unwrap_err();
+    assert_eq!(error.class, ErrorClass::Uncertain, "{error}");
+    drop(cut);
+
+    let mut new = kafka.begun(topic, "afterwards");
+    commit(&mut *new).unwrap();
+    assert_eq!(
+        values(&kafka.direct, topic),
+        ["kept", "committed after a cut", "afterwards"]
     );
 }

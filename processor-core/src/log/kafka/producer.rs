@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use rdkafka::bindings as native;
 use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Header as KafkaHeader, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
@@ -32,9 +33,9 @@ const RECORD_OVERHEAD: usize = 256;
 const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 /// One budget for flush, offsets and end of transaction; beyond it the outcome counts as uncertain.
 const COMMIT_BUDGET: Duration = Duration::from_secs(30);
-/// A commit that takes longer may have had requests sent again: they are after socket.timeout.ms (10 s), and librdkafka does
-/// not tell of each connection that it loses.
-const SLOW_COMMIT: Duration = Duration::from_secs(5);
+/// A commit or abort that takes longer may have had requests sent again: they are after socket.timeout.ms (10 s), and
+/// librdkafka does not tell of each connection that it loses.
+const SLOW_END: Duration = Duration::from_secs(5);
 
 type Client = ThreadedProducer<Deliveries>;
 
@@ -44,8 +45,9 @@ struct Acknowledged {
     /// Offset after the last record, by the number that records of a partition carry.
     next_offsets: Vec<Offset>,
     failed: Option<Failed>,
-    /// A connection was lost or a request had no answer, since a commit began: requests of it may have been sent again, and
-    /// the first ones may still be under way.
+    /// A connection was lost, or the end of a transaction was slow, since the producer was initialised: requests may have
+    /// been sent again, and the first ones may still be under way. Nothing ends this doubt but a new producer, since
+    /// librdkafka tells of a loss like the last one only after half a minute.
     disturbed: bool,
 }
 
@@ -69,7 +71,24 @@ impl Deliveries {
 impl ClientContext for Deliveries {
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(%error, reason, "producing");
-        self.lock().disturbed = true;
+        self.lock().disturbed |= tells_of_a_loss(reason);
+    }
+
+    /// A connection that the other side closes is no error to librdkafka: it says so in its log only.
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        tracing::debug!(?level, facility, message, "librdkafka");
+        if facility == "FAIL" {
+            self.lock().disturbed |= tells_of_a_loss(message);
+        }
+    }
+}
+
+/// Whether requests may have been lost. Over a connection that could not be made none was sent; what librdkafka says of one
+/// ends with the state that it was in.
+fn tells_of_a_loss(message: &str) -> bool {
+    match message.rsplit_once(" in state ") {
+        Some((_, state)) => state.starts_with("UP") || state.starts_with("REAUTH"),
+        None => true,
     }
 }
 
@@ -185,6 +204,8 @@ impl KafkaProducer {
                 .set("transaction.timeout.ms", transaction_timeout_ms.to_string());
         }
         let deliveries = Deliveries::default();
+        // IMPORTANT: connections that are lost are logged at this level.
+        settings.set_log_level(RDKafkaLogLevel::Info);
         let client: Client = settings
             .create_with_context(deliveries.clone())
             .map_err(|error| classified(Call::Ask, "creating a producer", &error))?;
@@ -325,23 +346,39 @@ fn commit(
     job: &CommitJob,
 ) -> Result<(), LogError> {
     let deadline = Deadline::after(COMMIT_BUDGET);
-    let slow = Deadline::after(SLOW_COMMIT);
-    deliveries.lock().disturbed = false;
     flush(client, deliveries, deadline)?;
     if !job.transactional {
         return Ok(());
     }
-    end_transaction(client, id, job, deadline)?;
-    // NOTE: before KIP-890 a request that was sent twice counts for whichever transaction is open when it arrives. A newer
-    // producer's do not, since it has another epoch.
-    if std::mem::take(&mut deliveries.lock().disturbed) || slow.passed() {
-        return Err(LogError::new(
-            ErrorClass::Uncertain,
-            "a transaction was committed slowly, or over a connection that was lost meanwhile; requests that were sent again \
-             may still be under way",
-        ));
-    }
-    Ok(())
+    let slow = Deadline::after(SLOW_END);
+    let ended = end_transaction(client, id, job, deadline);
+    unless_in_doubt(ended, &mut deliveries.lock(), slow)
+}
+
+/// How a transaction ended; uncertain if its requests may have been sent twice.
+///
+/// Before KIP-890 a request that was sent twice counts for whichever transaction is open when it arrives. It does not for
+/// those of a newer producer, which have another epoch.
+fn unless_in_doubt(
+    ended: Result<(), LogError>,
+    acknowledged: &mut Acknowledged,
+    slow: Deadline,
+) -> Result<(), LogError> {
+    acknowledged.disturbed |= slow.passed();
+    let what = match ended {
+        Ok(()) if acknowledged.disturbed => "a transaction was ended".to_owned(),
+        Err(error) if acknowledged.disturbed && error.class == ErrorClass::Abortable => {
+            error.message.into_owned()
+        }
+        ended => return ended,
+    };
+    Err(LogError::new(
+        ErrorClass::Uncertain,
+        format!(
+            "{what}; slowly, or by a producer that has lost a connection, so requests that were sent again may still be \
+             under way"
+        ),
+    ))
 }
 
 fn end_transaction(
@@ -444,7 +481,10 @@ impl Producer for KafkaProducer {
             .map_err(|error| {
                 let what = format_args!("initialising transactions of '{}'", self.id);
                 self.judged(classified(Call::Init, what, &error))
-            })
+            })?;
+        // What was lost on the way here is of no transaction of this producer.
+        self.deliveries.lock().disturbed = false;
+        Ok(())
     }
 
     fn begin_transaction(&mut self) -> Result<(), LogError> {
@@ -570,18 +610,19 @@ impl Producer for KafkaProducer {
     fn abort_transaction(&mut self, timeout: Duration) -> Result<(), LogError> {
         self.join_commit();
         self.open = false;
-        let result = self.client.abort_transaction(timeout);
+        let slow = Deadline::after(SLOW_END);
+        let ended = self.client.abort_transaction(timeout).map_err(|error| {
+            let what = format_args!("aborting a transaction of '{}'", self.id);
+            self.judged(classified(Call::Abort, what, &error))
+        });
+        if ended.is_ok() {
+            self.expires = None;
+        }
         let mut acknowledged = self.deliveries.lock();
         acknowledged.next_offsets.fill(0);
         // The abort purges what was queued; those failures are its own.
         acknowledged.failed = None;
-        drop(acknowledged);
-        result.map_err(|error| {
-            let what = format_args!("aborting a transaction of '{}'", self.id);
-            self.judged(classified(Call::Abort, what, &error))
-        })?;
-        self.expires = None;
-        Ok(())
+        unless_in_doubt(ended, &mut acknowledged, slow)
     }
 }
 
@@ -610,5 +651,63 @@ mod tests {
         assert_eq!((queue.kbytes, queue.messages), ((24 << 10) + 1, 98_304));
         let queue = SendQueue::within(1 << 20, 8_000_000);
         assert!(queue.kbytes * 1024 > 8_000_000);
+    }
+
+    /// The class of how a transaction ended, by what is known of its connections and its time.
+    fn ended(with: Option<ErrorClass>, disturbed: bool, slow: bool) -> Option<ErrorClass> {
+        let mut acknowledged = Acknowledged {
+            disturbed,
+            ..Acknowledged::default()
+        };
+        let slow = match slow {
+            true => Deadline::after(Duration::ZERO),
+            false => Deadline::after(SLOW_END),
+        };
+        let with = with.map_or(Ok(()), |class| Err(LogError::new(class, "no")));
+        let ended = unless_in_doubt(with, &mut acknowledged, slow);
+        // The same producer is asked to abort next.
+        let and_then = unless_in_doubt(Ok(()), &mut acknowledged, Deadline::after(SLOW_END));
+        assert_eq!(and_then.is_err(), acknowledged.disturbed);
+        ended.err().map(|error| error.class)
+    }
+
+    #[test]
+    fn an_end_that_was_slow_or_disturbed_is_uncertain_whether_it_worked_or_is_to_be_taken_back() {
+        use ErrorClass::{Abortable, Fatal, Fenced, Uncertain};
+        for with in [
+            None,
+            Some(Abortable),
+            Some(Uncertain),
+            Some(Fenced),
+            Some(Fatal),
+        ] {
+            assert_eq!(ended(with, false, false), with);
+            let expected = match with {
+                None | Some(Abortable) => Some(Uncertain),
+                with => with,
+            };
+            for (disturbed, slow) in [(true, false), (false, true), (true, true)] {
+                let class = ended(with, disturbed, slow);
+                assert_eq!(class, expected, "{with:?}, {disturbed}, {slow}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_connection_that_was_lost_is_told_from_one_that_could_not_be_made() {
+        for lost in [
+            "[thrd:127.0.0.1:9092/1]: 127.0.0.1:9092/1: Disconnected (after 512ms in state UP)",
+            "127.0.0.1:9092/1: Disconnected (after 9ms in state UP, 1 identical error(s) suppressed)",
+            "127.0.0.1:9092/1: 1 request(s) timed out: disconnect (after 60046ms in state UP)",
+            "1/1 brokers are down",
+        ] {
+            assert!(tells_of_a_loss(lost), "{lost}");
+        }
+        for never_made in [
+            "localhost:9092/1: Connect to ipv6#[::1]:9092 failed: Connection refused (after 0ms in state CONNECT)",
+            "localhost:9092/1: Connection setup timed out in state APIVERSION_QUERY (after 9ms in state APIVERSION_QUERY)",
+        ] {
+            assert!(!tells_of_a_loss(never_made), "{never_made}");
+        }
     }
 }
