@@ -308,12 +308,20 @@ impl KafkaProducer {
     }
 
     /// Waits for a commit that is still in flight; its outcome is of no interest any more.
-    fn join_commit(&mut self) {
-        if std::mem::take(&mut self.in_flight)
-            && let Some(helper) = &self.helper
+    fn join_commit(&mut self, deadline: Deadline) -> Result<(), LogError> {
+        if let Some(helper) = self.helper.as_ref().filter(|_| self.in_flight)
+            && matches!(
+                helper.outcomes.recv_timeout(deadline.remaining()),
+                Err(RecvTimeoutError::Timeout)
+            )
         {
-            let _ = helper.outcomes.recv();
+            return Err(LogError::new(
+                ErrorClass::Uncertain,
+                format!("a commit of '{}' is still in flight", self.id),
+            ));
         }
+        self.in_flight = false;
+        Ok(())
     }
 }
 
@@ -524,15 +532,16 @@ impl Producer for KafkaProducer {
             match self.client.send(kafka) {
                 Ok(()) => return Ok(()),
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
-                    if deadline
-                        .get_or_insert_with(|| Deadline::after(SEND_TIMEOUT))
-                        .passed()
-                    {
+                    let full = deadline.get_or_insert_with(|| Deadline::after(SEND_TIMEOUT));
+                    // What waits for longer than a transaction may take would be aborted anyway.
+                    if full.passed() || self.expires.is_some_and(Deadline::passed) {
                         return Err(LogError::new(
                             ErrorClass::Abortable,
                             format!(
-                                "the send buffer stayed full for {} s; is the broker there?",
-                                SEND_TIMEOUT.as_secs()
+                                "the send buffer stayed full for {} s, or until the transaction was {} s old; is the \
+                                 broker there?",
+                                SEND_TIMEOUT.as_secs(),
+                                self.transaction_timeout.as_secs()
                             ),
                         ));
                     }
@@ -547,9 +556,9 @@ impl Producer for KafkaProducer {
     }
 
     fn flush(&mut self, timeout: Duration) -> Result<(), LogError> {
-        self.join_commit();
-        flush(&self.client, &self.deliveries, Deadline::after(timeout))
-            .map_err(|error| self.judged(error))
+        let deadline = Deadline::after(timeout);
+        self.join_commit(deadline)?;
+        flush(&self.client, &self.deliveries, deadline).map_err(|error| self.judged(error))
     }
 
     fn begin_commit(
@@ -608,10 +617,12 @@ impl Producer for KafkaProducer {
     }
 
     fn abort_transaction(&mut self, timeout: Duration) -> Result<(), LogError> {
-        self.join_commit();
+        let deadline = Deadline::after(timeout);
+        self.join_commit(deadline)?;
         self.open = false;
         let slow = Deadline::after(SLOW_END);
-        let ended = self.client.abort_transaction(timeout).map_err(|error| {
+        let ended = self.client.abort_transaction(deadline.remaining());
+        let ended = ended.map_err(|error| {
             let what = format_args!("aborting a transaction of '{}'", self.id);
             self.judged(classified(Call::Abort, what, &error))
         });
@@ -627,8 +638,8 @@ impl Producer for KafkaProducer {
 }
 
 impl Drop for KafkaProducer {
+    /// A commit that is still in flight ends by itself: somebody may be waiting for a new producer.
     fn drop(&mut self) {
-        self.join_commit();
         if let Some(Helper {
             jobs,
             thread,
@@ -636,7 +647,9 @@ impl Drop for KafkaProducer {
         }) = self.helper.take()
         {
             drop((jobs, outcomes));
-            let _ = thread.join();
+            if !self.in_flight {
+                let _ = thread.join();
+            }
         }
     }
 }

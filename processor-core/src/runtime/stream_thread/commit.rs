@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::clock::{Deadline, elapsed_ms, millis};
+use crate::clock::{elapsed_ms, millis};
 use crate::config::Guarantee;
 use crate::error::Result;
 use crate::log::{CommittedOffset, ErrorClass, LogError, TopicPartition};
@@ -131,24 +131,24 @@ impl StreamThread {
         self.commit_now().or_else(|fault| self.recover(fault))
     }
 
-    /// Commits everything and waits for it.
+    /// Commits everything and waits for it, within one budget.
     pub(super) fn commit_now(&mut self) -> Result {
-        // One budget for both: whoever asks for partitions waits no longer.
-        let deadline = Deadline::after(COMMIT_BUDGET);
-        self.await_commit_until(deadline)?;
+        let began_ms = self.shared.clock.now_ms();
+        self.await_commit_since(began_ms)?;
         if self.begin_commit()? {
-            self.await_commit_until(deadline)?;
+            self.await_commit_since(began_ms)?;
         }
         Ok(())
     }
 
     pub(super) fn await_commit(&mut self) -> Result {
-        self.await_commit_until(Deadline::after(COMMIT_BUDGET))
+        self.await_commit_since(self.shared.clock.now_ms())
     }
 
-    fn await_commit_until(&mut self, deadline: Deadline) -> Result {
+    fn await_commit_since(&mut self, began_ms: i64) -> Result {
         while self.out.committing() {
-            if deadline.passed() {
+            self.poll_commit(Duration::from_millis(100))?;
+            if self.out.committing() && self.budget_is_over(began_ms) {
                 return Err(LogError::new(
                     ErrorClass::Uncertain,
                     format!(
@@ -158,9 +158,13 @@ impl StreamThread {
                 )
                 .into());
             }
-            self.poll_commit(Duration::from_millis(100))?;
         }
         Ok(())
+    }
+
+    /// Whether what began then has used up the budget of a commit.
+    pub(super) fn budget_is_over(&self, began_ms: i64) -> bool {
+        elapsed_ms(began_ms, self.shared.clock.now_ms()) >= millis(COMMIT_BUDGET)
     }
 
     /// Writes settled changes to the stores when there are many or they are old.

@@ -28,19 +28,14 @@ impl StreamThread {
 
     pub(super) fn revoked(&mut self, partitions: &[TopicPartition], lost: bool) -> Result {
         tracing::info!(thread = self.index, ?partitions, lost, "partitions revoked");
-        let exist = self.check_inputs_exist();
         // IMPORTANT: whatever becomes of the commit, the partitions are released: the group waits for that, and asks
-        // once only.
-        let undone = if mutant::is(Mutant::OpenAcrossRebalance) {
-            Ok(false)
-        } else if lost {
-            // They belong to somebody else already, and so would what is open.
-            self.committing = None;
-            self.abort_open().map(|()| true)
-        } else if let Err(fault) = self.commit_now() {
-            self.undo(fault).map(|()| true)
-        } else {
-            Ok(false)
+        // once only. So the commit is all that stands before it, and has one budget. What fails or takes longer is taken
+        // back behind it: who gets the partitions waits until it is decided what is committed.
+        let began_ms = self.shared.clock.now_ms();
+        let is_left_open = lost || mutant::is(Mutant::OpenAcrossRebalance);
+        let committed = match is_left_open {
+            true => Ok(()),
+            false => self.commit_now(),
         };
         let revoked: BTreeSet<TaskId> = partitions
             .iter()
@@ -53,7 +48,10 @@ impl StreamThread {
             if mutant::is(Mutant::RevokedGoesOn) {
                 continue;
             }
-            if let Some(mut task) = self.tasks.remove(id) {
+            if let Some(mut task) = self.tasks.remove(id)
+                // What is not written down now is replayed from the changelog.
+                && !self.budget_is_over(began_ms)
+            {
                 task.apply(&*self.shared.database)?;
             }
             self.claims.unclaim(*id);
@@ -65,10 +63,21 @@ impl StreamThread {
             self.first_offsets.remove(partition);
             self.ends.remove(partition);
             self.waiting_since.remove(partition);
-            self.failed.forget(partition);
         }
         self.consumer.release(partitions)?;
-        exist?;
+        let undone = match committed {
+            Ok(()) if lost => {
+                // They belong to somebody else already, and so would what is open.
+                self.committing = None;
+                self.abort_open().map(|()| true)
+            }
+            Ok(()) => Ok(false),
+            Err(fault) => self.undo(fault).map(|()| true),
+        };
+        for partition in partitions {
+            self.failed.forget(partition);
+        }
+        self.check_inputs_exist()?;
         let undone = undone?;
         // Where only some inputs of a task were taken, it waits for them to come back.
         let holds_some = |id: &&TaskId| {

@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use processor_core::log::ErrorClass;
+use processor_core::clock::{Clock as _, ManualClock};
+use processor_core::log::embedded::{EmbeddedLog, Options};
+use processor_core::log::{ErrorClass, Log as _, NewTopic};
 use processor_core::{Streams, StreamsConfig};
 
 use super::{
     OUTPUTS, PARTS, RECORDS, Results, config, feed, results, topics, topology, undisturbed,
 };
-use crate::support::faulty_log::{Call, Fault, FaultyLog, Script};
+use crate::support::faulty_log::{Call, Fault, FaultyLog, Script, Silence};
 use crate::support::world::World;
 
 fn named(instance: &str) -> StreamsConfig {
@@ -192,6 +194,76 @@ fn a_failure_in_a_rebalance_neither_blocks_the_group_nor_changes_a_result() {
                 break;
             }
         }
+    }
+}
+
+#[test]
+fn a_commit_that_gets_no_answer_keeps_the_group_waiting_for_a_minute_and_changes_no_result() {
+    for commits in [false, true] {
+        let directory = tempfile::tempdir().unwrap();
+        let clock = ManualClock::default();
+        // Members that wait for the log are not taken for dead, as where the client polls beside them.
+        let options = Options {
+            clock: Arc::new(clock.clone()),
+            session_timeout: Duration::from_secs(1_000),
+            ..Options::default()
+        };
+        let log = EmbeddedLog::open_with(directory.path(), options).unwrap();
+        let new_topics = topics().into_iter();
+        let new_topics: Vec<_> = new_topics.map(|(name, n)| NewTopic::new(name, n)).collect();
+        log.create_topics(&new_topics).unwrap();
+        let world = World { log, clock };
+        let script = Script::counting(&[]);
+        let log = FaultyLog {
+            inner: world.log.clone(),
+            script: Arc::clone(&script),
+            max_poll_records: 7,
+        };
+        // Commits only when it has to, so that a rebalance finds something to commit.
+        let config = StreamsConfig {
+            commit_interval: Duration::from_secs(100_000),
+            ..named("one")
+        };
+        let mut one = world.streams_on(Arc::new(log), &topology(), config);
+        feed(&world, 0, RECORDS);
+        let mut two = world.streams(&topology(), named("two"));
+        let (mut rounds, mut began_ms, mut silence) = (0, 0, None);
+        one.run_to_end_with(&mut |_| {
+            rounds += 1;
+            if rounds == 4 {
+                two.run_to_end_with(&mut |_| false).unwrap();
+                began_ms = world.clock.now_ms();
+                script.set_silence(Some(Silence {
+                    clock: world.clock.clone(),
+                    commits,
+                    released_ms: None,
+                }));
+            } else if silence.is_none() && world.clock.now_ms() > began_ms {
+                silence = script.set_silence(None);
+            }
+            rounds < 10
+        })
+        .unwrap();
+        let released_ms = silence.and_then(|silence| silence.released_ms);
+        let waited_ms = released_ms.expect("it gives its partitions up") - began_ms;
+        assert!(
+            (60_000..=60_100).contains(&waited_ms),
+            "the group waited for {waited_ms} ms"
+        );
+        assert!(
+            world.clock.now_ms() >= began_ms + 120_000,
+            "the repair comes behind it"
+        );
+        feed(&world, 1, RECORDS);
+        take_turns(&mut [&mut one, &mut two]);
+        assert!(two.records_taken() > 0, "the second one had nothing to do");
+        feed(&world, 2, RECORDS);
+        take_turns(&mut [&mut one, &mut two]);
+        assert_eq!(
+            without_totals(results(&world)),
+            without_totals(undisturbed()),
+            "the commit was done: {commits}"
+        );
     }
 }
 

@@ -4,10 +4,11 @@
 //! or after it has done its work.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use processor_core::clock::{Clock as _, ManualClock};
 use processor_core::log::{
     Committed, CommittedOffset, Consumer, ConsumerConfig, ErrorClass, GroupMetadata, Isolation,
     Log, LogError, NewTopic, Offset, Polled, Producer, ProducerConfig, ProducerRecord,
@@ -54,6 +55,19 @@ pub struct Script {
     left: AtomicUsize,
     /// How often a commit says that it is still in flight.
     commit_polls: AtomicUsize,
+    silence: Mutex<Option<Silence>>,
+}
+
+/// A log that has stopped answering: no commit ends, and whoever wants a new client waits for a minute. Partitions can be
+/// given up all the same.
+#[derive(Debug, Clone)]
+pub struct Silence {
+    /// What passes while something waits.
+    pub clock: ManualClock,
+    /// Whether a commit is done, though nobody hears of it.
+    pub commits: bool,
+    /// When partitions were given up.
+    pub released_ms: Option<i64>,
 }
 
 impl Script {
@@ -65,6 +79,7 @@ impl Script {
             after: None,
             left: AtomicUsize::new(0),
             commit_polls: AtomicUsize::new(0),
+            silence: Mutex::default(),
         })
     }
 
@@ -77,6 +92,7 @@ impl Script {
             after: Some(after),
             left: AtomicUsize::new(times),
             commit_polls: AtomicUsize::new(0),
+            silence: Mutex::default(),
         })
     }
 
@@ -100,6 +116,11 @@ impl Script {
             done: false,
         };
         Self::new(fault, usize::MAX)
+    }
+
+    /// From now on the log is silent, or answers again; what the silence was.
+    pub fn set_silence(&self, silence: Option<Silence>) -> Option<Silence> {
+        std::mem::replace(&mut self.silence.lock().unwrap(), silence)
     }
 
     /// How many calls there were of those that are counted.
@@ -159,6 +180,9 @@ impl<L: Log> Log for FaultyLog<L> {
     }
 
     fn producer(&self, config: ProducerConfig) -> Result<Box<dyn Producer>, LogError> {
+        if let Some(silence) = &*self.script.silence.lock().unwrap() {
+            silence.clock.advance(Duration::from_secs(60));
+        }
         let make = || self.inner.producer(config);
         let inner = self.script.call(Call::MakeClient, make)?;
         let script = Arc::clone(&self.script);
@@ -166,6 +190,7 @@ impl<L: Log> Log for FaultyLog<L> {
             inner,
             script,
             polls_left: 0,
+            unheard: false,
         }))
     }
 
@@ -211,6 +236,9 @@ impl Consumer for FaultyConsumer {
     }
 
     fn release(&mut self, partitions: &[TopicPartition]) -> Result<(), LogError> {
+        if let Some(silence) = &mut *self.script.silence.lock().unwrap() {
+            silence.released_ms = Some(silence.clock.now_ms());
+        }
         let release = || self.inner.release(partitions);
         self.script.call(Call::Release, release)
     }
@@ -278,6 +306,8 @@ struct FaultyProducer {
     inner: Box<dyn Producer>,
     script: Arc<Script>,
     polls_left: usize,
+    /// The commit in flight is done.
+    unheard: bool,
 }
 
 impl Producer for FaultyProducer {
@@ -312,6 +342,13 @@ impl Producer for FaultyProducer {
     fn poll_commit(&mut self, timeout: Duration) -> Result<Option<Committed>, LogError> {
         if self.polls_left > 0 {
             self.polls_left -= 1;
+            return Ok(None);
+        }
+        if let Some(silence) = &*self.script.silence.lock().unwrap() {
+            if silence.commits && !std::mem::replace(&mut self.unheard, true) {
+                self.inner.poll_commit(timeout)?;
+            }
+            silence.clock.advance(timeout);
             return Ok(None);
         }
         let poll = || self.inner.poll_commit(timeout);
