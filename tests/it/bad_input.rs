@@ -181,6 +181,22 @@ fn an_input_that_is_deleted_while_it_runs_stops_it() {
 }
 
 #[test]
+fn an_output_that_is_deleted_while_it_runs_stops_it() {
+    let log = kafka();
+    create(&*log, &["copied-in", "copied-out"]);
+    produce(&*log, "copied-in", [("v", 1)]);
+    let streams = started(copying("copied-in", "copied-out"), "copied-app", &log);
+    wait_for(PATIENCE, || {
+        (!values(&*log, "copied-out").is_empty()).then_some(())
+    })
+    .expect("it works");
+    log.delete_topics(&["copied-out"]).unwrap();
+    produce(&*log, "copied-in", [("v", 2)]);
+    let error = why_it_stopped(streams);
+    assert_says(&error, &["output topic 'copied-out' was deleted"]);
+}
+
+#[test]
 fn internal_topics_that_do_not_fit_are_refused_before_anything_is_done() {
     let log = kafka();
     create(&*log, &["kept-in"]);

@@ -194,7 +194,7 @@ pub enum Polled {
         /// The partitions to give up.
         partitions: Vec<TopicPartition>,
         /// They already belong to somebody else (session expired, member fenced): a commit would be refused, so
-        /// abort instead.
+        /// abort instead, before or after the answer.
         lost: bool,
     },
 }
@@ -525,6 +525,7 @@ pub trait Producer: Send {
     /// Drops everything sent since [`begin_transaction`](Self::begin_transaction).
     ///
     /// # Errors
-    /// [`ErrorClass::Uncertain`] when the log did not confirm in time: this producer is of no further use.
+    /// [`ErrorClass::Uncertain`] when the log did not confirm in time, or requests of this producer may still be under way:
+    /// it is of no further use.
     fn abort_transaction(&mut self, timeout: Duration) -> Result<(), LogError>;
 }

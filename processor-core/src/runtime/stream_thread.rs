@@ -12,7 +12,8 @@
 //! ```
 //!
 //! Polling, rebalances and commits are sequenced here, by one thread. Before partitions are given up, the commit in flight
-//! is waited for and everything open is committed or aborted. Stores are restored beside all of this.
+//! is waited for and everything open is committed; what cannot be, within a budget, is taken back right behind. Stores are
+//! restored beside all of this.
 
 mod commit;
 mod input;
@@ -57,7 +58,7 @@ const NOT_READY_PAUSE: Duration = Duration::from_millis(5);
 /// How long a thread waits for input while tasks are being opened.
 const OPENING_PAUSE: Duration = Duration::from_millis(10);
 const LOG_TIMEOUT: Duration = Duration::from_secs(30);
-/// One budget for everything a commit may wait for; then its outcome counts as uncertain.
+/// One budget for everything that a commit, or the group because of it, waits for; then its outcome counts as uncertain.
 const COMMIT_BUDGET: Duration = Duration::from_secs(60);
 
 /// What the threads of an application share.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use processor_core::dsl::{Consumed, Grouped, JoinWindows, Produced, StreamsBuilder, TimeWindows};
+use processor_core::log::Log as _;
 use processor_core::serde::{int64, utf8};
 use processor_core::testing::TopologyTestDriver;
 use processor_core::{StreamsConfig, StreamsError, TopologyError};
@@ -116,6 +117,22 @@ fn a_missing_output_topic_is_named() {
     });
     let expected = "topic 'out' does not exist; create it before the application starts";
     assert_eq!(error.to_string(), expected);
+}
+
+#[test]
+fn an_output_topic_that_is_deleted_while_it_is_written_to_is_named() {
+    let world = World::new(&[("in", 1), ("out", 1)]);
+    let builder = StreamsBuilder::new("copying");
+    let texts = Consumed::new(utf8(), utf8());
+    builder.stream("in", texts).to("out");
+    let topology = builder.build().unwrap();
+    let mut streams = world.streams(&topology, StreamsConfig::new("app"));
+    world.write("in", 0, Some("k"), Some("v"), 1);
+    streams.run_to_end().unwrap();
+    world.log.delete_topics(&["out"]).unwrap();
+    world.write("in", 0, Some("k"), Some("v"), 2);
+    let expected = "output topic 'out' was deleted while the application wrote to it; make it again and restart all instances";
+    assert_eq!(streams.run_to_end().unwrap_err().to_string(), expected);
 }
 
 #[test]

@@ -77,7 +77,7 @@ impl StreamThread {
         for partition in partitions {
             self.failed.forget(partition);
         }
-        self.check_inputs_exist()?;
+        self.check_topics_exist()?;
         let undone = undone?;
         // Where only some inputs of a task were taken, it waits for them to come back.
         let holds_some = |id: &&TaskId| {
@@ -110,23 +110,28 @@ impl StreamThread {
         Ok(())
     }
 
-    /// Refuses to go on when an input is gone: the others would be read as if nothing were missing. The group takes the
-    /// partitions of a topic back that was deleted.
-    fn check_inputs_exist(&self) -> Result {
+    /// Refuses to go on when a topic of the user is gone. Without an input, whose partitions the group takes back, the others
+    /// would be read as if nothing were missing; records for an output would fail again and again.
+    pub(super) fn check_topics_exist(&self) -> Result {
         // A log that does not answer says nothing about the topics.
         let Ok(there) = self.shared.log.topics() else {
             return Ok(());
         };
-        for topic in self.shared.topology.input_topics() {
-            if !there.contains(&topic) {
-                return Err(LogError::fatal(format!(
-                    "input topic '{topic}' was deleted while the application read it; make it again and restart all \
-                     instances"
-                ))
-                .into());
-            }
+        let topology = &self.shared.topology;
+        let dead_letters = self.shared.partitions.dead_letters();
+        let inputs = topology.input_topics().into_iter();
+        let outputs = topology.output_topics().into_iter();
+        let mut topics = inputs
+            .map(|topic| ("input", topic, "read"))
+            .chain(outputs.map(|topic| ("output", topic, "wrote to")))
+            .chain(dead_letters.map(|topic| ("dead letter", topic.name.to_string(), "wrote to")));
+        match topics.find(|(_, topic, _)| !there.contains(topic)) {
+            Some((kind, topic, did)) => Err(LogError::fatal(format!(
+                "{kind} topic '{topic}' was deleted while the application {did} it; make it again and restart all instances"
+            ))
+            .into()),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// Has the consumer read on at these offsets, whether or not it reads the partitions already.

@@ -60,10 +60,16 @@ impl StreamThread {
             return self.undo_failed();
         }
         self.committing = None;
-        match fault.log_error().map(|error| error.class) {
+        let class = fault.log_error().map(|error| error.class);
+        match class {
             Some(ErrorClass::Abortable | ErrorClass::Retriable) => {
                 tracing::warn!(thread = self.index, %fault, "the transaction is aborted and its input read again");
-                self.abort_open()
+                self.abort_open()?;
+                match class {
+                    // What will never be taken fails like this as well.
+                    Some(ErrorClass::Abortable) => self.check_topics_exist(),
+                    _ => Ok(()),
+                }
             }
             Some(ErrorClass::Fenced) if mutant::is(Mutant::FencedGoesOn) => self.replace_producer(),
             Some(ErrorClass::Uncertain) => {
@@ -83,6 +89,10 @@ impl StreamThread {
             Some(ErrorClass::Fenced | ErrorClass::Fatal | ErrorClass::Rejected) | None => {
                 // Give up what is open now instead of making readers wait for the log to time it out.
                 let _ = self.out.abort(Duration::from_secs(5));
+                if class == Some(ErrorClass::Fatal) {
+                    // It may be because of that, and does not say what to do.
+                    self.check_topics_exist()?;
+                }
                 Err(fault)
             }
         }

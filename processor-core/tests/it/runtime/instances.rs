@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use processor_core::clock::{Clock as _, ManualClock};
 use processor_core::log::embedded::{EmbeddedLog, Options};
-use processor_core::log::{ErrorClass, Log as _, NewTopic};
+use processor_core::log::{ErrorClass, Log as _, NewTopic, TopicPartition};
 use processor_core::{Streams, StreamsConfig};
 
 use super::{
@@ -197,22 +197,25 @@ fn a_failure_in_a_rebalance_neither_blocks_the_group_nor_changes_a_result() {
     }
 }
 
+/// Members that do not poll for a while are not taken for dead, as where the client speaks to the group beside them.
+fn patient_world() -> World {
+    let clock = ManualClock::default();
+    let options = Options {
+        clock: Arc::new(clock.clone()),
+        session_timeout: Duration::from_secs(1_000_000),
+        ..Options::default()
+    };
+    let log = EmbeddedLog::in_memory_with_options(options);
+    let new_topics = topics().into_iter();
+    let new_topics: Vec<_> = new_topics.map(|(name, n)| NewTopic::new(name, n)).collect();
+    log.create_topics(&new_topics).unwrap();
+    World { log, clock }
+}
+
 #[test]
 fn a_commit_that_gets_no_answer_keeps_the_group_waiting_for_a_minute_and_changes_no_result() {
     for commits in [false, true] {
-        let directory = tempfile::tempdir().unwrap();
-        let clock = ManualClock::default();
-        // Members that wait for the log are not taken for dead, as where the client polls beside them.
-        let options = Options {
-            clock: Arc::new(clock.clone()),
-            session_timeout: Duration::from_secs(1_000),
-            ..Options::default()
-        };
-        let log = EmbeddedLog::open_with(directory.path(), options).unwrap();
-        let new_topics = topics().into_iter();
-        let new_topics: Vec<_> = new_topics.map(|(name, n)| NewTopic::new(name, n)).collect();
-        log.create_topics(&new_topics).unwrap();
-        let world = World { log, clock };
+        let world = patient_world();
         let script = Script::counting(&[]);
         let log = FaultyLog {
             inner: world.log.clone(),
@@ -281,6 +284,83 @@ fn threads_of_one_instance_share_the_work() {
         feed(&world, part, RECORDS);
     }
     streams.start();
+    close_when_done(streams, &world);
+    let (counts, expected) = (results(&world), undisturbed());
+    for topic in ["counts", "by-value", "windows"] {
+        assert_eq!(counts[topic], expected[topic], "{topic}");
+    }
+}
+
+#[test]
+fn a_task_waits_ten_minutes_for_an_input_that_the_group_does_not_give_and_says_which() {
+    let world = patient_world();
+    let script = Script::counting(&[]);
+    script.withhold(Some(TopicPartition::new("right", 1)));
+    let log = FaultyLog {
+        inner: world.log.clone(),
+        script,
+        max_poll_records: 7,
+    };
+    let mut streams = world.streams_on(Arc::new(log), &topology(), named("one"));
+    feed(&world, 0, RECORDS);
+    let error = streams.run_to_end_with(&mut |_| {
+        world.clock.advance(Duration::from_secs(1));
+        assert!(world.clock.now_ms() < 700_000, "it waits for ever");
+        true
+    });
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("right-1 is missing for 10 min"), "{error}");
+    assert!(error.contains("use the range assignor"), "{error}");
+    assert!(world.clock.now_ms() >= 600_000, "it has waited too short");
+}
+
+#[test]
+fn an_input_that_comes_while_a_transaction_is_open_changes_no_result() {
+    let world = patient_world();
+    let script = Script::counting(&[Call::Begin]);
+    let late = TopicPartition::new("right", 1);
+    script.withhold(Some(late.clone()));
+    let log = FaultyLog {
+        inner: world.log.clone(),
+        script: Arc::clone(&script),
+        max_poll_records: 7,
+    };
+    let config = StreamsConfig {
+        commit_interval: Duration::from_secs(1_000),
+        transaction_timeout: Duration::from_secs(1_000_000),
+        ..named("one")
+    };
+    for part in 0..PARTS {
+        feed(&world, part, RECORDS);
+    }
+    let of_late_task = |topic| world.read_partition(topic, late.partition).len();
+    let (all, of_late_task) = (
+        (PARTS * RECORDS) as usize,
+        of_late_task("left") + of_late_task("right"),
+    );
+    assert!(of_late_task > 0 && of_late_task < all);
+    // A real thread, so everything is waited for; how long that may take is no part of the test.
+    let log = Arc::new(log);
+    let mut streams = world.streams_on(log, &topology(), config);
+    streams.start();
+    let deadline = processor_core::clock::Deadline::after(Duration::from_secs(60));
+    let wait_for = |taken: usize| {
+        while streams.records_taken() < taken as u64 {
+            assert!(!deadline.passed() && !streams.stopped());
+            std::thread::yield_now();
+        }
+        assert_eq!(streams.records_taken(), taken as u64);
+    };
+    wait_for(all - of_late_task);
+    assert_eq!(script.calls(), 1, "a transaction is open");
+    script.withhold(None);
+    wait_for(all);
+    assert_eq!(script.calls(), 1, "it is the same one");
+    while world.read("windows").is_empty() {
+        assert!(!deadline.passed() && !streams.stopped());
+        world.clock.advance(Duration::from_secs(1_000));
+        std::thread::yield_now();
+    }
     close_when_done(streams, &world);
     let (counts, expected) = (results(&world), undisturbed());
     for topic in ["counts", "by-value", "windows"] {

@@ -56,6 +56,8 @@ pub struct Script {
     /// How often a commit says that it is still in flight.
     commit_polls: AtomicUsize,
     silence: Mutex<Option<Silence>>,
+    /// A partition that the group gives, of which the member does not hear.
+    withheld: Mutex<Option<TopicPartition>>,
 }
 
 /// A log that has stopped answering: no commit ends, and whoever wants a new client waits for a minute. Partitions can be
@@ -80,6 +82,7 @@ impl Script {
             left: AtomicUsize::new(0),
             commit_polls: AtomicUsize::new(0),
             silence: Mutex::default(),
+            withheld: Mutex::default(),
         })
     }
 
@@ -93,6 +96,7 @@ impl Script {
             left: AtomicUsize::new(times),
             commit_polls: AtomicUsize::new(0),
             silence: Mutex::default(),
+            withheld: Mutex::default(),
         })
     }
 
@@ -121,6 +125,11 @@ impl Script {
     /// From now on the log is silent, or answers again; what the silence was.
     pub fn set_silence(&self, silence: Option<Silence>) -> Option<Silence> {
         std::mem::replace(&mut self.silence.lock().unwrap(), silence)
+    }
+
+    /// The group gives members everything but this partition, or what they have not got yet.
+    pub fn withhold(&self, partition: Option<TopicPartition>) {
+        *self.withheld.lock().unwrap() = partition;
     }
 
     /// How many calls there were of those that are counted.
@@ -176,7 +185,11 @@ impl<L: Log> Log for FaultyLog<L> {
         let make = || self.inner.consumer(config);
         let inner = self.script.call(Call::MakeClient, make)?;
         let script = Arc::clone(&self.script);
-        Ok(Box::new(FaultyConsumer { inner, script }))
+        Ok(Box::new(FaultyConsumer {
+            inner,
+            script,
+            withheld: Vec::new(),
+        }))
     }
 
     fn producer(&self, config: ProducerConfig) -> Result<Box<dyn Producer>, LogError> {
@@ -219,6 +232,8 @@ impl<L: Log> Log for FaultyLog<L> {
 struct FaultyConsumer {
     inner: Box<dyn Consumer>,
     script: Arc<Script>,
+    /// Assigned, though nobody was told.
+    withheld: Vec<TopicPartition>,
 }
 
 impl Consumer for FaultyConsumer {
@@ -227,7 +242,19 @@ impl Consumer for FaultyConsumer {
     }
 
     fn poll(&mut self, timeout: Duration) -> Result<Polled, LogError> {
-        self.script.call(Call::Poll, || self.inner.poll(timeout))
+        let withheld = self.script.withheld.lock().unwrap().clone();
+        if withheld.is_none() && !self.withheld.is_empty() {
+            return Ok(Polled::Assigned(std::mem::take(&mut self.withheld)));
+        }
+        let polled = self.script.call(Call::Poll, || self.inner.poll(timeout))?;
+        Ok(match polled {
+            Polled::Assigned(mut given) => {
+                let is_withheld = |partition: &mut _| Some(&*partition) == withheld.as_ref();
+                self.withheld.extend(given.extract_if(.., is_withheld));
+                Polled::Assigned(given)
+            }
+            polled => polled,
+        })
     }
 
     fn assign(&mut self, partitions: &[(TopicPartition, Option<Offset>)]) -> Result<(), LogError> {
