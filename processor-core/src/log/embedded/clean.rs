@@ -47,7 +47,7 @@ impl Policy {
         CompactionTimes {
             now_ms,
             tombstone_ms,
-            young_from_ms: lag.map_or(i64::MAX, |lag| now_ms.saturating_sub(lag)),
+            young_from_ms: lag.map(|lag| now_ms.saturating_sub(lag)),
         }
     }
 }
@@ -131,12 +131,12 @@ impl Shared {
     }
 
     fn compact(&self, id: PartitionId, plan: Plan, times: CompactionTimes) -> Result<(), LogError> {
-        let mut last = LastOffsets::default();
+        let mut last = LastOffsets::new(times);
         for (_, file) in &plan.files {
             for_each_batch(file.clone(), |batch| last.take_in(batch, &plan.aborted))?;
         }
         for (base, file) in &plan.files {
-            let mut rewriter = Rewriter::new(&last, &plan.aborted, times);
+            let mut rewriter = Rewriter::new(&last, &plan.aborted);
             for_each_batch(file.clone(), |batch| rewriter.take_in(batch))?;
             let cleaned = Segment::write_cleaned(file.path(), *base, &rewriter.finish())?;
             if let Some(partition) = self.lock()?.partition_mut(id) {
@@ -200,11 +200,11 @@ fn rewrite(
     aborted: &Aborted,
     times: CompactionTimes,
 ) -> Result<Vec<Batch>, &'static str> {
-    let mut last = LastOffsets::default();
+    let mut last = LastOffsets::new(times);
     for batch in batches {
         last.take_in(batch, aborted)?;
     }
-    let mut rewriter = Rewriter::new(&last, aborted, times);
+    let mut rewriter = Rewriter::new(&last, aborted);
     for batch in batches {
         rewriter.take_in(batch)?;
     }

@@ -1,9 +1,11 @@
 //! Compaction: which records of a partition survive, as pure functions over batches.
 //!
-//! Of each key the last record stays, and so does every record without a key, or too young for the topic's compaction
-//! lag. Aborted records and control batches
+//! Of each key the last record stays, and so does every record without a key. Aborted records and control batches
 //! go: what is left is committed, and no longer belongs to a transaction. A tombstone stays until its horizon, a
 //! clock time set when it is cleaned for the first time, so that a slow reader learns of the deletion.
+//!
+//! **Lag.** A record too young for the topic's compaction lag stays, and makes no older one go, as in Kafka: beside it
+//! stays the one that was the last before the lag began, which is the row as it was then.
 
 use rustc_hash::FxHashMap;
 use xxhash_rust::xxh3::xxh3_128;
@@ -18,23 +20,35 @@ const BATCH_BYTES: usize = 64 << 10;
 /// Offsets in a batch are 32 bits from its base.
 const MOST_DELTA: i64 = 1 << 30;
 
-/// The last offset of each key. Keys are kept as 128-bit hashes.
-#[derive(Debug, Default)]
-pub(super) struct LastOffsets(FxHashMap<u128, Offset>);
+/// The last offset of each key, of the records that are not too young. Keys are kept as 128-bit hashes.
+#[derive(Debug)]
+pub(super) struct LastOffsets {
+    times: CompactionTimes,
+    of_keys: FxHashMap<u128, Offset>,
+}
 
 impl LastOffsets {
+    pub(super) fn new(times: CompactionTimes) -> Self {
+        Self {
+            times,
+            of_keys: FxHashMap::default(),
+        }
+    }
+
     /// Takes `batch` in; batches come in offset order.
     pub(super) fn take_in(&mut self, batch: &Batch, aborted: &Aborted) -> Result<(), &'static str> {
         for_each(batch, aborted, |record| {
-            if let Some(key) = &record.key {
-                self.0.insert(xxh3_128(key), record.offset);
+            if let Some(key) = &record.key
+                && !self.times.is_young(&record)
+            {
+                self.of_keys.insert(xxh3_128(key), record.offset);
             }
         })
     }
 
     fn survives(&self, record: &ConsumerRecord) -> bool {
         match &record.key {
-            Some(key) => self.0.get(&xxh3_128(key)) == Some(&record.offset),
+            Some(key) => self.of_keys.get(&xxh3_128(key)) == Some(&record.offset),
             None => true,
         }
     }
@@ -64,7 +78,14 @@ pub(super) struct CompactionTimes {
     /// How long a tombstone stays.
     pub tombstone_ms: i64,
     /// Records from this timestamp on are left alone.
-    pub young_from_ms: i64,
+    pub young_from_ms: Option<i64>,
+}
+
+impl CompactionTimes {
+    fn is_young(&self, record: &ConsumerRecord) -> bool {
+        self.young_from_ms
+            .is_some_and(|from_ms| record.timestamp >= from_ms)
+    }
 }
 
 /// Writes the surviving records of a run of batches into fewer, larger ones.
@@ -81,16 +102,16 @@ pub(super) struct Rewriter<'a> {
 }
 
 impl<'a> Rewriter<'a> {
-    pub(super) fn new(last: &'a LastOffsets, aborted: &'a Aborted, times: CompactionTimes) -> Self {
+    pub(super) fn new(last: &'a LastOffsets, aborted: &'a Aborted) -> Self {
         let CompactionTimes {
             now_ms,
             tombstone_ms,
             ..
-        } = times;
+        } = last.times;
         Self {
             last,
             aborted,
-            times,
+            times: last.times,
             fresh_horizon_ms: now_ms.saturating_add(tombstone_ms).max(1),
             builder: BatchBuilder::new(),
             base: 0,
@@ -106,9 +127,8 @@ impl<'a> Rewriter<'a> {
             known => (known, known <= self.times.now_ms),
         };
         for_each(batch, self.aborted, |record| {
-            let young = record.timestamp >= self.times.young_from_ms;
             let gone = expired && record.value.is_none();
-            if young || (!gone && self.last.survives(&record)) {
+            if self.times.is_young(&record) || (!gone && self.last.survives(&record)) {
                 self.push(&record, horizon_ms);
             }
         })

@@ -163,3 +163,39 @@ fn a_compacted_topic_stays_small_by_itself() {
     }
     assert!(records(&log).len() < 50, "{}", records(&log).len());
 }
+
+#[test]
+fn a_record_within_the_lag_does_not_drop_the_one_that_was_in_force_before_it() {
+    let hours = |hours: f64| (hours * 3_600_000.0) as i64;
+    let dir = tempfile::tempdir().unwrap();
+    let clock = ManualClock::at(hours(30.0));
+    let logs = logs(&clock, dir.path());
+    for log in &logs {
+        let mut new = NewTopic::new("t", 1).cleanup(Cleanup::Compact);
+        new.min_compaction_lag_ms = Some(hours(25.0));
+        log.create_topics(&[new]).unwrap();
+        let mut producer = log.producer(ProducerConfig::default()).unwrap();
+        let mut send = |key: &[u8], value: &[u8], at: f64| {
+            producer.send(keyed(key, Some(value), hours(at))).unwrap();
+            producer.flush(Duration::ZERO).unwrap();
+        };
+        send(b"k", b"superseded", 0.0);
+        send(b"k", b"in force", 1.0);
+        send(b"k", b"young", 29.9);
+        send(b"k", b"younger", 29.95);
+        send(b"other", b"alone", 0.0);
+        log.clean().unwrap();
+        assert_eq!(values(log), ["in force", "young", "younger", "alone"]);
+    }
+    clock.advance(Duration::from_secs(25 * 3_600));
+    for log in &logs {
+        log.clean().unwrap();
+        assert_eq!(values(log), ["younger", "alone"], "the lag is over");
+    }
+}
+
+fn values(log: &EmbeddedLog) -> Vec<String> {
+    let value = |record: ConsumerRecord| record.value.unwrap().to_vec();
+    let text = |record| String::from_utf8(value(record)).unwrap();
+    records(log).into_iter().map(text).collect()
+}
