@@ -209,16 +209,26 @@ impl State {
                 "the topic was deleted while records were sent to it",
             ));
         };
-        if std::mem::take(&mut partition.rolled) {
+        let next = match claim {
+            None => partition.append(builder, 0)?,
+            Some(claim) => {
+                let open = self.transactions.open(claim, now_ms)?;
+                let next = partition.append(builder, open.number)?;
+                open.next_offsets.insert(id, next);
+                next
+            }
+        };
+        self.note_roll(id);
+        Ok(next)
+    }
+
+    /// Has the partition cleaned if it started a new file.
+    fn note_roll(&mut self, id: PartitionId) {
+        if let Some(partition) = self.partition_mut(id)
+            && std::mem::take(&mut partition.rolled)
+        {
             self.rolled.push(id);
         }
-        let Some(claim) = claim else {
-            return partition.append(builder, 0);
-        };
-        let open = self.transactions.open(claim, now_ms)?;
-        let next = partition.append(builder, open.number)?;
-        open.next_offsets.insert(id, next);
-        Ok(next)
     }
 
     /// Makes `offsets` part of the transaction.
@@ -417,6 +427,7 @@ impl State {
                 tracing::error!(partition = %partition.name(), %error, "transaction marker not written yet");
                 self.transactions.due.push(marker);
             }
+            self.note_roll(marker.partition);
         }
     }
 }

@@ -149,6 +149,40 @@ fn retention_goes_by_event_time() {
     }
 }
 
+/// A topic whose records are too old from the start.
+fn expiring(log: &EmbeddedLog) {
+    let mut new = NewTopic::new("t", 1);
+    new.retention_ms = Some(1);
+    log.create_topics(&[new]).unwrap();
+}
+
+#[test]
+fn the_append_that_starts_a_file_cleans_the_one_before_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let [_, log] = logs(&ManualClock::at(1_000_000), dir.path());
+    expiring(&log);
+    let mut producer = log.producer(ProducerConfig::default()).unwrap();
+    for left in [1, 2, 1] {
+        producer.send(keyed(b"k", Some(&[0; 150]), 0)).unwrap();
+        producer.flush(Duration::ZERO).unwrap();
+        assert_eq!(records(&log).len(), left, "two of them fill a file");
+    }
+}
+
+#[test]
+fn so_does_a_marker_that_starts_a_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let [_, log] = logs(&ManualClock::at(1_000_000), dir.path());
+    expiring(&log);
+    let mut producer = producer(&log, "p");
+    producer.begin_transaction().unwrap();
+    producer.send(keyed(b"k", Some(&[0; 400]), 0)).unwrap();
+    commit(&mut *producer);
+    let t = TopicPartition::new("t", 0);
+    let start = reader(&log, "t").beginning_offset(&t, Duration::ZERO);
+    assert_eq!(start.unwrap(), 1, "the marker is alone in its file");
+}
+
 #[test]
 fn a_compacted_topic_stays_small_by_itself() {
     let dir = tempfile::tempdir().unwrap();
