@@ -238,9 +238,12 @@ impl Group {
         }
     }
 
-    /// Forgets the offsets of `topic`.
+    /// Forgets the offsets of `topic`, those inside open transactions too: a namesake must not get them.
     pub(super) fn forget_topic(&mut self, topic: &str) {
         self.offsets.retain(|tp, _| &*tp.topic != topic);
+        for offsets in self.pending.values_mut() {
+            offsets.retain(|(tp, _)| &*tp.topic != topic);
+        }
     }
 
     fn rebalance(&mut self, sizes: &TopicSizes) {

@@ -242,6 +242,23 @@ fn a_deleted_topic_leaves_nothing_to_its_namesake() {
 }
 
 #[test]
+fn offsets_inside_a_transaction_go_with_their_topic() {
+    let (killed, log) = Killed::new();
+    let mut producer = producer(&log, "p");
+    producer.begin_transaction().unwrap();
+    let metadata = group_reader(&log).group_metadata().unwrap();
+    let offsets = vec![(TopicPartition::new("t", 0), offset(7))];
+    producer.begin_commit(offsets, Some(metadata)).unwrap();
+    log.delete_topics(&["t"]).unwrap();
+    topic(&log, "t", 1);
+    producer.poll_commit(Duration::ZERO).unwrap().unwrap();
+    assert_eq!(committed(&log), None, "it is another topic");
+    drop((producer, log));
+    let log = EmbeddedLog::open(killed.dir.path()).unwrap();
+    assert_eq!(committed(&log), None);
+}
+
+#[test]
 fn records_are_read_from_files_when_memory_forgot_them() {
     let dir = tempfile::tempdir().unwrap();
     let options = Options {
