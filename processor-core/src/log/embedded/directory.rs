@@ -16,8 +16,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::journal::replace_file;
-use super::segment::file_error;
+use super::files::{file_error, replace_file};
 use crate::log::{Cleanup, LogError, NewTopic};
 
 #[derive(Serialize, Deserialize)]

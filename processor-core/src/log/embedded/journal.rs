@@ -8,18 +8,23 @@
 //! markers come after. So at any instant: entry there: committed, missing markers are written at the next opening;
 //! entry missing or torn: aborted. Offsets are in the same entry, hence the same decision.
 //!
+//! **Damage.** A killed process leaves the beginning of one entry behind the last whole one, a machine without power
+//! perhaps zeros that were never written. Both are cut off. Anything else that is no entry is damage and an error:
+//! whole entries may lie behind it, and without them what they committed would be aborted.
+//!
 //! **Compaction.** A journal that has grown is replaced atomically by a snapshot of what still counts. Transactions
 //! below the snapshot's `next_transaction` are settled by their markers; later ones only by an entry here.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 use super::batch::{self, TransactionNumber};
-use super::segment::file_error;
+use super::files::{RESTORE, damaged, file_error, force, replace_file, unusable};
 use crate::log::{CommittedOffset, ErrorClass, LogError, Offset, TopicPartition};
 
 /// Offsets of one group: topic, partition, offset, metadata.
@@ -150,7 +155,7 @@ impl Journal {
     /// A journal is compacted when it is longer than this and than twice its snapshot.
     const COMPACT_BYTES: u64 = 4 << 20;
 
-    /// Opens the journal at `path`; a torn end is cut off with a warning.
+    /// Opens the journal at `path`, made if it is missing; a torn end is cut off with a warning.
     pub(super) fn open(path: PathBuf) -> Result<(Self, Replayed), LogError> {
         let failed = |what: &str, e: &std::io::Error| file_error(what, &path, e);
         let file = File::options()
@@ -161,7 +166,8 @@ impl Journal {
             .open(&path)
             .map_err(|e| failed("open", &e))?;
         let bytes = fs::read(&path).map_err(|e| failed("read", &e))?;
-        let (entries, len) = decode(&bytes);
+        let (entries, len) =
+            decode(&bytes).map_err(|(at, fault)| damaged(&path, at as u64, fault))?;
         if len < bytes.len() {
             let dropped = bytes.len() - len;
             tracing::warn!(file = %path.display(), at = len, dropped, "incomplete end of the journal cut off");
@@ -177,7 +183,7 @@ impl Journal {
             .for_each(|entry| replayed.take_in(entry));
         if let Some(number) = replayed.impossible_number() {
             return Err(LogError::fatal(format!(
-                "{} is damaged: {number} is no transaction and no epoch that this log ever gave; restore the file from a copy",
+                "{} is damaged: {number} is no transaction and no epoch that this log ever gave; {RESTORE}",
                 path.display()
             )));
         }
@@ -195,8 +201,16 @@ impl Journal {
     /// Fails when what the file says is unknown: nothing may be decided any more.
     pub(super) fn check(&self) -> Result<(), LogError> {
         if self.broken {
+            return Err(unusable(&self.path));
+        }
+        Ok(())
+    }
+
+    /// Fails when there is nothing in it. Every opening writes a snapshot, before there can be a topic.
+    pub(super) fn check_there(&self) -> Result<(), LogError> {
+        if self.len == 0 {
             return Err(LogError::fatal(format!(
-                "{} could not be written and is not used any more; free space or repair the disk, then restart",
+                "{} is missing or empty, although the log has topics; {RESTORE}",
                 self.path.display()
             )));
         }
@@ -209,7 +223,12 @@ impl Journal {
         let mut frame = Vec::new();
         encode(entry, &mut frame);
         let written = self.file.write_all_at(&frame, self.len);
-        let written = written.and_then(|()| if sync { self.file.sync_data() } else { Ok(()) });
+        let written = written
+            .map_err(|e| file_error("append to", &self.path, &e))
+            .and_then(|()| match sync {
+                true => force(&self.file, &self.path),
+                false => Ok(()),
+            });
         if let Err(error) = written {
             let class = match self.file.set_len(self.len) {
                 Ok(()) if !sync => ErrorClass::Abortable,
@@ -218,8 +237,7 @@ impl Journal {
                     ErrorClass::Uncertain
                 }
             };
-            let message = file_error("append to", &self.path, &error).message;
-            return Err(LogError::new(class, message));
+            return Err(LogError::new(class, error.message));
         }
         self.len += frame.len() as u64;
         Ok(())
@@ -261,60 +279,109 @@ pub(super) fn frame(json: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(json);
 }
 
-/// The entries up to the first that is not whole, and where that is.
-fn decode(bytes: &[u8]) -> (Vec<Entry>, usize) {
+/// Length and checksum of an entry.
+const PREFIX: usize = 8;
+
+/// The entries, and where the last whole one ends; behind it is nothing, or a torn end. `Err` says where damage is.
+fn decode(bytes: &[u8]) -> Result<(Vec<Entry>, usize), (usize, &'static str)> {
     let mut entries = Vec::new();
     let mut at = 0;
-    while let Some((len, rest)) = bytes[at..].split_first_chunk::<4>()
-        && let Some((crc, rest)) = rest.split_first_chunk::<4>()
-        && let Some(json) = rest.get(..u32::from_le_bytes(*len) as usize)
-        && crc32fast::hash(json) == u32::from_le_bytes(*crc)
-        && let Ok(entry) = serde_json::from_slice(json)
-    {
+    while let Some((entry, len)) = first(&bytes[at..]).map_err(|fault| (at, fault))? {
         entries.push(entry);
-        at += 8 + json.len();
+        at += len;
     }
-    (entries, at)
+    Ok((entries, at))
 }
 
-/// Puts a file with `bytes` in the place of the one at `path`: after a crash it is the old one or the new one.
-pub(super) fn replace_file(path: &Path, bytes: &[u8]) -> Result<File, LogError> {
-    let beside = path.with_extension("new");
-    let write = || {
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(&beside)?;
-        file.write_all_at(bytes, 0)?;
-        file.sync_all()?;
-        fs::rename(&beside, path)?;
-        Ok(file)
+/// The entry at the start of `bytes` and its length; nothing when it was not written to its end.
+fn first(bytes: &[u8]) -> Result<Option<(Entry, usize)>, &'static str> {
+    let Some((len, crc, behind)) = split(bytes) else {
+        return Ok(None);
     };
-    write().map_err(|e| file_error("replace", path, &e))
+    if let Some(json) = behind.get(..len)
+        && crc32fast::hash(json) == crc
+        && let Ok(entry) = serde_json::from_slice(json)
+    {
+        return Ok(Some((entry, PREFIX + len)));
+    }
+    // Zeros to the end of the file were never written: JSON has none.
+    let unwritten = bytes.iter().rev().take_while(|byte| **byte == 0).count();
+    match split(&bytes[..bytes.len() - unwritten]) {
+        None => Ok(None),
+        // No checksum covers the length: a wrong one makes an entry look torn that is all there.
+        Some((len, crc, written)) if len > written.len() && !begins_with_json(written, crc) => {
+            Ok(None)
+        }
+        Some((len, crc, written)) => match written.get(..len) {
+            Some(json) if crc32fast::hash(json) == crc => {
+                Err("an entry of no known kind; a newer version may have written it")
+            }
+            Some(_) => Err("an entry's checksum does not match"),
+            None => Err("an entry's length is wrong"),
+        },
+    }
+}
+
+/// Length, checksum and what comes behind them.
+fn split(bytes: &[u8]) -> Option<(usize, u32, &[u8])> {
+    let (len, rest) = bytes.split_first_chunk::<4>()?;
+    let (crc, behind) = rest.split_first_chunk::<4>()?;
+    Some((
+        u32::from_le_bytes(*len) as usize,
+        u32::from_le_bytes(*crc),
+        behind,
+    ))
+}
+
+/// Whether whole JSON with the checksum `crc` is there.
+fn begins_with_json(bytes: &[u8], crc: u32) -> bool {
+    let mut values = serde_json::Deserializer::from_slice(bytes).into_iter::<IgnoredAny>();
+    matches!(values.next(), Some(Ok(_))) && crc32fast::hash(&bytes[..values.byte_offset()]) == crc
 }
 
 /// What holds of any bytes.
 #[cfg(any(test, feature = "fuzzing"))]
 pub(super) fn check_any(bytes: &[u8]) {
     for bytes in [bytes.to_vec(), framed_lines(bytes)] {
-        let (entries, end) = decode(&bytes);
-        let mut written = Vec::new();
-        entries.iter().for_each(|entry| encode(entry, &mut written));
-        assert_eq!(decode(&written), (entries.clone(), written.len()));
+        let Ok((entries, end)) = decode(&bytes) else {
+            continue;
+        };
         let whole = decode(&bytes[..end]);
         assert_eq!(
             whole,
-            (entries.clone(), end),
+            Ok((entries.clone(), end)),
             "what is torn behind changes nothing"
         );
+        let mut written = Vec::new();
+        entries.iter().for_each(|entry| encode(entry, &mut written));
+        assert_eq!(decode(&written), Ok((entries.clone(), written.len())));
+        check_cut_and_flipped(&written, &entries, crc32fast::hash(&bytes) as usize);
         let mut replayed = Replayed::default();
         entries
             .into_iter()
             .for_each(|entry| replayed.take_in(entry));
         assert!(replayed.committed.keys().all(|n| replayed.trusts(*n)));
     }
+}
+
+/// What was `written` may end anywhere, then its first entries are there; with another bit it is damaged. `place` chooses
+/// where.
+#[cfg(any(test, feature = "fuzzing"))]
+fn check_cut_and_flipped(written: &[u8], entries: &[Entry], place: usize) {
+    if written.is_empty() {
+        return;
+    }
+    let at = place % written.len();
+    let mut torn = written[..at].to_vec();
+    for unwritten in [0, place % 100] {
+        torn.resize(at + unwritten, 0);
+        let (left, end) = decode(&torn).expect("only its end is missing");
+        assert!(end <= at && entries.starts_with(&left));
+    }
+    let mut flipped = written.to_vec();
+    flipped[at] ^= 1 << (place / written.len() % 8);
+    let (damaged, _) = decode(&flipped).expect_err("a bit is another one");
+    assert!((damaged..written.len()).contains(&at));
 }
 
 #[cfg(any(test, feature = "fuzzing"))]
@@ -324,4 +391,51 @@ fn framed_lines(bytes: &[u8]) -> Vec<u8> {
         frame(line, &mut framed);
     }
     framed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entries() -> Vec<Entry> {
+        let rows = || vec![("t{\"}".to_owned(), 3, 8, "metadata".to_owned())];
+        vec![
+            Entry::Snapshot {
+                next_transaction: 5,
+            },
+            Entry::Claim {
+                id: "p".into(),
+                epoch: 2,
+            },
+            Entry::Commit {
+                transaction: 5,
+                ends: vec![("t".into(), 0, 300)],
+                offsets: vec![("g".into(), rows())],
+            },
+            Entry::Offsets {
+                group: "g".into(),
+                offsets: rows(),
+            },
+            Entry::Forget { topic: "t".into() },
+        ]
+    }
+
+    #[test]
+    fn entries_are_cut_at_any_byte_and_damaged_by_any_bit() {
+        let entries = entries();
+        let mut written = Vec::new();
+        entries.iter().for_each(|entry| encode(entry, &mut written));
+        assert_eq!(decode(&written), Ok((entries.clone(), written.len())));
+        for place in 0..8 * written.len() {
+            check_cut_and_flipped(&written, &entries, place);
+        }
+    }
+
+    #[test]
+    fn an_entry_of_a_newer_version_is_an_error_and_no_torn_end() {
+        let mut written = Vec::new();
+        frame(br#"{"something":{"new":1}}"#, &mut written);
+        let (at, fault) = decode(&written).unwrap_err();
+        assert!(at == 0 && fault.contains("newer version"), "{fault}");
+    }
 }

@@ -20,6 +20,7 @@ mod clean;
 mod compaction;
 mod consumer;
 mod directory;
+mod files;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 mod group;

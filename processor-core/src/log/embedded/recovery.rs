@@ -20,6 +20,9 @@ impl State {
         let directory = Directory::lock(root)?;
         let topics = directory.read_topics()?;
         let (journal, replayed) = Journal::open(directory.journal())?;
+        if !topics.is_empty() {
+            journal.check_there()?;
+        }
         let mut state = Self::in_memory(options);
         for topic in topics {
             state.open_topic(&directory, topic, &replayed)?;

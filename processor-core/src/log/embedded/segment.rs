@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::batch::{Batch, BatchHeader, HEADER};
+use super::files::{damaged, file_error};
 use super::segment_reader::SegmentReader;
 use crate::log::{LogError, Offset, Timestamp};
 
@@ -21,11 +22,6 @@ pub(super) const INDEX_BYTES: u64 = 64 << 10;
 pub(super) const VERIFIED_TAIL: u64 = 4 << 20;
 /// How much one read of a walk takes: batches smaller than this share a read, larger ones are hopped over.
 const WALK_BYTES: usize = 16 << 10;
-
-/// An error of a file, with what was tried.
-pub(super) fn file_error(what: &str, path: &Path, error: &std::io::Error) -> LogError {
-    LogError::fatal(format!("cannot {what} {}: {error}", path.display()))
-}
 
 /// One file.
 #[derive(Debug)]
@@ -96,9 +92,7 @@ impl Segment {
         if let Err(fault) = segment.walk(&file, size, verify_from, visit)? {
             let (path, at) = (segment.path.display(), segment.len);
             if !last {
-                return Err(LogError::fatal(format!(
-                    "{path} is damaged at byte {at}: {fault}; restore the file from a copy, or delete the topic"
-                )));
+                return Err(damaged(&segment.path, at, fault));
             }
             tracing::warn!(file = %path, at, dropped = size - at, fault, "incomplete end of a log file cut off");
             file.set_len(at)

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::batch::{Batch, BatchHeader};
-use super::segment::{INDEX_BYTES, file_error};
+use super::files::{damaged, file_error};
+use super::segment::INDEX_BYTES;
 use crate::log::{LogError, Offset};
 
 /// A place in a file to read from without the log's lock. It stays readable when the file is deleted or replaced.
@@ -76,10 +77,6 @@ impl SegmentReader {
     }
 
     fn damaged(&self, used: usize, fault: &str) -> LogError {
-        LogError::fatal(format!(
-            "{} is damaged at byte {}: {fault}; restore the file from a copy, or delete the topic",
-            self.path.display(),
-            self.at + used as u64
-        ))
+        damaged(&self.path, self.at + used as u64, fault)
     }
 }

@@ -4,7 +4,8 @@ use std::fs;
 use std::path::PathBuf;
 
 use super::batch::{Batch, BatchHeader};
-use super::segment::{Segment, file_error};
+use super::files::file_error;
+use super::segment::Segment;
 use super::segment_reader::SegmentReader;
 use crate::log::{LogError, Offset, Timestamp};
 

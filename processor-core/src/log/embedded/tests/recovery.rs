@@ -197,6 +197,68 @@ fn damage_inside_is_an_error_that_names_the_place() {
     );
 }
 
+/// What a start says of a directory in which this happened.
+fn refused(dir: &Path) -> String {
+    let error = EmbeddedLog::open(dir).unwrap_err().to_string();
+    assert!(
+        error.contains("delete it and read the inputs anew"),
+        "{error}"
+    );
+    error
+}
+
+#[test]
+fn a_journal_that_is_damaged_or_gone_aborts_nothing() {
+    let (killed, log) = Killed::new();
+    let mut producer = producer(&log, "p");
+    for next in 1..4 {
+        transaction(&log, &mut *producer, &["a"], next);
+    }
+    let original = fs::read(killed.dir.path().join("journal")).unwrap();
+    let damage = |bytes: Option<Vec<u8>>| {
+        let dir = tempfile::tempdir().unwrap();
+        copy(killed.dir.path(), dir.path());
+        let journal = dir.path().join("journal");
+        match bytes {
+            Some(bytes) => fs::write(&journal, bytes).unwrap(),
+            None => fs::remove_file(&journal).unwrap(),
+        }
+        let error = refused(dir.path());
+        assert!(error.contains(journal.to_str().unwrap()), "{error}");
+        fs::write(&journal, &original).unwrap();
+        let log = EmbeddedLog::open(dir.path()).unwrap();
+        assert_eq!(read_all(&log, "t", SEEN), ["a"; 3], "and nothing was lost");
+        assert_eq!(committed(&log), Some(3));
+        error
+    };
+    for byte in [0, 5, 20, original.len() / 2, original.len() - 1] {
+        let mut flipped = original.clone();
+        flipped[byte] ^= 1;
+        let error = damage(Some(flipped));
+        assert!(error.contains("is damaged at byte"), "{error}");
+    }
+    for nothing in [None, Some(Vec::new()), Some(vec![0; 100])] {
+        let error = damage(nothing);
+        assert!(error.contains("missing or empty"), "{error}");
+    }
+}
+
+#[test]
+fn zeros_behind_the_journal_are_a_write_that_never_came() {
+    let (killed, log) = Killed::new();
+    let mut producer = producer(&log, "p");
+    transaction(&log, &mut *producer, &["a"], 1);
+    let (dir, opened) = killed.at(killed.file(), killed.journal());
+    drop(opened.unwrap());
+    let journal = dir.path().join("journal");
+    cut(&journal, len(&journal) + 1_000);
+    let log = EmbeddedLog::open(dir.path()).unwrap();
+    assert_eq!(
+        (read_all(&log, "t", SEEN), committed(&log)),
+        (vec!["a".into()], Some(1))
+    );
+}
+
 #[test]
 fn reopening_goes_on_where_it_was() {
     let (killed, log) = Killed::new();
