@@ -148,6 +148,28 @@ impl Batch {
         Ok(Self { header, bytes })
     }
 
+    /// Whether `bytes`, with nothing behind them, are the beginning of a batch that was not written to its end. No
+    /// checksum covers the length: a wrong one makes a batch look torn whose records are all there.
+    pub(super) fn is_torn(bytes: &Bytes) -> bool {
+        if bytes.len() < HEADER {
+            return true;
+        }
+        let Ok(header) = BatchHeader::parse(bytes) else {
+            return false;
+        };
+        if header.len <= bytes.len() {
+            return false;
+        }
+        let (mut end, mut names) = (HEADER, HeaderNames::default());
+        for _ in 0..header.count {
+            match record::decode(bytes, end, &mut names) {
+                Ok((_, next)) => end = next,
+                Err(_) => return true,
+            }
+        }
+        crc32fast::hash(&bytes[HEADER..end]) != header.body_crc
+    }
+
     /// A reader over its records.
     pub(super) fn records(self) -> Records {
         Records {
@@ -446,6 +468,26 @@ mod tests {
             let mut bad = good.to_vec();
             bad[at] ^= 0x10;
             assert!(Batch::verified(&bad.into()).is_err(), "byte {at}");
+        }
+    }
+    #[test]
+    fn a_batch_is_torn_at_each_of_its_bytes_and_not_by_a_wrong_length() {
+        let mut builder = BatchBuilder::new();
+        builder.push(1, Some(b"key"), Some(b"value"), &[]);
+        builder.push(2, None, Some(&[0; 20]), &[]);
+        builder.checksum();
+        for good in [builder.take(0, 0), marker(Kind::Commit, 0, 7)] {
+            let good = good.bytes;
+            for at in 0..good.len() {
+                assert!(Batch::is_torn(&good.slice(..at)), "byte {at}");
+            }
+            assert!(!Batch::is_torn(&good));
+            for bit in 0..32 {
+                let mut bad = good.to_vec();
+                bad[bit / 8] ^= 1 << (bit % 8);
+                bad.extend([7; 3]);
+                assert!(!Batch::is_torn(&bad.into()), "bit {bit}");
+            }
         }
     }
 }

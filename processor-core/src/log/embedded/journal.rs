@@ -13,9 +13,11 @@
 //! whole entries may lie behind it, and without them what they committed would be aborted.
 //!
 //! **Compaction.** A journal that has grown is replaced atomically by a snapshot of what still counts. Transactions
-//! below the snapshot's `next_transaction` are settled by their markers; later ones only by an entry here.
+//! below the snapshot's `next_transaction` are settled by their markers; later ones only by an entry here. The
+//! entries that said how far committed records go are gone then, so the snapshot says where each partition ended, on the
+//! disk: one that ends earlier at the next opening has lost something.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
@@ -30,19 +32,27 @@ use crate::log::{CommittedOffset, ErrorClass, LogError, Offset, TopicPartition};
 /// Offsets of one group: topic, partition, offset, metadata.
 pub(super) type OffsetRows = Vec<(String, i32, Offset, String)>;
 
+/// Ends of partitions: topic, partition, offset.
+pub(super) type EndRows = Vec<(String, i32, Offset)>;
+
 /// One entry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Entry {
     /// Starts a snapshot.
-    Snapshot { next_transaction: TransactionNumber },
+    Snapshot {
+        next_transaction: TransactionNumber,
+        /// Topic, partition, its end. Not in files of older programs.
+        #[serde(default)]
+        ends: EndRows,
+    },
     /// A transactional id was taken over.
     Claim { id: String, epoch: u64 },
     /// A transaction is committed.
     Commit {
         transaction: TransactionNumber,
         /// Topic, partition, offset after the last record.
-        ends: Vec<(String, i32, Offset)>,
+        ends: EndRows,
         offsets: Vec<(String, OffsetRows)>,
     },
     /// A group committed offsets outside a transaction.
@@ -59,7 +69,11 @@ pub(super) struct Replayed {
     /// Above all transactions the journal knows.
     pub(super) next_transaction: TransactionNumber,
     /// Committed transactions since the snapshot.
-    pub(super) committed: BTreeMap<TransactionNumber, Vec<(String, i32, Offset)>>,
+    pub(super) committed: BTreeSet<TransactionNumber>,
+    /// Where partitions ended at the snapshot: what lies before is on the disk.
+    pub(super) snapshot_ends: BTreeMap<TopicPartition, Offset>,
+    /// Where they must end at least.
+    pub(super) ends: BTreeMap<TopicPartition, Offset>,
     pub(super) epochs: BTreeMap<String, u64>,
     pub(super) offsets: BTreeMap<String, BTreeMap<TopicPartition, CommittedOffset>>,
 }
@@ -67,9 +81,14 @@ pub(super) struct Replayed {
 impl Replayed {
     fn take_in(&mut self, entry: Entry) {
         match entry {
-            Entry::Snapshot { next_transaction } => {
+            Entry::Snapshot {
+                next_transaction,
+                ends,
+            } => {
                 self.settled_below = next_transaction;
                 self.next_transaction = next_transaction;
+                self.reach(ends);
+                self.snapshot_ends.clone_from(&self.ends);
             }
             Entry::Claim { id, epoch } => {
                 self.epochs.insert(id, epoch);
@@ -81,7 +100,8 @@ impl Replayed {
             } => {
                 let next = transaction.saturating_add(1);
                 self.next_transaction = self.next_transaction.max(next);
-                self.committed.insert(transaction, ends);
+                self.committed.insert(transaction);
+                self.reach(ends);
                 for (group, rows) in offsets {
                     self.set_offsets(group, rows);
                 }
@@ -91,10 +111,18 @@ impl Replayed {
                 for offsets in self.offsets.values_mut() {
                     offsets.retain(|tp, _| *tp.topic != *topic);
                 }
-                for ends in self.committed.values_mut() {
-                    ends.retain(|(name, ..)| *name != topic);
+                for ends in [&mut self.ends, &mut self.snapshot_ends] {
+                    ends.retain(|tp, _| *tp.topic != *topic);
                 }
             }
+        }
+    }
+
+    fn reach(&mut self, ends: EndRows) {
+        for (topic, partition, end) in ends {
+            let tp = TopicPartition::new(topic, partition);
+            let known = self.ends.entry(tp).or_default();
+            *known = end.max(*known);
         }
     }
 
@@ -120,7 +148,7 @@ impl Replayed {
 
     /// Whether a commit marker of `transaction` may be believed.
     pub(super) fn trusts(&self, transaction: TransactionNumber) -> bool {
-        transaction < self.settled_below || self.committed.contains_key(&transaction)
+        transaction < self.settled_below || self.committed.contains(&transaction)
     }
 }
 
@@ -360,7 +388,7 @@ pub(super) fn check_any(bytes: &[u8]) {
         entries
             .into_iter()
             .for_each(|entry| replayed.take_in(entry));
-        assert!(replayed.committed.keys().all(|n| replayed.trusts(*n)));
+        assert!(replayed.committed.iter().all(|n| replayed.trusts(*n)));
     }
 }
 
@@ -402,6 +430,7 @@ mod tests {
         vec![
             Entry::Snapshot {
                 next_transaction: 5,
+                ends: vec![("t".into(), 0, 200)],
             },
             Entry::Claim {
                 id: "p".into(),

@@ -16,6 +16,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::batch::{self, Batch, BatchBuilder, Kind, TransactionNumber};
+use super::journal::Replayed;
 use super::segment::Segment;
 use super::segment_reader::SegmentReader;
 use super::segments::Segments;
@@ -99,14 +100,15 @@ impl Partition {
         Ok(partition)
     }
 
-    /// The partition in the files of `dir`. A commit marker counts only if `trusted` says that its transaction was
+    /// The partition in the files of `dir`. A commit marker counts only if the journal says that its transaction was
     /// decided; transactions without one stay open for the caller to end.
     pub(super) fn open(
         name: TopicPartition,
         dir: PathBuf,
         limits: Limits,
-        trusted: impl Fn(TransactionNumber) -> bool,
+        replayed: &Replayed,
     ) -> Result<Self, LogError> {
+        let forced = replayed.snapshot_ends.get(&name).copied().unwrap_or(0);
         let mut partition = Self::in_memory(name);
         partition.max_tail_bytes = limits.tail_bytes;
         let mut aborted = Aborted::new();
@@ -117,7 +119,7 @@ impl Partition {
                 Kind::Records if transaction != 0 => {
                     partition.open.entry(transaction).or_insert(header.base);
                 }
-                Kind::Commit if trusted(transaction) => {
+                Kind::Commit if replayed.trusts(transaction) => {
                     partition.open.remove(&transaction);
                 }
                 Kind::Abort => {
@@ -127,7 +129,7 @@ impl Partition {
                 _ => {}
             }
         };
-        let files = Segments::open(dir, limits.segment_bytes, &mut visit)?;
+        let files = Segments::open(dir, limits.segment_bytes, forced, &mut visit)?;
         partition.start = files.start();
         partition.next = partition.next.max(files.active_base());
         partition.aborted = Arc::new(aborted);

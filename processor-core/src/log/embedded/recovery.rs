@@ -7,12 +7,13 @@ use std::sync::Arc;
 use super::Options;
 use super::batch::Kind;
 use super::directory::Directory;
+use super::files::RESTORE;
 use super::group::Group;
 use super::journal::{Entry, Journal, Replayed, rows};
 use super::partition::Partition;
 use super::state::{State, Storage, Topic};
 use super::transactions::DueMarker;
-use crate::log::{Isolation, LogError, NewTopic, Offset, TopicPartition};
+use crate::log::{Isolation, LogError, NewTopic, TopicPartition};
 
 impl State {
     /// The log in `root`, made if it is missing.
@@ -49,7 +50,7 @@ impl State {
                 TopicPartition::new(name.clone(), number),
                 directory.partition(&name, number),
                 self.options.limits(),
-                |transaction| replayed.trusts(transaction),
+                replayed,
             )?;
             self.partitions.push(Some(partition));
         }
@@ -58,21 +59,19 @@ impl State {
         Ok(())
     }
 
-    /// A killed process cannot lose what it wrote; a machine that lost power can.
+    /// A killed process cannot lose what it wrote; a machine that lost power can, and so can whoever handles the files.
     fn check_nothing_is_missing(&self, replayed: &Replayed) -> Result<(), LogError> {
-        for (topic, number, next) in replayed.committed.values().flatten() {
-            let end = self
-                .find(topic, *number)
-                .ok()
-                .and_then(|id| self.partition(id));
-            let end: Option<Offset> = end.map(|p| p.end(Isolation::ReadUncommitted));
+        for (tp, known) in &replayed.ends {
+            let partition = self.find(&tp.topic, tp.partition).ok();
+            let end = partition
+                .and_then(|id| self.partition(id))
+                .map(|partition| partition.end(Isolation::ReadUncommitted));
             if let Some(end) = end
-                && end < *next
+                && end < *known
             {
                 return Err(LogError::fatal(format!(
-                    "{topic}-{number} ends at offset {end}, but records up to {next} were committed: the machine \
-                     must have lost power; restore the directory from a copy or start with an empty one, and set \
-                     `sync` to survive this"
+                    "{tp} ends at offset {end}, but the journal knows of records up to {known}: a file is missing or \
+                     cut, or the machine lost power, which `sync` would survive; {RESTORE}"
                 )));
             }
         }
@@ -86,7 +85,7 @@ impl State {
             let partition = partition.as_ref().expect("just opened");
             next = next.max(partition.greatest_transaction() + 1);
             for transaction in partition.open_transactions() {
-                let committed = replayed.committed.contains_key(&transaction);
+                let committed = replayed.committed.contains(&transaction);
                 let kind = if committed { Kind::Commit } else { Kind::Abort };
                 tracing::info!(partition = %partition.name(), transaction, ?kind, "transaction of the last run ended");
                 self.transactions.due.push(DueMarker {
@@ -116,16 +115,19 @@ impl State {
         }
     }
 
-    /// Replaces the journal by what still counts.
+    /// Replaces the journal by what still counts. It reaches the disk, so what it says of the partitions has to as well.
     pub(super) fn snapshot(&mut self) -> Result<(), LogError> {
-        if self.options.sync {
-            self.partitions
-                .iter_mut()
-                .flatten()
-                .try_for_each(Partition::sync)?;
+        let mut ends = Vec::new();
+        for partition in self.partitions.iter_mut().flatten() {
+            partition.sync()?;
+            let (name, end) = (partition.name(), partition.end(Isolation::ReadUncommitted));
+            if end > 0 {
+                ends.push((name.topic.to_string(), name.partition, end));
+            }
         }
         let mut entries = vec![Entry::Snapshot {
             next_transaction: self.transactions.next,
+            ends,
         }];
         entries.extend(self.transactions.epochs().map(|(id, epoch)| Entry::Claim {
             id: id.to_string(),

@@ -1,8 +1,11 @@
 //! A file of a partition: `<base offset>.log`, batches one after the other.
 //!
 //! **Opening** walks the batch headers and hops over the records; only the last [`VERIFIED_TAIL`] bytes are checked
-//! in full, because a killed process can only leave its last write incomplete. What is incomplete at the end of the
-//! last file is cut off with a warning; damage anywhere else is an error. Every batch read later is checked again.
+//! in full, because a killed process can only leave its last write incomplete. Every batch read later is checked again.
+//!
+//! **A torn end** of the last file is cut off with a warning: the beginning of a batch with nothing behind it, or with
+//! blocks of zeros, which a machine without power did not come to write. Anything else that is no batch is damage and an
+//! error, in the last file too: whole batches may lie behind it.
 //!
 //! **The index** is sparse, one entry per [`INDEX_BYTES`], in memory only, and built by that walk.
 
@@ -12,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::batch::{Batch, BatchHeader, HEADER};
-use super::files::{damaged, file_error};
+use super::files::{damaged, file_error, force, unusable};
 use super::segment_reader::SegmentReader;
 use crate::log::{LogError, Offset, Timestamp};
 
@@ -20,6 +23,8 @@ use crate::log::{LogError, Offset, Timestamp};
 pub(super) const INDEX_BYTES: u64 = 64 << 10;
 /// How much of the last file is checked in full at opening.
 pub(super) const VERIFIED_TAIL: u64 = 4 << 20;
+/// File systems write whole blocks of this size, or multiples.
+const BLOCK: u64 = 4 << 10;
 /// How much one read of a walk takes: batches smaller than this share a read, larger ones are hopped over.
 const WALK_BYTES: usize = 16 << 10;
 
@@ -34,6 +39,10 @@ pub(super) struct Segment {
     index: Vec<(Offset, u64)>,
     /// Kept open while it is appended to.
     file: Option<Arc<File>>,
+    /// Something in it may not have reached the disk.
+    unforced: bool,
+    /// A failed write could not be taken back, or a write never came to the disk: what the file holds is unknown.
+    broken: bool,
 }
 
 impl Segment {
@@ -57,14 +66,18 @@ impl Segment {
             max_timestamp: Timestamp::MIN,
             index: Vec::new(),
             file: Some(Arc::new(file)),
+            unforced: false,
+            broken: false,
         })
     }
 
-    /// Opens an existing file and shows every batch header to `visit`. `last`: may be torn, and is appended to.
+    /// Opens an existing file and shows every batch header to `visit`. `last`: may be torn, and is appended to. What lies
+    /// below `forced` is on the disk.
     pub(super) fn open(
         path: PathBuf,
         base: Offset,
         last: bool,
+        forced: Offset,
         visit: &mut impl FnMut(&BatchHeader),
     ) -> Result<Self, LogError> {
         let file = File::options()
@@ -83,21 +96,29 @@ impl Segment {
             max_timestamp: Timestamp::MIN,
             index: Vec::new(),
             file: None,
+            unforced: false,
+            broken: false,
         };
         let verify_from = if last {
             size.saturating_sub(VERIFIED_TAIL)
         } else {
             size
         };
-        if let Err(fault) = segment.walk(&file, size, verify_from, visit)? {
-            let (path, at) = (segment.path.display(), segment.len);
-            if !last {
-                return Err(damaged(&segment.path, at, fault));
+        let mut end = base;
+        let mut visit = |header: &BatchHeader| {
+            end = header.next();
+            visit(header);
+        };
+        if let Err(fault) = segment.walk(&file, size, verify_from, &mut visit)? {
+            let (path, at) = (&segment.path, segment.len);
+            if !last || !segment.is_torn(&file, size)? {
+                return Err(damaged(path, at, fault));
             }
-            tracing::warn!(file = %path, at, dropped = size - at, fault, "incomplete end of a log file cut off");
+            tracing::warn!(file = %path.display(), at, dropped = size - at, fault, "incomplete end of a log file cut off");
             file.set_len(at)
-                .map_err(|e| file_error("truncate", &segment.path, &e))?;
+                .map_err(|e| file_error("truncate", path, &e))?;
         }
+        segment.unforced = end > forced;
         if last {
             segment.file = Some(Arc::new(file));
         }
@@ -153,6 +174,19 @@ impl Segment {
         Ok(Ok(()))
     }
 
+    /// Whether what lies behind the last whole batch is the beginning of one more.
+    fn is_torn(&self, file: &File, size: u64) -> Result<bool, LogError> {
+        let mut rest = vec![0; (size - self.len) as usize];
+        file.read_exact_at(&mut rest, self.len)
+            .map_err(|e| file_error("read", &self.path, &e))?;
+        let Some(last) = rest.iter().rposition(|byte| *byte != 0) else {
+            return Ok(true);
+        };
+        let written = (self.len + last as u64 + 1).next_multiple_of(BLOCK) - self.len;
+        rest.truncate(written as usize);
+        Ok(Batch::is_torn(&rest.into()))
+    }
+
     /// Writes the file that will replace the one at `path`, beside it.
     pub(super) fn write_cleaned(
         path: &Path,
@@ -167,6 +201,8 @@ impl Segment {
             max_timestamp: Timestamp::MIN,
             index: Vec::new(),
             file: None,
+            unforced: false,
+            broken: false,
         };
         let write = |segment: &mut Self| {
             let file = File::create(&segment.path)?;
@@ -193,23 +229,45 @@ impl Segment {
         self.max_timestamp = self.max_timestamp.max(header.max_timestamp);
     }
 
+    /// Fails when what the file holds is unknown: nothing may be put behind that.
+    pub(super) fn check(&self) -> Result<(), LogError> {
+        match self.broken {
+            true => Err(unusable(&self.path)),
+            false => Ok(()),
+        }
+    }
+
     /// Appends a batch; a process that dies afterwards has not lost it.
     pub(super) fn append(&mut self, batch: &Batch) -> Result<(), LogError> {
+        self.check()?;
         let file = self.file.as_ref().expect("the last segment is open");
         if let Err(error) = file.write_all_at(&batch.bytes, self.len) {
-            // Whatever was written is beyond `len`: the next append overwrites it, and so does recovery.
-            let _ = file.set_len(self.len);
+            // A shorter batch in its place would leave a piece of this one behind it, which is damage.
+            self.broken = file.set_len(self.len).is_err();
             return Err(file_error("append to", &self.path, &error));
         }
+        self.unforced = true;
         self.take_in(&batch.header);
         Ok(())
     }
 
-    /// Forces it to the disk.
-    pub(super) fn sync(&self) -> Result<(), LogError> {
-        let file = self.file.as_ref().expect("only the last segment is synced");
-        file.sync_data()
-            .map_err(|e| file_error("sync", &self.path, &e))
+    /// Forces to the disk what may not be there.
+    pub(super) fn sync(&mut self) -> Result<(), LogError> {
+        if self.unforced {
+            self.check()?;
+            let file = self.handle()?;
+            // The second attempt would succeed: the system forgets what it could not write.
+            self.broken = true;
+            force(&file, &self.path)?;
+            self.broken = false;
+            self.unforced = false;
+        }
+        Ok(())
+    }
+
+    /// Whether something may not have reached the disk.
+    pub(super) fn is_unforced(&self) -> bool {
+        self.unforced
     }
 
     /// Nothing is appended any more.
@@ -243,5 +301,49 @@ impl Segment {
             end: self.len,
             next_base,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::batch::BatchBuilder;
+    use super::*;
+
+    fn batch(base: Offset) -> Batch {
+        let mut builder = BatchBuilder::new();
+        builder.push(1, None, Some(b"value"), &[]);
+        builder.checksum();
+        builder.take(base, 0)
+    }
+
+    #[test]
+    fn nothing_is_put_behind_a_write_that_could_not_be_taken_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut segment = Segment::create(dir.path(), 0).unwrap();
+        segment.append(&batch(0)).unwrap();
+        let good = segment.file.clone();
+        // Always full, and cannot be cut.
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        segment.file = Some(Arc::new(full));
+        let error = segment.append(&batch(1)).unwrap_err().to_string();
+        assert!(error.contains("cannot append"), "{error}");
+        segment.file = good;
+        let error = segment.append(&batch(1)).unwrap_err().to_string();
+        assert!(error.contains("not used any more"), "{error}");
+    }
+
+    #[test]
+    fn what_could_not_be_forced_to_the_disk_is_not_taken_for_forced() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut segment = Segment::create(dir.path(), 0).unwrap();
+        segment.append(&batch(0)).unwrap();
+        let good = segment.file.clone();
+        // Has nothing that could be forced.
+        let null = File::options().write(true).open("/dev/null").unwrap();
+        segment.file = Some(Arc::new(null));
+        segment.sync().unwrap_err();
+        segment.file = good;
+        let error = segment.sync().unwrap_err().to_string();
+        assert!(error.contains("not used any more"), "{error}");
     }
 }

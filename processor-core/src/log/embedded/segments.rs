@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use super::batch::{Batch, BatchHeader};
-use super::files::file_error;
+use super::files::{file_error, force_names};
 use super::segment::Segment;
 use super::segment_reader::SegmentReader;
 use crate::log::{LogError, Offset, Timestamp};
@@ -16,6 +16,8 @@ pub(super) struct Segments {
     segment_bytes: u64,
     /// Never empty; the last one is appended to.
     pub(super) files: Vec<Segment>,
+    /// Names of files that may not have reached the disk.
+    new_names: bool,
 }
 
 impl Segments {
@@ -27,13 +29,15 @@ impl Segments {
             dir,
             segment_bytes,
             files,
+            new_names: true,
         })
     }
 
-    /// The files in `dir`; every batch header is shown to `visit`, in order.
+    /// The files in `dir`; every batch header is shown to `visit`, in order. What lies below `forced` is on the disk.
     pub(super) fn open(
         dir: PathBuf,
         segment_bytes: u64,
+        forced: Offset,
         visit: &mut impl FnMut(&BatchHeader),
     ) -> Result<Self, LogError> {
         let entries = fs::read_dir(&dir).map_err(|e| file_error("list", &dir, &e))?;
@@ -73,11 +77,12 @@ impl Segments {
                 visit(header);
             };
             let last = number + 1 == count;
-            files.push(Segment::open(path, base, last, &mut visit)?);
+            files.push(Segment::open(path, base, last, forced, &mut visit)?);
         }
         Ok(Self {
             dir,
             segment_bytes,
+            new_names: files.iter().any(Segment::is_unforced),
             files,
         })
     }
@@ -116,15 +121,22 @@ impl Segments {
         if self.active().len == 0 {
             return Ok(());
         }
+        self.active().check()?;
         let fresh = Segment::create(&self.dir, base)?;
         self.active().close();
         self.files.push(fresh);
+        self.new_names = true;
         Ok(())
     }
 
-    /// Forces the last file to the disk.
+    /// Forces all that was appended to the disk, the files that are closed since the last time included.
     pub(super) fn sync(&mut self) -> Result<(), LogError> {
-        self.active().sync()
+        self.files.iter_mut().try_for_each(Segment::sync)?;
+        if self.new_names {
+            force_names(&self.dir)?;
+            self.new_names = false;
+        }
+        Ok(())
     }
 
     /// Readers of the files that end at or below `stable`, each with its base, and where the last of them ends. The
@@ -182,7 +194,8 @@ impl Segments {
             cleaned.path = path;
             self.files[slot] = cleaned;
         }
-        Ok(())
+        // Before the next file: a marker in that one must not go before what it decides in this one.
+        force_names(&self.dir)
     }
 
     /// A reader from `from` on, within one file.

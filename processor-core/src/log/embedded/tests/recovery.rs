@@ -243,6 +243,125 @@ fn a_journal_that_is_damaged_or_gone_aborts_nothing() {
     }
 }
 
+/// Three transactions that only a snapshot knows of.
+fn settled() -> Killed {
+    let (killed, log) = Killed::new();
+    let mut producer = producer(&log, "p");
+    for next in 1..4 {
+        transaction(&log, &mut *producer, &["a", "b"], next);
+    }
+    drop((producer, log));
+    drop(EmbeddedLog::open(killed.dir.path()).unwrap());
+    killed
+}
+
+#[test]
+fn any_other_bit_in_the_file_that_is_appended_to_is_an_error_that_names_the_place() {
+    let killed = settled();
+    let path = segment(killed.dir.path());
+    let original = fs::read(&path).unwrap();
+    for byte in 0..original.len() {
+        let mut flipped = original.clone();
+        flipped[byte] ^= 1 << (byte % 8);
+        fs::write(&path, &flipped).unwrap();
+        let error = refused(killed.dir.path());
+        let says = format!("{} is damaged at byte ", path.display());
+        let (_, place) = error.split_once(&says).unwrap_or_else(|| panic!("{error}"));
+        let (place, _) = place.split_once(':').unwrap();
+        assert!(place.parse::<usize>().unwrap() <= byte, "{byte}: {error}");
+        assert_eq!(fs::read(&path).unwrap(), flipped, "it is left as it is");
+    }
+    fs::write(&path, &original).unwrap();
+    let log = EmbeddedLog::open(killed.dir.path()).unwrap();
+    assert_eq!(read_all(&log, "t", SEEN), ["a", "b"].repeat(3));
+}
+
+#[test]
+fn what_a_snapshot_knows_of_is_missed_wherever_its_file_is_cut() {
+    let killed = settled();
+    let (file, journal) = (killed.file(), killed.journal());
+    drop(killed.at(file, journal).1.unwrap());
+    for at in 0..file {
+        let (dir, opened) = killed.at(at, journal);
+        drop(opened.expect_err("cut"));
+        let error = refused(dir.path());
+        assert!(error.contains("t-0 ends at offset"), "{at}: {error}");
+    }
+}
+
+#[test]
+fn a_snapshot_of_an_older_program_says_nothing_of_ends() {
+    let killed = settled();
+    let path = killed.dir.path().join("journal");
+    let mut journal = Vec::new();
+    let entry = br#"{"snapshot":{"next_transaction":4}}"#;
+    super::super::journal::frame(entry, &mut journal);
+    fs::write(path, journal).unwrap();
+    let log = EmbeddedLog::open(killed.dir.path()).unwrap();
+    assert_eq!(read_all(&log, "t", SEEN), ["a", "b"].repeat(3));
+}
+
+#[test]
+fn a_namesake_of_a_deleted_topic_need_not_be_as_long() {
+    let killed = settled();
+    let log = EmbeddedLog::open(killed.dir.path()).unwrap();
+    log.delete_topics(&["t"]).unwrap();
+    topic(&log, "t", 1);
+    drop(log);
+    let log = EmbeddedLog::open(killed.dir.path()).unwrap();
+    assert!(read_all(&log, "t", SEEN).is_empty());
+}
+
+#[test]
+fn blocks_that_never_came_to_the_disk_are_a_torn_end() {
+    let (killed, log) = Killed::new();
+    let mut producer = producer(&log, "p");
+    transaction(&log, &mut *producer, &["a"], 1);
+    let committed = killed.file();
+    producer.begin_transaction().unwrap();
+    producer.send(record("t", &[b'v'; 20_000])).unwrap();
+    producer.flush(Duration::ZERO).unwrap();
+    let end = killed.file();
+    for written in [committed, 4_096, 8_192, 16_384] {
+        let dir = tempfile::tempdir().unwrap();
+        copy(killed.dir.path(), dir.path());
+        cut(&segment(dir.path()), written);
+        cut(&segment(dir.path()), end);
+        let log = EmbeddedLog::open(dir.path()).unwrap();
+        assert_eq!(read_all(&log, "t", SEEN), ["a"], "{written}");
+        assert_eq!(len(&segment(dir.path())), committed, "{written}");
+    }
+}
+
+/// What `f` forces to the disk, as names in `dir`.
+fn forced(dir: &Path, f: impl FnOnce()) -> Vec<String> {
+    files::forced::take();
+    f();
+    let name = |path: PathBuf| {
+        let inside = path.strip_prefix(dir).unwrap();
+        inside.to_str().unwrap().replace("00000000000000000", "")
+    };
+    files::forced::take().into_iter().map(name).collect()
+}
+
+#[test]
+fn a_snapshot_reaches_the_disk_after_what_it_says_of_partitions() {
+    let (killed, log) = Killed::new();
+    let dir = killed.dir.path();
+    let mut producer = producer(&log, "p");
+    let written = forced(dir, || transaction(&log, &mut *producer, &["a"], 1));
+    assert_eq!(written, [""; 0], "nothing is forced without `sync`");
+    let snapshot = || log.0.lock().unwrap().snapshot().unwrap();
+    assert_eq!(forced(dir, snapshot), ["topics/t/0/000.log", ""]);
+    assert_eq!(forced(dir, snapshot), [""], "it is there");
+    transaction(&log, &mut *producer, &["a"], 1);
+    drop((producer, log));
+    let open = || drop(EmbeddedLog::open(dir).unwrap());
+    let all = ["topics/t/0/000.log", "topics/t/0", ""];
+    assert_eq!(forced(dir, open), all, "whoever wrote it");
+    assert_eq!(forced(dir, open), [""]);
+}
+
 #[test]
 fn zeros_behind_the_journal_are_a_write_that_never_came() {
     let (killed, log) = Killed::new();
