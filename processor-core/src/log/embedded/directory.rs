@@ -8,7 +8,8 @@
 //! ```
 //!
 //! A topic exists when `topics.json` says so: its directories are made before and removed after, and what is left
-//! over from a crash in between is removed at the next opening.
+//! over from a crash in between is removed at the next opening. The first opening writes the file, so a directory with
+//! records and without it has lost it.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{Read, Write};
@@ -16,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::files::{file_error, replace_file};
+use super::files::{RESTORE, file_error, force_names, list, replace_file};
 use crate::log::{Cleanup, LogError, NewTopic};
 
 #[derive(Serialize, Deserialize)]
@@ -93,8 +94,10 @@ impl Directory {
         self.topic(topic).join(partition.to_string())
     }
 
-    /// The topics; directories of others are removed.
+    /// The topics, none at the first opening; directories of others are removed.
     pub(super) fn read_topics(&self) -> Result<Vec<NewTopic>, LogError> {
+        let all = self.root.join("topics");
+        fs::create_dir_all(&all).map_err(|e| file_error("create", &all, &e))?;
         let path = self.root.join("topics.json");
         let topics = match fs::read(&path) {
             Ok(bytes) => parse(&bytes).map_err(|fault| {
@@ -103,13 +106,20 @@ impl Directory {
                     path.display()
                 ))
             })?,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                if let Some(records) = find_records(&all)? {
+                    return Err(LogError::fatal(format!(
+                        "{} is missing, although there are records in {}; {RESTORE}",
+                        path.display(),
+                        records.display()
+                    )));
+                }
+                self.write_topics(std::iter::empty())?;
+                Vec::new()
+            }
             Err(e) => return Err(file_error("read", &path, &e)),
         };
-        let all = self.root.join("topics");
-        fs::create_dir_all(&all).map_err(|e| file_error("create", &all, &e))?;
-        for entry in fs::read_dir(&all).map_err(|e| file_error("list", &all, &e))? {
-            let entry = entry.map_err(|e| file_error("list", &all, &e))?;
+        for entry in list(&all)? {
             if !topics.iter().any(|t| *t.name == *entry.file_name()) {
                 tracing::warn!(directory = %entry.path().display(), "left over from a deleted topic; removed");
                 fs::remove_dir_all(entry.path())
@@ -132,6 +142,12 @@ impl Directory {
         replace_file(&self.root.join("topics.json"), &json).map(drop)
     }
 
+    /// Forces the names of a topic's directories to the disk: the list of topics, once there, counts on them.
+    pub(super) fn force_topic(&self, name: &str) -> Result<(), LogError> {
+        force_names(&self.topic(name))?;
+        force_names(&self.root.join("topics"))
+    }
+
     /// Removes the files of a topic that is not in the list any more.
     pub(super) fn remove_topic(&self, name: &str) -> Result<(), LogError> {
         let path = self.topic(name);
@@ -151,6 +167,25 @@ impl Drop for Directory {
             tracing::warn!(directory = %self.root.display(), %error, "not unlocked");
         }
     }
+}
+
+/// A file with records, in whatever topic.
+fn find_records(topics: &Path) -> Result<Option<PathBuf>, LogError> {
+    let mut dirs = vec![topics.to_owned()];
+    while let Some(dir) = dirs.pop() {
+        for entry in list(&dir)? {
+            let path = entry.path();
+            let metadata = entry
+                .metadata()
+                .map_err(|e| file_error("open", &path, &e))?;
+            if metadata.is_dir() {
+                dirs.push(path);
+            } else if metadata.len() > 0 && path.extension().is_some_and(|e| e == "log") {
+                return Ok(Some(path));
+            }
+        }
+    }
+    Ok(None)
 }
 
 fn row(topic: &NewTopic) -> TopicRow {

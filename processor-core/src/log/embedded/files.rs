@@ -3,7 +3,7 @@
 //! A write is safe from a kill when it returns, and from a loss of power once its file was forced to the disk; a name
 //! that was made or changed, once its directory was.
 
-use std::fs::{self, File};
+use std::fs::{self, DirEntry, File};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -33,6 +33,14 @@ pub(super) fn unusable(path: &Path) -> LogError {
         "{} could not be written and is not used any more; free space or repair the disk, then restart",
         path.display()
     ))
+}
+
+/// What is in a directory; nothing in one that is missing.
+pub(super) fn list(dir: &Path) -> Result<Vec<DirEntry>, LogError> {
+    match fs::read_dir(dir).and_then(Iterator::collect) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        entries => entries.map_err(|e| file_error("list", dir, &e)),
+    }
 }
 
 /// Forces the content of a file to the disk.

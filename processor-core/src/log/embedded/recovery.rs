@@ -52,6 +52,13 @@ impl State {
                 self.options.limits(),
                 replayed,
             )?;
+            if partition.start() > 0 && config.retention_ms.is_none() {
+                return Err(LogError::fatal(format!(
+                    "{} begins at offset {}, although nothing is ever removed from it: its first file is missing; {RESTORE}",
+                    directory.partition(&name, number).display(),
+                    partition.start()
+                )));
+            }
             self.partitions.push(Some(partition));
         }
         let partitions = (first..self.partitions.len()).collect();

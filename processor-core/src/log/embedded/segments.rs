@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use super::batch::{Batch, BatchHeader};
-use super::files::{file_error, force_names};
+use super::files::{RESTORE, file_error, force_names, list};
 use super::segment::Segment;
 use super::segment_reader::SegmentReader;
 use crate::log::{LogError, Offset, Timestamp};
@@ -40,10 +40,9 @@ impl Segments {
         forced: Offset,
         visit: &mut impl FnMut(&BatchHeader),
     ) -> Result<Self, LogError> {
-        let entries = fs::read_dir(&dir).map_err(|e| file_error("list", &dir, &e))?;
         let mut found = Vec::new();
-        for entry in entries {
-            let path = entry.map_err(|e| file_error("list", &dir, &e))?.path();
+        for entry in list(&dir)? {
+            let path = entry.path();
             let stem = path.file_stem().and_then(|s| s.to_str());
             match (
                 path.extension().and_then(|e| e.to_str()),
@@ -58,22 +57,30 @@ impl Segments {
             }
         }
         if found.is_empty() {
-            return Self::create(dir, segment_bytes);
+            return Err(LogError::fatal(format!(
+                "{} has no files, and a partition always has one; {RESTORE}",
+                dir.display()
+            )));
         }
         found.sort_unstable();
         let count = found.len();
         let mut files = Vec::with_capacity(count);
         let mut next = 0;
+        // Offsets may be missing behind a file that was compacted, and before the first one, which retention removes.
+        let mut compacted = true;
         for (number, (base, path)) in found.into_iter().enumerate() {
-            if base < next {
+            if base < next || (base > next && !compacted) {
                 return Err(LogError::fatal(format!(
-                    "{} begins below offset {next}, where the file before it ends; restore both from a copy, or delete the topic",
+                    "{} begins at offset {base}, but the file before it ends at {next}: one is missing or of another \
+                     log; {RESTORE}",
                     path.display()
                 )));
             }
             next = base;
+            compacted = true;
             let mut visit = |header: &BatchHeader| {
                 next = header.next();
+                compacted &= header.horizon_ms != 0;
                 visit(header);
             };
             let last = number + 1 == count;

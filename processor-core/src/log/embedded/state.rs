@@ -120,6 +120,11 @@ impl State {
             }));
         }
         if let Some(storage) = &self.storage {
+            partitions
+                .iter_mut()
+                .flatten()
+                .try_for_each(Partition::sync)?;
+            storage.directory.force_topic(&name)?;
             let known = self.topics.values().map(|topic| &topic.config);
             storage.directory.write_topics(known.chain([new]))?;
         }

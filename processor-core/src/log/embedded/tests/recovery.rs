@@ -363,6 +363,116 @@ fn a_snapshot_reaches_the_disk_after_what_it_says_of_partitions() {
 }
 
 #[test]
+fn a_missing_list_of_topics_deletes_nothing() {
+    let killed = settled();
+    let topics = killed.dir.path().join("topics.json");
+    let original = fs::read(&topics).unwrap();
+    fs::remove_file(&topics).unwrap();
+    let error = refused(killed.dir.path());
+    assert!(error.contains("topics.json is missing"), "{error}");
+    fs::write(&topics, original).unwrap();
+    let log = EmbeddedLog::open(killed.dir.path()).unwrap();
+    assert_eq!(read_all(&log, "t", SEEN), ["a", "b"].repeat(3));
+}
+
+#[test]
+fn a_topic_that_a_kill_left_half_made_is_no_loss() {
+    for listed in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        drop(EmbeddedLog::open(dir.path()).unwrap());
+        assert!(dir.path().join("topics.json").exists(), "from the start");
+        if !listed {
+            fs::remove_file(dir.path().join("topics.json")).unwrap();
+        }
+        fs::create_dir_all(dir.path().join("topics/t/0")).unwrap();
+        fs::write(segment(dir.path()), b"").unwrap();
+        let log = EmbeddedLog::open(dir.path()).unwrap();
+        assert!(log.topics().unwrap().is_empty());
+        assert!(!dir.path().join("topics/t").exists());
+    }
+}
+
+#[test]
+fn any_missing_file_of_a_partition_is_an_error_that_names_the_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options {
+        segment_bytes: 200,
+        ..Options::default()
+    };
+    let log = EmbeddedLog::open_with(dir.path(), options).unwrap();
+    topic(&log, "t", 1);
+    let mut producer = producer(&log, "p");
+    for _ in 0..4 {
+        transaction(&log, &mut *producer, &["a"], 1);
+    }
+    drop((producer, log));
+    drop(EmbeddedLog::open(dir.path()).unwrap());
+    let files = fs::read_dir(dir.path().join("topics/t/0")).unwrap();
+    let files: Vec<PathBuf> = files.map(|file| file.unwrap().path()).collect();
+    assert!(files.len() > 3, "{files:?}");
+    for file in &files {
+        let bytes = fs::read(file).unwrap();
+        fs::remove_file(file).unwrap();
+        let error = refused(dir.path());
+        assert!(
+            error.contains("t-0 ends at") || error.contains("topics/t/0"),
+            "{error}"
+        );
+        fs::write(file, bytes).unwrap();
+    }
+    assert_eq!(
+        read_all(&EmbeddedLog::open(dir.path()).unwrap(), "t", SEEN),
+        ["a"; 4]
+    );
+    for file in &files {
+        fs::remove_file(file).unwrap();
+    }
+    let error = refused(dir.path());
+    assert!(error.contains("topics/t/0 has no files"), "{error}");
+    fs::remove_dir(dir.path().join("topics/t/0")).unwrap();
+    let error = refused(dir.path());
+    assert!(error.contains("topics/t/0 has no files"), "{error}");
+}
+
+#[test]
+fn a_new_topic_is_on_the_disk_before_the_list_says_so() {
+    let (killed, log) = Killed::new();
+    let made = forced(killed.dir.path(), || topic(&log, "new", 2));
+    let all = ["topics/new/0", "topics/new/1", "topics/new", "topics", ""];
+    assert_eq!(made, all);
+}
+
+#[test]
+fn a_synced_commit_reaches_the_disk_with_every_file_it_has_filled() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options {
+        segment_bytes: 300,
+        sync: true,
+        ..Options::default()
+    };
+    let log = EmbeddedLog::open_with(dir.path(), options).unwrap();
+    topic(&log, "t", 1);
+    let mut producer = producer(&log, "p");
+    producer.begin_transaction().unwrap();
+    let written = forced(dir.path(), || {
+        for _ in 0..3 {
+            producer.send(record("t", &[0; 100])).unwrap();
+            producer.flush(Duration::ZERO).unwrap();
+        }
+    });
+    assert_eq!(written, [""; 0], "nothing is committed");
+    let written = forced(dir.path(), || drop(commit(&mut *producer)));
+    let all = [
+        "topics/t/0/000.log",
+        "topics/t/0/001.log",
+        "topics/t/0/002.log",
+        "topics/t/0",
+        "journal",
+    ];
+    assert_eq!(written, all);
+}
+
+#[test]
 fn zeros_behind_the_journal_are_a_write_that_never_came() {
     let (killed, log) = Killed::new();
     let mut producer = producer(&log, "p");
@@ -582,6 +692,6 @@ fn a_file_that_begins_before_the_one_before_it_ends_is_an_error_that_names_it() 
     let second = dir.path().join("topics/t/0/00000000000000000001.log");
     fs::copy(segment(dir.path()), &second).unwrap();
     let error = EmbeddedLog::open(dir.path()).unwrap_err().to_string();
-    let says = "00000000000000000001.log begins below offset 3";
+    let says = "00000000000000000001.log begins at offset 1, but the file before it ends at 3";
     assert!(error.contains(says), "{error}");
 }
