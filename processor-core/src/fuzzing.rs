@@ -7,7 +7,9 @@ use std::fmt::Debug;
 
 use ::serde::{Deserialize, Serialize};
 
-pub use crate::log::embedded::fuzzing::{directory as log_directory, formats as log_formats};
+pub use crate::log::embedded::fuzzing::{
+    damage as log_damage, directory as log_directory, formats as log_formats,
+};
 use crate::plan::TopologyPlan;
 use crate::serde::{
     Serde, bytes, csv, int64, json, nullable, session_windowed, unit, utf8, windowed,
@@ -142,6 +144,11 @@ mod tests {
     #[test]
     fn the_corpus_of_log_directories_breaks_no_promise() {
         replay("log_directory", super::log_directory);
+    }
+
+    #[test]
+    fn the_corpus_of_log_damage_breaks_no_promise() {
+        replay("log_damage", super::log_damage);
     }
 
     #[test]

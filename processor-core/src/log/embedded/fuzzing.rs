@@ -12,8 +12,8 @@ use super::journal;
 use super::record::{self, HeaderNames};
 use super::{EmbeddedLog, Options};
 use crate::log::{
-    ConsumerConfig, ConsumerRecord, Isolation, Log, LogError, Polled, Producer, ProducerConfig,
-    ProducerRecord, TopicPartition,
+    CommittedOffset, Consumer, ConsumerConfig, ConsumerRecord, Isolation, Log, LogError, NewTopic,
+    Offset, Polled, Producer, ProducerConfig, ProducerRecord, TopicPartition,
 };
 
 /// Formats, one at a time; the first byte chooses.
@@ -121,6 +121,25 @@ pub fn directory(data: &[u8]) {
     }
 }
 
+/// A log that was written in order, with transactions, restarts and files that fill up, of which then one bit is another
+/// one, or one file is gone: it shows all that was committed, or an error says where the damage is.
+pub fn damage(data: &[u8]) {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let script = &mut Unstructured::new(data);
+    let committed = write_history(directory.path(), script).expect("it reads zeros at the end");
+    damage_one(directory.path(), script).expect("it reads zeros at the end");
+    let Some(log) = opened(directory.path()) else {
+        return;
+    };
+    let Some(records) = read(&log, Isolation::ReadCommitted, directory.path()) else {
+        return;
+    };
+    let values: Vec<_> = records.into_iter().filter_map(|r| r.value).collect();
+    assert_eq!(values, committed);
+    let offset = committed_offset(&log);
+    assert_eq!(offset.unwrap_or(0), committed.len() as Offset);
+}
+
 fn write_files(root: &Path, script: &mut Unstructured<'_>) -> Result<()> {
     let topics = match script.int_in_range(0..=9)? {
         0 => bytes(script, 400)?,
@@ -176,6 +195,10 @@ fn entry(kind: u8, script: &mut Unstructured<'_>) -> Result<String> {
         small => small,
     };
     Ok(match kind {
+        2 if number % 2 == 1 => format!(
+            r#"{{"snapshot":{{"next_transaction":{number},"ends":[["{TOPIC}",0,{end}]]}}}}"#
+        ),
+        // Of an older program.
         2 => format!(r#"{{"snapshot":{{"next_transaction":{number}}}}}"#),
         3 => format!(r#"{{"claim":{{"id":"p","epoch":{number}}}}}"#),
         4 => format!(r#"{{"forget":{{"topic":"{TOPIC}"}}}}"#),
@@ -184,6 +207,106 @@ fn entry(kind: u8, script: &mut Unstructured<'_>) -> Result<String> {
             r#"{{"commit":{{"transaction":{number},"ends":[["{TOPIC}",0,{end}]],"offsets":[]}}}}"#
         ),
     })
+}
+
+/// Writes a log, and gives the values that are committed; their number is the offset that the group has.
+fn write_history(root: &Path, script: &mut Unstructured<'_>) -> Result<Vec<Bytes>> {
+    let options = Options {
+        segment_bytes: script.int_in_range(1..=8)? * 128,
+        ..Options::default()
+    };
+    let open = || EmbeddedLog::open_with(root, options.clone()).expect("nothing is damaged");
+    let mut log = open();
+    let topic = [NewTopic::new(TOPIC, 1)];
+    log.create_topics(&topic).expect("a name and a partition");
+    let mut committed = Vec::new();
+    for _ in 0..script.int_in_range(1..=6)? {
+        let mut values = Vec::new();
+        for _ in 0..script.int_in_range(1..=3)? {
+            values.push(Bytes::from(bytes(script, 40)?));
+        }
+        let commits = script.int_in_range(0..=3)? > 0;
+        transaction(&log, &values, commits.then_some(committed.len())).expect("nothing is damaged");
+        if commits {
+            committed.extend(values);
+        }
+        if script.int_in_range(0..=2)? == 0 {
+            drop(log);
+            log = open();
+        }
+    }
+    Ok(committed)
+}
+
+/// Sends `values`, and commits them with the offset behind them, `before` and as many, or leaves the transaction open.
+fn transaction(
+    log: &EmbeddedLog,
+    values: &[Bytes],
+    before: Option<usize>,
+) -> std::result::Result<(), LogError> {
+    let mut producer = log.producer(ProducerConfig {
+        transactional_id: Some("p".to_owned()),
+        ..ProducerConfig::default()
+    })?;
+    producer.init_transactions(Duration::ZERO)?;
+    producer.begin_transaction()?;
+    for value in values {
+        producer.send(ProducerRecord {
+            topic: TOPIC,
+            partition: 0,
+            timestamp: 1,
+            key: None,
+            value: Some(value),
+            headers: &[],
+        })?;
+        producer.flush(Duration::ZERO)?;
+    }
+    if let Some(before) = before {
+        let offset = CommittedOffset {
+            offset: (before + values.len()) as Offset,
+            metadata: String::new(),
+        };
+        let offsets = vec![(TopicPartition::new(TOPIC, 0), offset)];
+        let group = reader_of_group(log).group_metadata();
+        producer.begin_commit(offsets, Some(group?))?;
+        producer.poll_commit(Duration::ZERO)?;
+    }
+    Ok(())
+}
+
+fn reader_of_group(log: &EmbeddedLog) -> Box<dyn Consumer> {
+    let config = ConsumerConfig {
+        group: Some("g".to_owned()),
+        ..ConsumerConfig::default()
+    };
+    log.consumer(config).expect("a consumer that never joins")
+}
+
+fn committed_offset(log: &EmbeddedLog) -> Option<Offset> {
+    let partition = [TopicPartition::new(TOPIC, 0)];
+    let found = reader_of_group(log).committed(&partition, Duration::ZERO);
+    let found = found.expect("nothing is pending after an opening");
+    found[0].as_ref().map(|committed| committed.offset)
+}
+
+/// Turns a bit over, or removes a file. The list of topics has no checksum: it is removed only.
+fn damage_one(root: &Path, script: &mut Unstructured<'_>) -> Result<()> {
+    let partition = root.join("topics").join(TOPIC).join("0");
+    let segments = std::fs::read_dir(partition).expect("a directory");
+    let mut files: Vec<_> = segments.map(|file| file.expect("a file").path()).collect();
+    files.sort_unstable();
+    files.extend([root.join("journal"), root.join("topics.json")]);
+    let file = &files[script.choose_index(files.len())?];
+    let mut bytes = std::fs::read(file).expect("a file");
+    let removed = script.int_in_range(0..=7)? == 0;
+    if removed || bytes.is_empty() || file.ends_with("topics.json") {
+        std::fs::remove_file(file).expect("a file");
+        return Ok(());
+    }
+    let at = script.choose_index(bytes.len())?;
+    bytes[at] ^= 1 << script.int_in_range(0..=7)?;
+    write(file.clone(), &bytes);
+    Ok(())
 }
 
 /// A batch that makes sense by itself.
