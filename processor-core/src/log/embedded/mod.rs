@@ -71,7 +71,8 @@ pub struct Options {
     pub tail_bytes: usize,
     /// How long a compacted topic keeps a tombstone after it was first cleaned.
     pub tombstone_retention: Duration,
-    /// Forces every commit to the disk. Without it a killed process loses nothing, a machine without power may.
+    /// Forces every commit to the disk. Without it a killed process loses nothing; a machine without power may, and the
+    /// next opening says so when committed records are gone.
     pub sync: bool,
 }
 

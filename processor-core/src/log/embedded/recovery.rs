@@ -1,5 +1,11 @@
 //! Opening a durable log: reads the journal, walks the partitions, and ends every transaction the last process left
 //! without a marker, as the journal decided.
+//!
+//! **Torn or damaged.** What a killed process leaves, the beginning of a last write, is cut off. What it cannot leave is
+//! an error that names the file and changes nothing: a batch or an entry that is none with something behind it, a file
+//! that is missing (`segments.rs`, `directory.rs`), a partition that ends before the journal says. Not noticed is a
+//! missing file that compaction had been through, with such files on both sides, or the first ones of a topic with a
+//! retention; nor, before it is read, another bit in the records of a batch far from the end.
 
 use std::path::Path;
 use std::sync::Arc;

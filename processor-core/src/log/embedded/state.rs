@@ -105,6 +105,10 @@ impl State {
 
     fn create_topic(&mut self, new: &NewTopic) -> Result<(), LogError> {
         let name: Arc<str> = new.name.as_str().into();
+        // A deletion may have failed to say so, and the journal knew more of the namesake than this topic has.
+        self.record(&Entry::Forget {
+            topic: new.name.clone(),
+        })?;
         if let Some(storage) = &self.storage {
             storage.directory.remove_topic(&name)?;
         }

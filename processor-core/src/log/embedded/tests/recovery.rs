@@ -313,6 +313,39 @@ fn a_namesake_of_a_deleted_topic_need_not_be_as_long() {
 }
 
 #[test]
+fn a_topic_is_not_made_anew_while_the_journal_counts_on_its_namesake() {
+    let killed = settled();
+    let log = EmbeddedLog::open(killed.dir.path()).unwrap();
+    let mut state = log.0.lock().unwrap();
+    state.storage.as_mut().unwrap().journal.break_disk();
+    drop(state);
+    log.delete_topics(&["t"]).unwrap_err();
+    log.create_topics(&[NewTopic::new("t", 1)]).unwrap_err();
+    drop(log);
+    let log = EmbeddedLog::open(killed.dir.path()).unwrap();
+    assert!(log.topics().unwrap().is_empty());
+}
+
+#[test]
+fn compacted_files_take_their_places_on_the_disk_one_by_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options {
+        segment_bytes: 200,
+        ..Options::default()
+    };
+    let log = EmbeddedLog::open_with(dir.path(), options).unwrap();
+    let compacted = NewTopic::new("t", 1).cleanup(Cleanup::Compact);
+    log.create_topics(&[compacted]).unwrap();
+    let mut producer = log.producer(ProducerConfig::default()).unwrap();
+    for _ in 0..2 {
+        producer.send(record("t", &[0; 100])).unwrap();
+        producer.flush(Duration::ZERO).unwrap();
+    }
+    let cleaned = forced(dir.path(), || log.clean().unwrap());
+    assert_eq!(cleaned, ["topics/t/0"; 2]);
+}
+
+#[test]
 fn blocks_that_never_came_to_the_disk_are_a_torn_end() {
     let (killed, log) = Killed::new();
     let mut producer = producer(&log, "p");
