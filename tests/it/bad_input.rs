@@ -3,8 +3,10 @@
 //!
 //! `docs/bad-input.md` has the whole list, with the cases that need no broker.
 
+use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,10 +15,11 @@ use e2e::topics::{create, produce, values};
 use processor_core::dsl::{Consumed, Produced, StreamsBuilder};
 use processor_core::log::embedded::EmbeddedLog;
 use processor_core::log::kafka::{KafkaLog, KafkaOptions};
-use processor_core::log::{Cleanup, Log, NewTopic};
+use processor_core::log::{Cleanup, ConsumerConfig, Log, NewTopic, TopicPartition};
 use processor_core::serde::registry::{SchemaRegistry, ServerRegistry, ServerRegistryOptions};
 use processor_core::serde::{bytes, int64, nullable, registered_avro, utf8};
 use processor_core::{Streams, StreamsConfig, StreamsError, Topology};
+use xtask::broker::{Broker, Options as BrokerOptions};
 use xtask::stopwatch::wait_for;
 
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -225,6 +228,72 @@ fn internal_topics_that_do_not_fit_are_refused_before_anything_is_done() {
     log.create_topics(&[split]).unwrap();
     let error = refusal(counting("kept-in"), "split-app", &log);
     assert_says(&error, &["split-app-counts-changelog", "3 partitions"]);
+}
+
+/// Changes one byte of the batch with this value, in the only segment of a topic's partition, while its broker is stopped.
+fn damage(segment: &Path, value: &[u8], change: impl FnOnce(&mut [u8], usize)) {
+    let mut bytes = fs::read(segment).unwrap();
+    let mut begin = 0;
+    let (batch, place) = loop {
+        // A batch begins with its base offset (8 bytes) and the length of what follows (4).
+        let length = bytes[begin + 8..begin + 12].try_into().unwrap();
+        let end = begin + 12 + u32::from_be_bytes(length) as usize;
+        let mut places = bytes[begin..end].windows(value.len());
+        match places.position(|bytes| bytes == value) {
+            Some(place) => break (begin..end, place),
+            None => begin = end,
+        }
+    };
+    change(&mut bytes[batch], place);
+    fs::write(segment, bytes).unwrap();
+}
+
+#[test]
+fn a_batch_that_is_damaged_on_disk_stops_it_and_nothing_behind_it_is_committed() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut broker = Broker::start(directory.path(), &BrokerOptions::default()).unwrap();
+    let log = KafkaLog::new(KafkaOptions::new(broker.bootstrap())).unwrap();
+    let cases = ["flipped", "unknown"];
+    for case in cases {
+        let [from, to] = ["in", "out"].map(|topic| format!("{case}-{topic}"));
+        create(&log, &[&from, &to]);
+        for value in ["before", "damaged", "behind"] {
+            produce(&log, &from, [(value, 1)]);
+        }
+    }
+    broker.stop().unwrap();
+    let segment = |case: &str| {
+        let partition = directory.path().join(format!("data/{case}-in-0"));
+        partition.join("00000000000000000000.log")
+    };
+    damage(&segment("flipped"), b"damaged", |batch, place| {
+        batch[place] ^= 1;
+    });
+    // The version of the form, which no checksum covers.
+    damage(&segment("unknown"), b"damaged", |batch, _| batch[16] = 9);
+    broker.restart().unwrap();
+
+    let log: Arc<dyn Log> = Arc::new(log);
+    for case in cases {
+        let [from, to] = ["in", "out"].map(|topic| format!("{case}-{topic}"));
+        let error = why_it_stopped(started(copying(&from, &to), case, &log));
+        let says = [
+            "offset 1",
+            &format!("{from}-0 up to offset 1"),
+            "kafka-dump-log",
+        ];
+        assert_says(&error, &says);
+        let results = values(&*log, &to);
+        assert!(results.iter().all(|value| value == "before"), "{results:?}");
+        let group = ConsumerConfig {
+            group: Some(case.to_owned()),
+            ..ConsumerConfig::default()
+        };
+        let group = log.consumer(group).unwrap();
+        let committed = group.committed(&[TopicPartition::new(&*from, 0)], PATIENCE);
+        let committed = committed.unwrap().remove(0).map_or(0, |at| at.offset);
+        assert!(committed <= 1, "{case}: {committed} is committed");
+    }
 }
 
 /// A server that answers everything with a page for people.

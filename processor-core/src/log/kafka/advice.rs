@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
-use super::error::{Call, code};
+use super::error::{Call, code, is_unreadable};
 
 /// The error in its own words, and what to do.
 pub(super) fn explained(call: Call, error: &KafkaError) -> String {
@@ -46,6 +46,13 @@ fn advice(call: Call, code: RDKafkaErrorCode) -> Option<Cow<'static, str>> {
         Code::ClusterAuthorizationFailed => {
             "allow this application IDEMPOTENT_WRITE on the cluster, or WRITE on a topic".into()
         }
+        code if call == Call::Poll && is_unreadable(code) => {
+            "a batch is damaged, or of a form that this client does not know, and its records would be left out; look at the \
+             partition's segment with `kafka-dump-log.sh --deep-iteration --files`, have the broker take it from another \
+             replica, or, where they are lost for good, have the group go on behind the batch with \
+             `kafka-consumer-groups.sh --reset-offsets`"
+                .into()
+        }
         _ => return None,
     })
 }
@@ -77,6 +84,14 @@ mod tests {
         assert!(text.contains("`max.message.bytes` of the topic"), "{text}");
         let passing = KafkaError::Global(Code::OperationTimedOut);
         assert_eq!(explained(Call::Deliver, &passing), passing.to_string());
+    }
+
+    #[test]
+    fn a_batch_that_cannot_be_read_says_how_to_look_at_it_and_only_where_one_is_read() {
+        let damaged = KafkaError::MessageConsumption(Code::BadMessage);
+        let text = explained(Call::Poll, &damaged);
+        assert!(text.contains("kafka-dump-log.sh"), "{text}");
+        assert_eq!(explained(Call::Ask, &damaged), damaged.to_string());
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::log::{
     Offset, OffsetReset, Polled, TopicPartition,
 };
 
-use super::error::{Call, class, classified};
+use super::error::{Call, class, classified, code, is_unreadable};
 use super::lists::{offsets_list, partitions_list, to_list};
 use super::packed::{Names, PackedBatches};
 use super::rebalances::{Rebalance, Rebalances};
@@ -93,6 +93,8 @@ impl KafkaConsumer {
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")
             .set("enable.partition.eof", "false")
+            // A flipped bit of a batch without compression would be processed as data.
+            .set("check.crcs", "true")
             .set(
                 "auto.offset.reset",
                 match config.reset {
@@ -205,7 +207,27 @@ impl KafkaConsumer {
         Ok(())
     }
 
-    /// What failed with `error`. The client does not say of which topic it speaks, so they are all named.
+    /// The error of a poll that failed. The client does not say of which topic it speaks, so they are all named; of a batch
+    /// that cannot be read it says the offset, which is compared with how far each partition has been read.
+    fn failed_poll(&self, error: &KafkaError) -> LogError {
+        let what = self.polling(error);
+        if !code(error).is_some_and(is_unreadable) {
+            return classified(Call::Poll, what, error);
+        }
+        let read = self.positions.keys().map(|partition| {
+            let next = self.position(partition).ok().flatten().unwrap_or(0);
+            format!("{partition} up to offset {next}")
+        });
+        let read = Vec::from_iter(read).join(", ");
+        let said = self.rebalances.said();
+        classified(
+            Call::Poll,
+            format_args!("{what}: {said}, where it has read {read}"),
+            error,
+        )
+    }
+
+    /// What failed with `error`.
     fn polling(&self, error: &KafkaError) -> String {
         if let Some(group) = &self.group
             && is_about_a_group(error)
@@ -316,12 +338,16 @@ impl Consumer for KafkaConsumer {
                 }
                 Some(Err(error)) => match class(Call::Poll, &error) {
                     // librdkafka repairs these by itself: brokers that come and go, topics that are being made.
-                    ErrorClass::Retriable => tracing::warn!(%error, "polling"),
+                    ErrorClass::Retriable => {
+                        tracing::warn!(%error, said = self.rebalances.said(), "polling");
+                    }
                     ErrorClass::Fenced => return self.join_again(&error),
                     _ if self.group.is_none() && is_about_a_group(&error) => {
                         tracing::debug!(%error, "a coordinator that a reader outside any group can do without");
                     }
-                    _ => return Err(classified(Call::Poll, self.polling(&error), &error)),
+                    // IMPORTANT: with this poll's records, which the next start reads again. What follows in the client's
+                    // queue may lie behind a hole.
+                    _ => return Err(self.failed_poll(&error)),
                 },
             }
         }

@@ -3,7 +3,8 @@
 //! What comes first counts: an identity that somebody else has taken over is fenced, but a static member hears so from its
 //! group, since the next poll may repair it, and in a commit it is no member; what only an administrator can change is
 //! fatal; a producer that librdkafka has given up is of no further use, and a new one settles what it left; then librdkafka's
-//! own word, abortable before retriable; then the code, in the light of the call. What is none of these is fatal.
+//! own word, abortable before retriable; then the code, in the light of the call. What is none of these is fatal. A poll that
+//! meets a batch which cannot be read is fatal too: no record is left out in silence.
 //!
 //! | call | passing fault | producer given up | state, purged, not a member | record refused |
 //! |---|---|---|---|---|
@@ -146,7 +147,8 @@ fn decide(call: Call, said: Said) -> ErrorClass {
             (false, true) => ErrorClass::Abortable,
             (false, false) => ErrorClass::Fatal,
         },
-        Call::Poll if given_up => ErrorClass::Fatal,
+        // IMPORTANT: librdkafka goes on behind a batch that it cannot read, or asks for it again for ever.
+        Call::Poll if given_up || is(is_unreadable) => ErrorClass::Fatal,
         Call::Poll => ErrorClass::Retriable,
         Call::Init if given_up => ErrorClass::Fatal,
         Call::Init if undone && !passing => ErrorClass::Abortable,
@@ -252,6 +254,16 @@ fn is_refused(code: RDKafkaErrorCode) -> bool {
             | Code::InvalidMessageSize
             | Code::InvalidRecord
             | Code::InvalidTimestamp
+    )
+}
+
+/// A batch is there that the client cannot read: its checksum is wrong, the form or the compression is unknown to it, or the
+/// broker itself does not find its way through it.
+pub(super) fn is_unreadable(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(
+        code,
+        Code::BadMessage | Code::BadCompression | Code::NotImplemented | Code::InvalidMessage
     )
 }
 
@@ -368,6 +380,19 @@ mod tests {
         assert_eq!(class(Call::Poll, &fenced), ErrorClass::Fenced);
         let seek = KafkaError::Seek("Local: Timed out".to_owned());
         assert_eq!(class(Call::Ask, &seek), ErrorClass::Retriable);
+    }
+
+    #[test]
+    fn a_batch_that_cannot_be_read_is_never_stepped_over() {
+        for code in [
+            Code::BadMessage,
+            Code::BadCompression,
+            Code::NotImplemented,
+            Code::InvalidMessage,
+        ] {
+            let error = KafkaError::MessageConsumption(code);
+            assert_eq!(class(Call::Poll, &error), ErrorClass::Fatal, "{code:?}");
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Rebalances as events: librdkafka calls back, and the caller of `poll` is told.
+//! What librdkafka calls back with, for the caller of `poll`: above all rebalances, as events.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,6 +8,7 @@ use rdkafka::TopicPartitionList;
 use rdkafka::bindings::rd_kafka_resp_err_t as NativeError;
 use rdkafka::client::ClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext, RebalanceProtocol};
+use rdkafka::error::KafkaError;
 
 use crate::log::{Polled, TopicPartition};
 
@@ -28,6 +29,8 @@ pub(super) enum Rebalance {
 pub(super) struct Rebalances {
     events: Arc<Mutex<VecDeque<Rebalance>>>,
     closing: Arc<AtomicBool>,
+    /// What was said of the last error.
+    said: Arc<Mutex<String>>,
 }
 
 impl Rebalances {
@@ -38,13 +41,24 @@ impl Rebalances {
             .pop_front()
     }
 
+    /// What librdkafka said of the error that `poll` returned last: often the place.
+    pub(super) fn said(&self) -> String {
+        let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        said.clone()
+    }
+
     /// From now on the client gives up what is taken from it without asking.
     pub(super) fn close(&self) {
         self.closing.store(true, Ordering::SeqCst);
     }
 }
 
-impl ClientContext for Rebalances {}
+impl ClientContext for Rebalances {
+    /// Comes right before `poll` returns the error, of which rdkafka keeps the code only.
+    fn error(&self, _: KafkaError, said: &str) {
+        said.clone_into(&mut self.said.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
 
 impl ConsumerContext for Rebalances {
     /// librdkafka waits for the answer, which `assign` and `release` give after this has returned. While the consumer
