@@ -333,3 +333,63 @@ fn of_two_instances_with_one_name_one_ends_and_says_why() {
     stays.close().unwrap();
     application.check();
 }
+
+/// A member of a group of its own that has been given its partition.
+fn member(protocol: &str) -> Box<dyn Consumer> {
+    let mut options = KafkaOptions::new(e2e::kafka());
+    let properties = [
+        ("group.protocol", protocol),
+        ("session.timeout.ms", "6000"),
+        ("max.poll.interval.ms", "6000"),
+    ];
+    // A session of the newer protocol is the broker's to time.
+    let ours = |(name, _): &(&str, &str)| protocol == "classic" || *name != "session.timeout.ms";
+    let properties = properties.into_iter().filter(ours);
+    let owned = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
+    options.properties.extend(properties.map(owned));
+    let log = KafkaLog::new(options).unwrap();
+    let topic = format!("unanswered-{protocol}");
+    log.create_topics(&[NewTopic::new(&topic, 1)]).unwrap();
+    let config = ConsumerConfig {
+        group: Some(topic.clone()),
+        ..ConsumerConfig::default()
+    };
+    let mut member = log.consumer(config).unwrap();
+    member.subscribe(&[&topic]).unwrap();
+    let given = wait_for(PATIENCE, || {
+        match member.poll(Duration::from_millis(100)).unwrap() {
+            Polled::Assigned(partitions) => Some(partitions),
+            _ => None,
+        }
+    });
+    let given = given.expect("it is given its partition").into_iter();
+    let from: Vec<_> = given.map(|partition| (partition, None)).collect();
+    member.assign(&from).unwrap();
+    member
+}
+
+#[test]
+fn a_member_that_never_gave_up_what_it_lost_can_be_closed() {
+    let mut members = ["classic", "consumer"].map(member);
+    // Longer than it may go without a poll.
+    wait_for(Duration::from_secs(8), || None::<()>);
+    for member in &mut members {
+        let lost = wait_for(PATIENCE, || {
+            let polled = member.poll(Duration::from_millis(100)).unwrap();
+            matches!(polled, Polled::Revoked { lost: true, .. }).then_some(())
+        });
+        lost.expect("what it had is lost");
+    }
+    // Each on a thread of its own, so that one that hangs holds up nothing but itself.
+    let closing = members.map(|member| {
+        let (closed, is_closed) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            member.close();
+            let _ = closed.send(());
+        });
+        is_closed
+    });
+    for is_closed in closing {
+        is_closed.recv_timeout(PATIENCE).expect("closing it ends");
+    }
+}

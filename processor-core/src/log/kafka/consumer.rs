@@ -184,8 +184,10 @@ impl KafkaConsumer {
             "the static member is fenced, by another process of this name or by a request of its own that came late; it \
              joins again"
         );
-        self.rebalances.close();
+        self.rebalances.close(&self.client);
         (self.client, self.rebalances) = client(&self.settings)?;
+        // The new client has nothing yet that could be given up.
+        self.positions.clear();
         self.join()?;
         let partitions: Vec<_> = std::mem::take(&mut self.given).into_iter().collect();
         Ok(match partitions.is_empty() {
@@ -589,7 +591,6 @@ impl Consumer for KafkaConsumer {
     }
 
     fn close(self: Box<Self>) {
-        self.rebalances.close();
         // Dropping the client leaves the group and serves what is outstanding.
     }
 }
@@ -618,7 +619,7 @@ impl KafkaConsumer {
 
 impl Drop for KafkaConsumer {
     fn drop(&mut self) {
-        self.rebalances.close();
+        self.rebalances.close(&self.client);
     }
 }
 
@@ -649,6 +650,40 @@ fn fenced(instance_id: &Option<String>, error: &KafkaError) -> LogError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A member of a group with the protocol of KIP-848, whose broker nobody needs.
+    fn member() -> KafkaConsumer {
+        let mut options = KafkaOptions::new("127.0.0.1:1");
+        let protocol = ("group.protocol".to_owned(), "consumer".to_owned());
+        options.properties.extend([protocol]);
+        let config = ConsumerConfig {
+            group: Some("group".to_owned()),
+            instance_id: Some("one".to_owned()),
+            ..ConsumerConfig::default()
+        };
+        let queries = Queries::new(Arc::new(options.clone()));
+        let mut member = KafkaConsumer::new(&options, config, Arc::new(queries)).unwrap();
+        member.subscribe(&["clicks"]).unwrap();
+        member
+    }
+
+    #[test]
+    fn what_a_member_had_before_it_joined_again_is_given_up_without_the_client() {
+        let mut member = member();
+        let held = TopicPartition::new("clicks", 0);
+        member.given.insert(held.clone());
+        member.assign(&[(held.clone(), Some(7))]).unwrap();
+        let fenced = KafkaError::MessageConsumptionFatal(RDKafkaErrorCode::FencedInstanceId);
+        let lost = match member.join_again(&fenced).unwrap() {
+            Polled::Revoked {
+                partitions,
+                lost: true,
+            } => partitions,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(lost, [held]);
+        member.release(&lost).unwrap();
+    }
 
     #[test]
     fn reading_ahead_keeps_to_its_share() {

@@ -47,9 +47,26 @@ impl Rebalances {
         said.clone()
     }
 
-    /// From now on the client gives up what is taken from it without asking.
-    pub(super) fn close(&self) {
+    /// From now on the client gives up what is taken from it without asking, and at once what it has lost already: librdkafka
+    /// waits for that answer while it closes, for ever.
+    pub(super) fn close(&self, client: &BaseConsumer<Self>) {
         self.closing.store(true, Ordering::SeqCst);
+        if client.assignment_lost()
+            && let Ok(lost) = client.assignment()
+        {
+            give_up(client, &lost);
+        }
+    }
+}
+
+/// Answers for a caller who is gone.
+fn give_up(client: &BaseConsumer<Rebalances>, partitions: &TopicPartitionList) {
+    let answered = match client.rebalance_protocol() {
+        RebalanceProtocol::Cooperative => client.incremental_unassign(partitions),
+        _ => client.unassign(),
+    };
+    if let Err(error) = answered {
+        tracing::debug!(%error, "giving partitions up while closing");
     }
 }
 
@@ -70,13 +87,7 @@ impl ConsumerContext for Rebalances {
         partitions: &mut TopicPartitionList,
     ) {
         if self.closing.load(Ordering::SeqCst) {
-            let answered = match consumer.rebalance_protocol() {
-                RebalanceProtocol::Cooperative => consumer.incremental_unassign(partitions),
-                _ => consumer.unassign(),
-            };
-            if let Err(error) = answered {
-                tracing::debug!(%error, "giving partitions up while closing");
-            }
+            give_up(consumer, partitions);
             return;
         }
         let partitions = from_list(partitions);
