@@ -378,7 +378,7 @@ pub trait Consumer: Send {
     /// Adds partitions to what this consumer reads, each from the given offset, or from its committed offset or the
     /// reset policy when `None`. This is the answer to [`Polled::Assigned`], and how a consumer without a
     /// subscription chooses what to read. The answer may name a part of what the group gave, or nothing; the rest
-    /// follows when it is wanted.
+    /// follows when it is wanted. A partition that is read already goes on from the new offset, and is not paused.
     ///
     /// # Errors
     /// When a partition does not exist.

@@ -153,6 +153,11 @@ pub(super) fn a_member_takes_its_partitions_in_parts(log: &dyn Log, prefix: &str
     assert_eq!(values(&read(&mut *consumer, 2)), ["a", "b"]);
     append(log, &second, &["z"]);
     assert_eq!(values(&read(&mut *consumer, 1)), ["z"], "and y not again");
+    consumer
+        .assign(&[(second.clone(), Some(1))])
+        .expect("assign again");
+    assert_eq!(consumer.position(&second).expect("assigned"), Some(1));
+    assert_eq!(values(&read(&mut *consumer, 2)), ["y", "z"]);
     // A pause, a resume and a seek go together, as after an abort.
     consumer.pause(std::slice::from_ref(&first)).expect("pause");
     append(log, &first, &["c"]);

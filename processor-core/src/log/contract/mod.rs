@@ -39,6 +39,7 @@ pub fn all() -> &'static [Case] {
             seek_reads_again,
             paused_partitions_are_silent,
             a_pause_ends_where_a_partition_is_released,
+            a_partition_that_is_assigned_again_is_read_from_there,
             released_partitions_are_silent,
             a_poll_returns_no_more_than_asked,
             oversized_records_are_rejected;

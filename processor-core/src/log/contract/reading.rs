@@ -167,6 +167,22 @@ pub(super) fn a_pause_ends_where_a_partition_is_released(log: &dyn Log, prefix: 
     assert_eq!(values(&read(&mut *consumer, 1)), ["b"]);
 }
 
+pub(super) fn a_partition_that_is_assigned_again_is_read_from_there(log: &dyn Log, prefix: &str) {
+    let topic = format!("{prefix}-t");
+    let [t, other] = [tp(&topic, 0), tp(&topic, 1)];
+    create(log, &topic, 2);
+    append(log, &t, &["a", "b"]);
+    let mut consumer = reader(log, COMMITTED, &[t.clone(), other.clone()]);
+    assert_eq!(values(&read(&mut *consumer, 2)), ["a", "b"]);
+    consumer.pause(std::slice::from_ref(&t)).expect("pause");
+    consumer.assign(&[(t.clone(), Some(1))]).expect("assign");
+    assert_eq!(consumer.position(&t).expect("assigned"), Some(1));
+    assert_eq!(values(&read(&mut *consumer, 1)), ["b"]);
+    assert_eq!(consumer.position(&t).expect("assigned"), Some(2));
+    append(log, &other, &["the other one is still read"]);
+    read(&mut *consumer, 1);
+}
+
 pub(super) fn released_partitions_are_silent(log: &dyn Log, prefix: &str) {
     let topic = format!("{prefix}-t");
     create(log, &topic, 2);

@@ -55,7 +55,11 @@ pub(super) struct KafkaConsumer {
     max_poll_records: usize,
     max_poll_bytes: usize,
     /// What is assigned, and the offset after what poll returned of it.
-    positions: BTreeMap<TopicPartition, Position>,
+    ///
+    /// The client's own position counts where it is ahead: it steps over transaction markers. It may be taken at its word at
+    /// any time, since librdkafka forgets it with a seek and with the end of an assignment (`rktp_app_pos` in
+    /// `rdkafka_partition.c`), before it answers the call, or the one that assigns the partition again.
+    positions: BTreeMap<TopicPartition, Offset>,
     names: Names,
 }
 
@@ -63,15 +67,6 @@ pub(super) struct KafkaConsumer {
 pub(super) struct Group {
     pub(super) name: String,
     pub(super) metadata: ConsumerGroupMetadata,
-}
-
-/// How far a partition has been read.
-#[derive(Debug, Clone, Copy)]
-struct Position {
-    next: Offset,
-    /// Whether the client's own position counts: it steps over transaction markers, but still shows the place before a
-    /// seek until the first record after it.
-    client_counts: bool,
 }
 
 impl KafkaConsumer {
@@ -360,10 +355,7 @@ impl Consumer for KafkaConsumer {
                 continue;
             };
             if let Some(last) = batch.records.last() {
-                *position = Position {
-                    next: last.offset + 1,
-                    client_counts: true,
-                };
+                *position = last.offset + 1;
             }
             records.push(batch);
         }
@@ -383,6 +375,12 @@ impl Consumer for KafkaConsumer {
             };
             starts.push((partition.clone(), offset));
         }
+        // The client refuses what it has already: given up and taken anew, it goes on from where it is wanted now.
+        let held = starts.iter().map(|(partition, _)| partition.clone());
+        let again: Vec<_> = held.filter(|it| self.positions.contains_key(it)).collect();
+        if !again.is_empty() {
+            self.release(&again)?;
+        }
         let failed = |error| classified(Call::Ask, "taking partitions", &error);
         // A member of an eager group names its whole assignment; everybody else adds to it. A member names nothing too: the
         // client waits for an answer.
@@ -393,13 +391,7 @@ impl Consumer for KafkaConsumer {
                 // The client goes back to it, so let it be behind the markers that were stepped over.
                 let next = self.position(&partition)?.unwrap_or(0);
                 all.push((partition.clone(), next));
-                self.positions.insert(
-                    partition,
-                    Position {
-                        next,
-                        client_counts: true,
-                    },
-                );
+                self.positions.insert(partition, next);
             }
             self.client.assign(&offsets_list(&all)?).map_err(failed)?;
         } else if self.group.is_some() || !starts.is_empty() {
@@ -407,15 +399,7 @@ impl Consumer for KafkaConsumer {
                 .incremental_assign(&offsets_list(&starts)?)
                 .map_err(failed)?;
         }
-        for (partition, next) in starts {
-            self.positions.insert(
-                partition,
-                Position {
-                    next,
-                    client_counts: false,
-                },
-            );
-        }
+        self.positions.extend(starts);
         Ok(())
     }
 
@@ -440,7 +424,7 @@ impl Consumer for KafkaConsumer {
             let rest: Vec<_> = self
                 .positions
                 .iter()
-                .map(|(held, position)| (held.clone(), position.next))
+                .map(|(held, next)| (held.clone(), *next))
                 .collect();
             return self.client.assign(&offsets_list(&rest)?).map_err(failed);
         }
@@ -487,26 +471,15 @@ impl Consumer for KafkaConsumer {
         for element in results.elements() {
             element.error().map_err(failed)?;
         }
-        let position = Position {
-            next: offset,
-            client_counts: false,
-        };
-        self.positions.insert(partition.clone(), position);
+        self.positions.insert(partition.clone(), offset);
         Ok(())
     }
 
     fn position(&self, partition: &TopicPartition) -> Result<Option<Offset>, LogError> {
         self.check_assigned(partition)?;
-        let Position {
-            next,
-            client_counts,
-        } = self.positions[partition];
-        if !client_counts {
-            return Ok(Some(self.past_markers(partition, next)?));
-        }
-        Ok(Some(
-            next.max(self.client_position(partition).unwrap_or(next)),
-        ))
+        let next = self.positions[partition];
+        let of_client = self.client_position(partition);
+        Ok(Some(of_client.map_or(next, |ahead| ahead.max(next))))
     }
 
     fn committed(
@@ -606,14 +579,6 @@ impl KafkaConsumer {
             KafkaOffset::Offset(offset) => Some(offset),
             _ => None,
         }
-    }
-
-    /// The position of a partition that has brought nothing since it was assigned or sought. The client's own position
-    /// counts once it is ahead: it moves only when something, be it a marker, was read.
-    fn past_markers(&self, partition: &TopicPartition, start: Offset) -> Result<Offset, LogError> {
-        Ok(self
-            .client_position(partition)
-            .map_or(start, |position| position.max(start)))
     }
 }
 
