@@ -12,12 +12,12 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::Consumer as _;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
-use crate::clock::Deadline;
+use crate::clock::{Clock as _, Deadline, SystemClock};
 use crate::log::{Cleanup, Isolation, Log as _, LogError, NewTopic, TopicSettings};
 
 use super::advice::explained;
 use super::error::{Call, classified};
-use super::{KafkaLog, KafkaOptions, METADATA_TIMEOUT, retried};
+use super::{KafkaLog, KafkaOptions, METADATA_TIMEOUT, RETRY_PAUSE, retried};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -89,7 +89,7 @@ pub(super) fn create_topics(log: &KafkaLog, topics: &[NewTopic]) -> Result<(), L
                         TIMEOUT.as_secs()
                     )));
                 }
-                None => {}
+                None => SystemClock.pass(RETRY_PAUSE),
             }
         }
     }
