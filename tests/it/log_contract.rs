@@ -2,8 +2,11 @@
 
 use std::panic::AssertUnwindSafe;
 
-use processor_core::log::contract;
 use processor_core::log::kafka::{KafkaLog, KafkaOptions};
+use processor_core::log::{
+    ConsumerConfig, ErrorClass, Isolation, Log as _, LogError, NewTopic, Offset, TopicPartition,
+    contract,
+};
 
 #[test]
 fn kafka_keeps_the_contract() {
@@ -26,4 +29,23 @@ fn kafka_keeps_the_contract() {
         failed.is_empty(),
         "the Kafka log breaks the contract in {failed:?}"
     );
+}
+
+#[test]
+fn the_end_of_a_topic_that_is_being_made_is_waited_for_as_long_as_was_said() {
+    let log = KafkaLog::new(KafkaOptions::new(e2e::kafka())).unwrap();
+    let end = |patience| -> Result<Offset, LogError> {
+        let reader = log.consumer(ConsumerConfig::default())?;
+        let partition = TopicPartition::new("being-made", 0);
+        reader.end_offset(&partition, Isolation::ReadCommitted, patience)
+    };
+    let unknown = end(std::time::Duration::from_secs(1)).unwrap_err();
+    assert_eq!(unknown.class, ErrorClass::Retriable, "{unknown}");
+    assert!(unknown.to_string().contains("being-made-0"), "{unknown}");
+    std::thread::scope(|scope| {
+        let asked = scope.spawn(|| end(contract::PATIENCE));
+        log.create_topics(&[NewTopic::new("being-made", 1)])
+            .unwrap();
+        assert_eq!(asked.join().unwrap().unwrap(), 0);
+    });
 }

@@ -46,6 +46,9 @@ fn advice(call: Call, code: RDKafkaErrorCode) -> Option<Cow<'static, str>> {
         Code::ClusterAuthorizationFailed => {
             "allow this application IDEMPOTENT_WRITE on the cluster, or WRITE on a topic".into()
         }
+        Code::UnknownTopicOrPartition | Code::UnknownPartition if call == Call::Ask => {
+            "the topic does not exist, or no broker leads the partition".into()
+        }
         code if call == Call::Poll && is_unreadable(code) => {
             "a batch is damaged, or of a form that this client does not know, and its records would be left out; look at the \
              partition's segment with `kafka-dump-log.sh --deep-iteration --files`, have the broker take it from another \

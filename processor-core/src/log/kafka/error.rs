@@ -142,6 +142,7 @@ fn decide(call: Call, said: Said) -> ErrorClass {
     let undone = said.requires_abort || is(is_undone);
     let refused = is(is_refused);
     match call {
+        Call::Ask if is(is_unknown) => ErrorClass::Retriable,
         Call::Ask | Call::Settings | Call::Create | Call::Delete => match (passing, undone) {
             (true, _) => ErrorClass::Retriable,
             (false, true) => ErrorClass::Abortable,
@@ -255,6 +256,13 @@ fn is_refused(code: RDKafkaErrorCode) -> bool {
             | Code::InvalidRecord
             | Code::InvalidTimestamp
     )
+}
+
+/// The broker that was asked does not know the topic, or the partition has no leader. A topic is known to one broker before
+/// another one, and an election passes; that a topic was deleted is found by its absence from the list of all.
+fn is_unknown(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(code, Code::UnknownTopicOrPartition | Code::UnknownPartition)
 }
 
 /// A batch is there that the client cannot read: its checksum is wrong, the form or the compression is unknown to it, or the
@@ -380,6 +388,19 @@ mod tests {
         assert_eq!(class(Call::Poll, &fenced), ErrorClass::Fenced);
         let seek = KafkaError::Seek("Local: Timed out".to_owned());
         assert_eq!(class(Call::Ask, &seek), ErrorClass::Retriable);
+    }
+
+    #[test]
+    fn a_topic_that_is_not_known_yet_is_asked_after_again() {
+        for code in [Code::UnknownTopicOrPartition, Code::UnknownPartition] {
+            let error = KafkaError::MetadataFetch(code);
+            assert_eq!(class(Call::Ask, &error), ErrorClass::Retriable, "{code:?}");
+            assert_eq!(
+                decide(Call::Send, bare(code)),
+                ErrorClass::Fatal,
+                "{code:?}"
+            );
+        }
     }
 
     #[test]

@@ -65,11 +65,8 @@ impl StreamThread {
             Some(ErrorClass::Abortable | ErrorClass::Retriable) => {
                 tracing::warn!(thread = self.index, %fault, "the transaction is aborted and its input read again");
                 self.abort_open()?;
-                match class {
-                    // What will never be taken fails like this as well.
-                    Some(ErrorClass::Abortable) => self.check_topics_exist(),
-                    _ => Ok(()),
-                }
+                // What will never be taken fails like this as well, and a question about a topic that is gone.
+                self.check_topics_exist()
             }
             Some(ErrorClass::Fenced) if mutant::is(Mutant::FencedGoesOn) => self.replace_producer(),
             Some(ErrorClass::Uncertain) => {
