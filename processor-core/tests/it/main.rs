@@ -28,6 +28,7 @@ mod repartition_time;
 mod runtime;
 mod session;
 mod session_early;
+mod simulation;
 mod sinks;
 mod sliding;
 mod stateless;

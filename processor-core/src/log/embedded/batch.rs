@@ -29,7 +29,7 @@ use crate::log::{ConsumerRecord, Header, Offset, Timestamp};
 pub(super) const HEADER: usize = 64;
 
 /// Number of a transaction, unique in the life of a log; 0 is "no transaction".
-pub(super) type TransactionNumber = u64;
+pub(crate) type TransactionNumber = u64;
 
 /// A greater number was never given: it says that a file is damaged.
 pub(super) const LAST_TRANSACTION: TransactionNumber = TransactionNumber::MAX / 2;

@@ -15,6 +15,7 @@
 //! same calls give the same results in the same order.
 
 mod assignor;
+mod audit;
 mod batch;
 mod clean;
 mod compaction;
@@ -40,6 +41,8 @@ mod transactions;
 
 #[cfg(test)]
 pub(crate) use assignor::range;
+pub(crate) use audit::Audit;
+pub(crate) use batch::TransactionNumber;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -207,6 +210,16 @@ impl EmbeddedLog {
         let (group, _) = state.group(&group.into());
         let offset = |partition| group.unstable_offset(partition).cloned();
         Some(partitions.iter().map(offset).collect())
+    }
+
+    /// The transaction that the producer of `id` has open now.
+    pub(crate) fn open_transaction(&self, id: &str) -> Option<TransactionNumber> {
+        self.0.lock().ok()?.transactions.open_of(id)
+    }
+
+    /// What transactions have put on a log in memory, and what `group` has committed. No time passes by this call.
+    pub(crate) fn audit(&self, group: &str) -> Option<Audit> {
+        Some(self.0.lock().ok()?.audit(group))
     }
 
     /// Markers of decided transactions reach no partition that `held` holds for, until the next call; nor the offsets of

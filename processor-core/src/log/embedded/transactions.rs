@@ -118,6 +118,16 @@ impl Transactions {
         })
     }
 
+    /// The transaction that `id` has open.
+    pub(super) fn open_of(&self, id: &str) -> Option<TransactionNumber> {
+        Some(self.owners.get(id)?.open.as_ref()?.number)
+    }
+
+    /// Whether groups are not told what is decided.
+    pub(super) fn holds_offsets(&self) -> bool {
+        self.held_offsets.is_some()
+    }
+
     /// An id that the last process used.
     pub(super) fn restore(&mut self, id: Arc<str>, epoch: Epoch) {
         let owner = Owner {

@@ -69,6 +69,7 @@ impl Log for SimulatedLog {
             id,
             place: self.place.clone(),
             commit: None,
+            sent: BTreeMap::new(),
         }))
     }
 
@@ -84,7 +85,8 @@ impl Log for SimulatedLog {
         self.topics_call(|| self.place.world.log.partitions(topic))
     }
 
-    /// A start looks at them and decides nothing by them, so no fault arises here.
+    /// A start refuses topics by them (`UnfitTopic`), and is made again where it fails. `Call::Topics` stands for that
+    /// already, so no fault arises here.
     fn settings(&self, topics: &[&str]) -> Result<BTreeMap<String, TopicSettings>, LogError> {
         self.place.world.log.settings(topics)
     }
@@ -234,6 +236,8 @@ struct SimulatedProducer {
     place: Place,
     /// A request to commit as this producer sends it.
     commit: Option<EndRequest>,
+    /// Records in the transaction that is open.
+    sent: BTreeMap<TopicPartition, u64>,
 }
 
 impl SimulatedProducer {
@@ -250,6 +254,16 @@ impl SimulatedProducer {
         let result = work(self.inner())?;
         self.place.arrive(call, Side::After)?;
         Ok(result)
+    }
+
+    /// Notes what the open transaction has in it, now that its commit is asked for.
+    fn note(&mut self, offsets: &[(TopicPartition, CommittedOffset)]) {
+        let log = &self.place.world.log;
+        let open = self.id.as_deref().and_then(|id| log.open_transaction(id));
+        if let Some(number) = open {
+            let sent = std::mem::take(&mut self.sent);
+            self.place.world.state().ledger.note(number, sent, offsets);
+        }
     }
 
     /// Ends the open transaction by `request`, of which no answer comes: what becomes of it is its fate.
@@ -353,12 +367,15 @@ impl Producer for SimulatedProducer {
     }
 
     fn begin_transaction(&mut self) -> Result<(), LogError> {
+        self.sent.clear();
         self.told(Call::Begin, |inner| inner.begin_transaction())
     }
 
     fn send(&mut self, record: ProducerRecord<'_>) -> Result<(), LogError> {
         // A client sends batches on when it likes, so a transaction is on the log in parts.
         let send_on = self.place.one_in(3);
+        let partition = TopicPartition::new(record.topic, record.partition);
+        *self.sent.entry(partition).or_default() += 1;
         self.told(Call::Send, |inner| {
             inner.send(record)?;
             match send_on {
@@ -378,9 +395,11 @@ impl Producer for SimulatedProducer {
         group: Option<GroupMetadata>,
     ) -> Result<(), LogError> {
         self.place.delay_commit();
-        self.told(Call::BeginCommit, |inner| {
-            inner.begin_commit(offsets, group)
-        })
+        let asked = offsets.clone();
+        self.place.arrive(Call::BeginCommit, Side::Before)?;
+        self.inner().begin_commit(offsets, group)?;
+        self.note(&asked);
+        self.place.arrive(Call::BeginCommit, Side::After)
     }
 
     fn poll_commit(&mut self, timeout: Duration) -> Result<Option<Committed>, LogError> {

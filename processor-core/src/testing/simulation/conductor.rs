@@ -7,7 +7,7 @@ use std::thread::{Scope, ScopedJoinHandle};
 use std::time::Duration;
 
 use crate::clock::{Clock as _, millis};
-use crate::config::StreamsConfig;
+use crate::config::{Guarantee, StreamsConfig};
 use crate::log::{ConsumerConfig, Isolation, Log as _, LogError, TopicPartition};
 use crate::runtime::{END_OFFSET_FRESH_MS, StreamsError};
 use crate::topology::Topology;
@@ -18,11 +18,14 @@ use super::fault::{Fault, Planned};
 use super::pressure::Pressure;
 use super::process;
 use super::run::{Patience, START_MS, feed};
+use super::stores::Left;
 use super::world::{Life, Place, Report, World};
 use super::{InputRecord, Setup};
 
 /// How far a wall clock is set, in ms.
 const JUMPS_MS: [i64; 4] = [1_000, 3_000, 10_000, 3_600_000];
+/// Steps within which it is looked at whether transactions are there as a whole.
+const AUDIT_STEPS: u64 = 200;
 /// A run that takes more steps does not come to an end.
 const MOST_STEPS: u64 = 60_000;
 
@@ -49,9 +52,14 @@ pub(super) struct Conductor<'scope, 'env> {
     pub step: u64,
     pressure: Pressure,
     patience: Patience,
-    config: StreamsConfig,
+    pub config: StreamsConfig,
+    /// Disks as they were each time that all had left.
+    pub left: Vec<Left>,
     /// Step at which held markers are let go.
     markers_until: Option<u64>,
+    /// When transactions are looked at: drawn apart, since to look changes nothing.
+    audits: Draw,
+    next_audit: u64,
 }
 
 /// Why a run is a violation.
@@ -82,7 +90,10 @@ impl<'scope, 'env> Conductor<'scope, 'env> {
             patience,
             pressure,
             config,
+            left: Vec::new(),
             markers_until: None,
+            audits: Draw::of(!seed),
+            next_audit: 0,
             draw,
         }
     }
@@ -161,7 +172,23 @@ impl<'scope, 'env> Conductor<'scope, 'env> {
             }
             self.play(slot)?;
         }
+        self.keep_disks();
         Ok(())
+    }
+
+    /// Notes what is on the disks, to be compared with what changelogs say in the end: they have to be good for whoever
+    /// comes then as for whoever comes now.
+    fn keep_disks(&mut self) {
+        for (slot, of_slot) in self.slots.iter().enumerate() {
+            let contents = of_slot.disk.contents();
+            if !contents.is_empty() {
+                self.left.push(Left {
+                    instance: slot % self.setup.instances,
+                    step: self.step,
+                    contents,
+                });
+            }
+        }
     }
 
     fn run_until_settled(
@@ -188,6 +215,10 @@ impl<'scope, 'env> Conductor<'scope, 'env> {
                 self.something_happens();
             }
             self.let_arrive();
+            if self.step >= self.next_audit {
+                self.next_audit = self.step + 1 + self.audits.below(AUDIT_STEPS);
+                self.audit()?;
+            }
             self.start_due();
             let calm = faults.peek().is_none() && pieces.is_empty();
             self.pass_time();
@@ -215,6 +246,15 @@ impl<'scope, 'env> Conductor<'scope, 'env> {
             _ => 0,
         };
         self.world.clock.jump(i64::try_from(by_ms).unwrap_or(0));
+    }
+
+    /// Whether transactions are there as a whole or not at all.
+    pub(super) fn audit(&self) -> Result<(), Violated> {
+        let audit = self.world.log.audit(&self.config.application_id);
+        match (self.config.guarantee, audit) {
+            (Guarantee::ExactlyOnce, Some(audit)) => self.world.state().ledger.check(&audit),
+            _ => Ok(()),
+        }
     }
 
     fn running(&self) -> impl Iterator<Item = usize> + '_ {

@@ -19,6 +19,9 @@ const MARKERS: &str = "__markers";
 
 type Rows = BTreeMap<Bytes, Bytes>;
 
+/// All rows of a disk, by tree.
+pub(super) type Contents = BTreeMap<String, Rows>;
+
 /// A write to a tree. One is there as a whole or not at all.
 #[derive(Debug, Clone)]
 enum Write {
@@ -30,53 +33,49 @@ enum Write {
 
 /// What a disk holds.
 #[derive(Debug, Default)]
-struct Contents {
+struct Held {
     database: MemoryDatabase,
-    synced: BTreeMap<String, Rows>,
+    synced: Contents,
     /// Writes since the last sync, in their order.
     unsynced: Vec<(String, Write)>,
 }
 
 /// A disk. Clones are the same one.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Disk(Arc<Mutex<Contents>>);
+pub(super) struct Disk(Arc<Mutex<Held>>);
 
 impl Disk {
-    fn lock(&self) -> MutexGuard<'_, Contents> {
+    fn lock(&self) -> MutexGuard<'_, Held> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The machine died: from some write since the last sync on, all are lost.
     pub(super) fn lose_power(&self, draw: &mut Draw) {
-        let mut contents = self.lock();
-        let kept = draw.index(contents.unsynced.len() + 1);
-        let database = MemoryDatabase::default();
-        for (name, rows) in &contents.synced {
-            let batch: Vec<_> = rows
-                .iter()
-                .map(|(key, value)| (key.clone(), Some(value.clone())))
-                .collect();
-            carry_out(&database, name, &Write::Apply(batch));
-        }
-        for (name, write) in &contents.unsynced[..kept] {
+        let mut held = self.lock();
+        let kept = draw.index(held.unsynced.len() + 1);
+        let database = database_of(&held.synced);
+        for (name, write) in &held.unsynced[..kept] {
             carry_out(&database, name, write);
         }
-        contents.synced = rows_of(&database);
-        contents.unsynced.clear();
-        contents.database = database;
+        held.synced = rows_of(&database);
+        held.unsynced.clear();
+        held.database = database;
     }
 
     /// Everything is gone.
     pub(super) fn wipe(&self) {
-        *self.lock() = Contents::default();
+        *self.lock() = Held::default();
+    }
+
+    /// What is there now, synced or not.
+    pub(super) fn contents(&self) -> Contents {
+        rows_of(&self.lock().database)
     }
 
     /// One bit of a marker is wrong, if there is a marker.
     pub(super) fn tear_marker(&self, draw: &mut Draw) {
-        let contents = self.lock();
-        let rows = rows_of(&contents.database)
-            .remove(MARKERS)
-            .unwrap_or_default();
+        let held = self.lock();
+        let rows = rows_of(&held.database).remove(MARKERS).unwrap_or_default();
         if rows.is_empty() {
             return;
         }
@@ -86,11 +85,35 @@ impl Disk {
         let at = draw.index(torn.len());
         torn[at] ^= 1 << draw.below(8);
         let write = Write::Apply(vec![(key, Some(torn.into()))]);
-        carry_out(&contents.database, MARKERS, &write);
+        carry_out(&held.database, MARKERS, &write);
     }
 }
 
-fn rows_of(database: &MemoryDatabase) -> BTreeMap<String, Rows> {
+/// A database that holds `contents`.
+pub(super) fn database_of(contents: &Contents) -> MemoryDatabase {
+    let database = MemoryDatabase::default();
+    for (name, rows) in contents {
+        let row = |(key, value): (&Bytes, &Bytes)| (key.clone(), Some(value.clone()));
+        carry_out(
+            &database,
+            name,
+            &Write::Apply(rows.iter().map(row).collect()),
+        );
+    }
+    database
+}
+
+/// The markers that are whole, by the names of their stores on disk.
+pub(super) fn markers_of(contents: &Contents) -> BTreeMap<String, Marker> {
+    let rows = contents.get(MARKERS).into_iter().flatten();
+    let whole = rows.filter_map(|(name, marker)| {
+        let name = String::from_utf8(name.to_vec()).ok()?;
+        Some((name, Marker::decode(marker)?))
+    });
+    whole.collect()
+}
+
+fn rows_of(database: &MemoryDatabase) -> Contents {
     let names = database.tree_names().expect("memory does not fail");
     names
         .into_iter()
@@ -149,9 +172,9 @@ impl MountedDisk {
         };
         self.place.arrive(call, Side::Before).map_err(refused)?;
         let done = {
-            let mut contents = self.disk.lock();
-            let done = carry_out(&contents.database, tree, &write);
-            contents.unsynced.push((tree.to_owned(), write));
+            let mut held = self.disk.lock();
+            let done = carry_out(&held.database, tree, &write);
+            held.unsynced.push((tree.to_owned(), write));
             done
         };
         self.place.arrive(call, Side::After).map_err(refused)?;
@@ -217,9 +240,9 @@ impl Database for MountedDisk {
             .arrive(Call::StoreSync, Side::Before)
             .map_err(refused)?;
         {
-            let mut contents = self.disk.lock();
-            contents.synced = rows_of(&contents.database);
-            contents.unsynced.clear();
+            let mut held = self.disk.lock();
+            held.synced = rows_of(&held.database);
+            held.unsynced.clear();
         }
         self.place
             .arrive(Call::StoreSync, Side::After)

@@ -5,8 +5,9 @@
 //! every machine. Processes die at any step of a commit, stand still for longer than their session, lose their disk or the
 //! end of it; the log refuses, answers late, or carries a request out that nobody waits for any more ([`Fault`]).
 //!
-//! What is committed in the end is compared with what one undisturbed instance gives. A seed that fails is shrunk: faults
-//! and input that do not matter are left out.
+//! What is committed in the end is compared with what one undisturbed instance gives. Under way and in the end each
+//! transaction has to be there as a whole or not at all (`transactions.rs`), and what is left on disks has to be what
+//! changelogs say (`stores.rs`). A seed that fails is shrunk: faults and input that do not matter are left out.
 //!
 //! ```
 //! use processor_core::dsl::{Consumed, StreamsBuilder};
@@ -53,6 +54,8 @@ mod pressure;
 mod process;
 mod run;
 mod shrink;
+mod stores;
+mod transactions;
 mod world;
 
 use std::collections::BTreeMap;
@@ -82,6 +85,12 @@ const FAULT_STEPS: u64 = 600;
 
 type DrawInput = Box<dyn Fn(&mut Draw, i32) -> Vec<InputRecord> + Send + Sync>;
 
+/// Who makes the records of a topic.
+struct Input {
+    topic: Arc<str>,
+    draw: DrawInput,
+}
+
 /// A record of an input topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct InputRecord {
@@ -104,7 +113,7 @@ pub(crate) struct Setup {
 /// See the [module](self).
 pub struct Simulation {
     setup: Setup,
-    inputs: Vec<DrawInput>,
+    inputs: Vec<Input>,
     faults: Faults,
     seeds: Range<u64>,
     check: Check,
@@ -156,6 +165,7 @@ impl Simulation {
     }
 
     /// The input of `topic`: drawn anew for each seed, written in this order. Each record goes to the partition of its key.
+    /// Each topic that the topology reads and does not write itself needs one.
     ///
     /// # Panics
     /// While it runs, when a record cannot be encoded.
@@ -168,7 +178,8 @@ impl Simulation {
         records: impl Fn(&mut Draw) -> Vec<(K, V, Timestamp)> + Send + Sync + 'static,
     ) -> Self {
         let topic: Arc<str> = topic.into();
-        self.inputs.push(Box::new(move |draw, partitions| {
+        let of_topic = Arc::clone(&topic);
+        let draw: DrawInput = Box::new(move |draw, partitions| {
             let encoded = records(draw).into_iter().map(|(k, v, timestamp)| {
                 let (mut key_bytes, mut value_bytes) = (Vec::new(), Vec::new());
                 let unfit = |error| -> ! { panic!("a record for {topic}: {error}") };
@@ -191,7 +202,9 @@ impl Simulation {
                 }
             });
             encoded.collect()
-        }));
+        });
+        let topic = of_topic;
+        self.inputs.push(Input { topic, draw });
         self
     }
 
@@ -227,7 +240,7 @@ impl Simulation {
     /// Runs all seeds up to the first that fails.
     ///
     /// # Errors
-    /// The first failing seed, shrunk.
+    /// The first failing seed, shrunk. A topic that is read and has no [input](Self::input) fails the first.
     pub fn run(&self) -> Result<Summary, Box<Violation>> {
         let mut summary = Summary::default();
         for seed in self.seeds.clone() {
@@ -241,6 +254,9 @@ impl Simulation {
     /// # Errors
     /// When it fails: what is left of it after shrinking.
     pub fn run_seed(&self, seed: u64) -> Result<Summary, Box<Violation>> {
+        if let Some(topic) = self.topic_without_input() {
+            return Err(Box::new(Violation::before_the_run(seed, &topic)));
+        }
         let case = self.draw(seed);
         match self.attempt(seed, &case) {
             Ok(summary) => Ok(summary),
@@ -256,13 +272,24 @@ impl Simulation {
         self.attempt(seed, &case).err().map(|failed| failed.why)
     }
 
+    /// Nothing comes out of nothing, so a run without input would compare nothing with nothing.
+    fn topic_without_input(&self) -> Option<String> {
+        let topology = (self.setup.topology)();
+        let written = topology.output_topics();
+        let has_input = |topic: &String| {
+            written.contains(topic) || self.inputs.iter().any(|input| *input.topic == **topic)
+        };
+        let mut read = topology.input_topics().into_iter();
+        read.find(|topic| !has_input(topic))
+    }
+
     fn draw(&self, seed: u64) -> Case {
         let mut draw = Draw::of(seed);
         let partitions = self.setup.partitions;
         let mut inputs: Vec<InputRecord> = self
             .inputs
             .iter()
-            .flat_map(|input| input(&mut draw, partitions))
+            .flat_map(|input| (input.draw)(&mut draw, partitions))
             .collect();
         // Topics are fed side by side.
         inputs.sort_by_key(|record| record.timestamp);
@@ -354,6 +381,21 @@ pub struct Violation {
     pub story: Vec<String>,
 }
 
+impl Violation {
+    /// Of a simulation that nothing is to be learnt from.
+    fn before_the_run(seed: u64, topic: &str) -> Self {
+        Self {
+            seed,
+            why: format!(
+                "topic '{topic}' is read and has no input; say what comes there with `.input(\"{topic}\", …)`"
+            ),
+            faults: Vec::new(),
+            inputs: 0,
+            story: Vec::new(),
+        }
+    }
+}
+
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "seed {}: {}", self.seed, self.why)?;
@@ -370,7 +412,8 @@ impl fmt::Display for Violation {
         for line in &self.story {
             writeln!(f, "  {line}")?;
         }
-        Ok(())
+        // A test says which seeds it runs, so it is where this one is run alone.
+        write!(f, "to see it again: .seeds({0}..{0} + 1)", self.seed)
     }
 }
 

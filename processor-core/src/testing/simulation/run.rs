@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use crate::log::embedded::{EmbeddedLog, Options};
+use crate::clock::Clock as _;
+use crate::config::{Guarantee, StreamsConfig};
+use crate::log::embedded::{Audit, EmbeddedLog, Options};
 use crate::log::{Log as _, LogError, NewTopic, ProducerConfig, ProducerRecord, read_to_end};
 use crate::runtime::{Streams, StreamsError};
 use crate::topology::Topology;
@@ -15,6 +17,7 @@ use super::fault::Planned;
 use super::outputs::{OutputRecord, Outputs};
 use super::world::{Counts, WallClock, World};
 use super::{InputRecord, Setup};
+use super::{stores, transactions};
 
 /// A wall clock of 2024, far from 0 on either side.
 pub(super) const START_MS: i64 = 1_704_067_200_000;
@@ -163,25 +166,44 @@ pub(super) fn disturbed(
         let result = conductor.conduct(inputs, faults);
         // Whoever is left must not wait for a turn that never comes.
         let dismissed = conductor.dismiss();
-        result.and(dismissed).map(|()| conductor.step)
+        let Conductor {
+            step, config, left, ..
+        } = conductor;
+        result.and(dismissed).map(|()| (step, config, left))
     });
     let mut state = world.state();
     let story = std::mem::take(&mut state.story);
     let counts = state.counts.clone();
     drop(state);
-    match result {
+    let judged = result.and_then(|(steps, config, left)| {
+        let outputs = outputs(&topology, &log).map_err(|error| error.to_string())?;
+        if config.guarantee == Guarantee::ExactlyOnce {
+            let audit = all_decided(&world, &config, patience)?;
+            world.state().ledger.check(&audit)?;
+            transactions::check_visible(&log, &audit)?;
+            stores::check(&topology, &config, &world, &left)?;
+        }
+        Ok((steps, outputs))
+    });
+    match judged {
         Err(why) => Err(Failed { why, story }),
-        Ok(steps) => match outputs(&topology, &log) {
-            Ok(outputs) => Ok(Finished {
-                outputs,
-                counts,
-                steps,
-                story,
-            }),
-            Err(error) => Err(Failed {
-                why: error.to_string(),
-                story,
-            }),
-        },
+        Ok((steps, outputs)) => Ok(Finished {
+            outputs,
+            counts,
+            steps,
+            story,
+        }),
     }
+}
+
+/// Lets everything come that is on its way, and the log give up whom nobody hears of any more.
+fn all_decided(world: &World, config: &StreamsConfig, patience: Patience) -> Result<Audit, String> {
+    world.log.hold_markers(false, &mut |_| false);
+    let longest = patience.session.max(patience.transaction);
+    world.clock.pass(longest + Duration::from_secs(1));
+    // The log notices that time has passed when somebody asks it for something.
+    let noticed = world.log.create_topics(&[]);
+    noticed.map_err(|error| error.to_string())?;
+    let audit = world.log.audit(&config.application_id);
+    audit.ok_or_else(|| "the log cannot be looked at".to_owned())
 }

@@ -16,6 +16,7 @@ use super::baton::Baton;
 use super::draw::Draw;
 use super::fault::{Call, Fault, Side};
 use super::pressure::Pressure;
+use super::transactions::Ledger;
 
 /// Says that an error was made up here.
 pub(super) const SIMULATED: &str = "simulated:";
@@ -131,6 +132,8 @@ pub(super) struct State {
     /// Requests to end a transaction that are still on their way.
     pub on_their_way: Vec<EndRequest>,
     pub graveyard: Graveyard,
+    /// What instances have asked to commit.
+    pub ledger: Ledger,
     /// What happened, for the report of a violation.
     pub story: Vec<String>,
 }
@@ -154,6 +157,7 @@ impl World {
                 counts: Counts::default(),
                 on_their_way: Vec::new(),
                 graveyard: Graveyard::default(),
+                ledger: Ledger::default(),
                 story: Vec::new(),
             }),
         }
