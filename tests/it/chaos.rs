@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use e2e::chaos::Chaos;
-use e2e::chaos::schedule::{Kind, schedule};
+use e2e::chaos::schedule::Kind;
 
 const TOTAL_MS: u64 = 180_000;
 const PACE_MS: u64 = 4_000;
@@ -11,14 +11,6 @@ const SEED: u64 = 5;
 
 #[test]
 fn three_instances_under_faults_of_every_kind_commit_what_an_undisturbed_one_does() {
-    let faults = schedule(SEED, TOTAL_MS, PACE_MS, 3);
-    for kind in Kind::ALL {
-        assert!(
-            faults.iter().any(|fault| fault.kind == kind),
-            "seed {SEED} has no {}; take another one",
-            kind.name()
-        );
-    }
     let directory = tempfile::tempdir().unwrap();
     let chaos = Chaos {
         binary: PathBuf::from(env!("CARGO_BIN_EXE_advertisex-e2e")),
@@ -36,4 +28,12 @@ fn three_instances_under_faults_of_every_kind_commit_what_an_undisturbed_one_doe
         report.violations.join("\n")
     );
     assert!(report.records_out > 0, "seed {SEED}: {report:?}");
+    for kind in Kind::ALL {
+        assert!(
+            report.faults[kind.name()] > 0,
+            "seed {SEED}: no {} struck; a busy machine has no time for all, and a seed may have none\n{}",
+            kind.name(),
+            report.table
+        );
+    }
 }

@@ -186,11 +186,12 @@ impl Fleet {
         Ok(())
     }
 
-    /// Begins a fault of an instance.
+    /// Begins a fault of an instance, and says what it came to: one that has no state yet to damage or to delete was merely
+    /// killed.
     ///
     /// # Errors
     /// When the process or its files cannot be touched.
-    pub fn begin(&mut self, fault: &Fault, draw: &mut Draw) -> Result<()> {
+    pub fn begin(&mut self, fault: &Fault, draw: &mut Draw) -> Result<Kind> {
         let member = &mut self.members[fault.victim];
         // It may be between two attempts to start.
         if member.running.is_none() {
@@ -200,17 +201,22 @@ impl Fleet {
             Kind::Kill => member.kill()?,
             Kind::Corrupt => {
                 member.kill()?;
-                damage::corrupt(&member.home(&self.directory), draw)?;
+                if !damage::corrupt(&member.home(&self.directory), draw)? {
+                    return Ok(Kind::Kill);
+                }
             }
             Kind::Delete => {
                 member.kill()?;
                 let home = member.home(&self.directory);
                 match fs::remove_dir_all(&home) {
-                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    Ok(()) => {}
+                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                        return Ok(Kind::Kill);
+                    }
+                    Err(error) => {
                         return Err(error)
                             .with_context(|| format!("cannot delete {}", home.display()));
                     }
-                    _ => {}
                 }
             }
             Kind::Pause | Kind::LongPause => {
@@ -242,7 +248,7 @@ impl Fleet {
             Kind::BlackHole => member.proxy.black_hole(),
             Kind::Broker => {}
         }
-        Ok(())
+        Ok(fault.kind)
     }
 
     /// Ends a fault of an instance.

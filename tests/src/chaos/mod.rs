@@ -15,6 +15,7 @@ pub mod schedule;
 use std::collections::{BTreeMap, VecDeque};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
@@ -22,7 +23,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use advertisex::results::Results;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use events::Feed;
 use events::generator::{GeneratorConfig, generate};
 use processor_core::log::TopicPartition;
@@ -39,7 +40,7 @@ use crate::kills::TOPICS;
 
 use fleet::{Door, Fleet};
 use recovery::Recoveries;
-use schedule::{Fault, Kind, schedule};
+use schedule::{Counts, Fault, Kind, counts, schedule, shortages};
 
 const INSTANCES: usize = 3;
 /// How long the undisturbed run, and what is left after the faults, may take on a busy machine.
@@ -71,8 +72,8 @@ pub struct Chaos {
 /// What was seen, as it is printed with `--json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Report {
-    /// Faults by kind, and `total`.
-    pub faults: BTreeMap<&'static str, u64>,
+    /// How often each kind of fault struck; together they are all that did.
+    pub faults: Counts,
     /// Records of the landing directory.
     pub records_in: u64,
     /// Committed records of the topics whose records are compared one by one.
@@ -87,7 +88,7 @@ pub struct Report {
     pub recovery_ms_p50: u64,
     /// The longest of these.
     pub recovery_ms_max: u64,
-    /// What else must not happen: instances that end by themselves, panics, a successor that is not noticed.
+    /// What else must not happen: instances that end by themselves, panics, a successor that is not noticed, too few faults.
     #[serde(skip)]
     pub violations: Vec<String>,
     /// A table for people.
@@ -100,6 +101,15 @@ impl Report {
     #[must_use]
     pub fn is_good(&self) -> bool {
         self.violations.is_empty() && (self.lost, self.duplicated, self.wrong) == (0, 0, 0)
+    }
+
+    /// How a run with this report ends.
+    #[must_use]
+    pub fn exit_code(&self) -> ExitCode {
+        match self.is_good() {
+            true => ExitCode::SUCCESS,
+            false => ExitCode::FAILURE,
+        }
     }
 }
 
@@ -173,9 +183,16 @@ impl Chaos {
     /// # Errors
     /// When something that the run itself needs does not work. What the platform does wrong is in the report.
     pub fn run(&self) -> Result<Report> {
+        let faults = schedule(self.seed, self.total_ms, self.pace_ms, INSTANCES);
+        let too_few = shortages(&counts(&faults), self.total_ms);
+        ensure!(
+            too_few.is_empty(),
+            "a fault every {} ms is too seldom: {}",
+            self.pace_ms,
+            too_few.join("; ")
+        );
         let staging = self.directory.join("staging");
         let (records_in, files) = self.generate(&staging)?;
-        let faults = schedule(self.seed, self.total_ms, self.pace_ms, INSTANCES);
         eprintln!(
             "seed {}: {records_in} records in {} files over {} s, {} faults",
             self.seed,
@@ -261,7 +278,9 @@ struct Disturbed {
     active: Vec<(u64, Fault)>,
     total_ms: u64,
     draw: Draw,
-    injected: BTreeMap<&'static str, u64>,
+    injected: Counts,
+    /// Faults whose turn came when there was no load any more.
+    too_late: usize,
     recoveries: Recoveries,
     looks: Looks,
 }
@@ -291,7 +310,8 @@ impl Disturbed {
             active: Vec::new(),
             total_ms: chaos.total_ms,
             draw: Draw::of(chaos.seed ^ 1),
-            injected: Kind::ALL.iter().map(|kind| (kind.name(), 0)).collect(),
+            injected: counts(&[]),
+            too_late: 0,
             recoveries: Recoveries::default(),
         })
     }
@@ -363,6 +383,7 @@ impl Disturbed {
         }
         // What is late because the machine is slow must not strike when there is no load any more.
         if now_ms >= self.total_ms {
+            self.too_late += self.coming.len();
             self.coming.clear();
         }
         while let Some(fault) = self.coming.front().copied()
@@ -370,9 +391,9 @@ impl Disturbed {
             && !self.is_busy(&fault)
         {
             self.coming.pop_front();
-            self.active
-                .push((now_ms + fault.end_ms - fault.begin_ms, fault));
-            self.begin(&fault, now_ms)?;
+            let kind = self.begin(&fault, now_ms)?;
+            let until_ms = now_ms + fault.end_ms - fault.begin_ms;
+            self.active.push((until_ms, Fault { kind, ..fault }));
         }
         Ok(())
     }
@@ -384,22 +405,27 @@ impl Disturbed {
             || (fault.kind == Kind::Broker && restarts)
     }
 
-    fn begin(&mut self, fault: &Fault, now_ms: u64) -> Result<()> {
-        let kind = fault.kind.name();
-        *self.injected.entry(kind).or_default() += 1;
-        let lasts_s = (fault.end_ms - fault.begin_ms) / 1_000;
+    /// Begins a fault, and counts it as what it came to.
+    fn begin(&mut self, fault: &Fault, now_ms: u64) -> Result<Kind> {
+        let kind = match (fault.kind, &mut self.broker) {
+            (Kind::Broker, BrokerState::Up(broker)) => {
+                broker.kill()?;
+                Kind::Broker
+            }
+            _ => self.fleet.begin(fault, &mut self.draw)?,
+        };
+        *self.injected.entry(kind.name()).or_default() += 1;
         eprintln!(
-            "{:>7.1} s  {kind} of {} for {lasts_s} s",
+            "{:>7.1} s  {} of {} for {} s",
             seconds(now_ms),
-            match fault.kind {
+            kind.name(),
+            match kind {
                 Kind::Broker => "the broker".to_owned(),
                 _ => format!("instance {}", fault.victim),
-            }
+            },
+            (fault.end_ms - fault.begin_ms) / 1_000
         );
-        match (fault.kind, &mut self.broker) {
-            (Kind::Broker, BrokerState::Up(broker)) => broker.kill(),
-            _ => self.fleet.begin(fault, &mut self.draw),
-        }
+        Ok(kind)
     }
 
     fn end(&mut self, fault: &Fault, now_ms: u64) -> Result<()> {
@@ -463,9 +489,15 @@ impl Disturbed {
                 self.recoveries.open()
             ));
         }
+        if self.too_late > 0 {
+            line(format!(
+                "{} faults came too late for the load",
+                self.too_late
+            ));
+        }
+        let too_few = shortages(&self.injected, self.total_ms);
+        self.fleet.violations.extend(too_few);
         let (recovery_ms_p50, recovery_ms_max) = self.recoveries.summary(None).unwrap_or_default();
-        let all = self.injected.values().sum();
-        self.injected.insert("total", all);
         Report {
             faults: self.injected,
             records_in,
@@ -542,5 +574,62 @@ impl Looks {
 impl Drop for Looks {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn report() -> Report {
+        Report {
+            faults: counts(&[]),
+            records_in: 10,
+            records_out: 12,
+            lost: 0,
+            duplicated: 0,
+            wrong: 0,
+            recovery_ms_p50: 4,
+            recovery_ms_max: 5,
+            violations: Vec::new(),
+            table: String::new(),
+        }
+    }
+
+    #[test]
+    fn the_json_report_has_these_keys_and_a_number_for_each_kind_of_fault() {
+        let kinds: serde_json::Map<String, Value> = Kind::ALL
+            .iter()
+            .map(|kind| (kind.name().to_owned(), 0.into()))
+            .collect();
+        let expected = json!({
+            "faults": kinds,
+            "records_in": 10,
+            "records_out": 12,
+            "lost": 0,
+            "duplicated": 0,
+            "wrong": 0,
+            "recovery_ms_p50": 4,
+            "recovery_ms_max": 5,
+        });
+        assert_eq!(serde_json::to_value(report()).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_record_that_is_not_as_it_should_be_or_a_violation_fails_the_run() {
+        assert_eq!(report().exit_code(), ExitCode::SUCCESS);
+        let bad: [fn(&mut Report); 4] = [
+            |report| report.lost = 1,
+            |report| report.duplicated = 1,
+            |report| report.wrong = 1,
+            |report| report.violations.push("an instance ended".to_owned()),
+        ];
+        for make_bad in bad {
+            let mut report = report();
+            make_bad(&mut report);
+            assert_eq!(report.exit_code(), ExitCode::FAILURE, "{report:?}");
+        }
     }
 }

@@ -3,6 +3,8 @@
 //! Kinds are dealt from a shuffled deck, so that each comes as often as the deck says, whatever the seed. An instance has one
 //! fault at a time; instances and the broker may have theirs at once.
 
+use std::collections::BTreeMap;
+
 use processor_core::testing::simulation::Draw;
 
 /// What can go wrong.
@@ -127,13 +129,22 @@ pub fn schedule(seed: u64, total_ms: u64, pace_ms: u64, instances: usize) -> Vec
             deck = shuffled(&mut draw);
         }
         let idle: Vec<usize> = (0..instances).filter(|i| free_ms[*i] <= at_ms).collect();
-        let card = deck.iter().position(|kind| match kind {
-            Kind::Broker => free_ms[instances] <= at_ms,
-            _ => !idle.is_empty(),
+        let card = deck.iter().position(|kind| {
+            let (least_ms, more_ms) = kind.lasts_ms();
+            let is_over_in_time = at_ms + least_ms + more_ms <= total_ms;
+            is_over_in_time
+                && match kind {
+                    Kind::Broker => free_ms[instances] <= at_ms,
+                    _ => !idle.is_empty(),
+                }
         });
         let Some(card) = card else {
             let next = free_ms.iter().filter(|free_ms| **free_ms > at_ms).min();
-            at_ms = *next.expect("somebody is busy");
+            at_ms = next.copied().unwrap_or_else(|| {
+                // Nobody is busy, so the cards that are left last too long by now.
+                deck.clear();
+                at_ms + pace_ms / 2 + 1
+            });
             continue;
         };
         let kind: Kind = deck.remove(card);
@@ -143,18 +154,55 @@ pub fn schedule(seed: u64, total_ms: u64, pace_ms: u64, instances: usize) -> Vec
         };
         let (least_ms, more_ms) = kind.lasts_ms();
         let end_ms = at_ms + least_ms + draw.below(more_ms + 1);
-        if end_ms <= total_ms {
-            faults.push(Fault {
-                kind,
-                victim: place,
-                begin_ms: at_ms,
-                end_ms,
-            });
-            free_ms[place] = end_ms + rest_ms;
-        }
+        faults.push(Fault {
+            kind,
+            victim: place,
+            begin_ms: at_ms,
+            end_ms,
+        });
+        free_ms[place] = end_ms + rest_ms;
         at_ms += pace_ms / 2 + draw.below(pace_ms + 1);
     }
     faults
+}
+
+/// How often each kind came, those that did not included.
+pub type Counts = BTreeMap<&'static str, u64>;
+
+/// How often each kind comes among `faults`.
+#[must_use]
+pub fn counts(faults: &[Fault]) -> Counts {
+    let times = |kind| faults.iter().filter(|fault| fault.kind == kind).count() as u64;
+    Kind::ALL
+        .iter()
+        .map(|kind| (kind.name(), times(*kind)))
+        .collect()
+}
+
+/// What half an hour of faults is to have at least, in all and of each kind.
+const ENOUGH: u64 = 200;
+const ENOUGH_OF_A_KIND: u64 = 5;
+const HALF_AN_HOUR_MS: u64 = 30 * 60 * 1_000;
+
+/// What `counts` lacks of the faults that `total_ms` are to have: those of half an hour, in proportion for less.
+#[must_use]
+pub fn shortages(counts: &Counts, total_ms: u64) -> Vec<String> {
+    let due = |in_half_an_hour| in_half_an_hour * total_ms.min(HALF_AN_HOUR_MS) / HALF_AN_HOUR_MS;
+    let mut shortages = Vec::new();
+    let mut require = |what: &str, times: u64, due: u64| {
+        if times < due {
+            shortages.push(format!(
+                "{what} struck {times} times in {} s, and {due} times are the least",
+                total_ms / 1_000
+            ));
+        }
+    };
+    require("a fault", counts.values().sum(), due(ENOUGH));
+    for kind in Kind::ALL {
+        let times = counts.get(kind.name()).copied().unwrap_or_default();
+        require(kind.name(), times, due(ENOUGH_OF_A_KIND));
+    }
+    shortages
 }
 
 fn shuffled(draw: &mut Draw) -> Vec<Kind> {
@@ -172,19 +220,45 @@ fn shuffled(draw: &mut Draw) -> Vec<Kind> {
 mod tests {
     use super::*;
 
-    const HALF_AN_HOUR_MS: u64 = 30 * 60 * 1_000;
+    const MINUTE_MS: u64 = 60_000;
 
     #[test]
-    fn half_an_hour_has_two_hundred_faults_and_every_kind_five_times_whatever_the_seed() {
-        for seed in 0..50 {
-            let faults = schedule(seed, HALF_AN_HOUR_MS, 7_000, 3);
-            assert!(faults.len() >= 200, "seed {seed}: {}", faults.len());
-            for kind in Kind::ALL {
-                let times = faults.iter().filter(|fault| fault.kind == kind).count();
-                assert!(times >= 5, "seed {seed}: {} {times} times", kind.name());
+    fn there_are_faults_enough_and_all_end_in_time_whatever_the_seed() {
+        for minutes in [1, 2, 3, 10, 30, 45] {
+            let total_ms = minutes * MINUTE_MS;
+            for seed in 0..100 {
+                let faults = schedule(seed, total_ms, 7_000, 3);
+                let lacking = shortages(&counts(&faults), total_ms);
+                assert_eq!(lacking, [""; 0], "seed {seed}, {minutes} minutes");
+                assert!(faults.iter().all(|fault| fault.end_ms <= total_ms));
             }
-            assert!(faults.iter().all(|fault| fault.end_ms <= HALF_AN_HOUR_MS));
         }
+    }
+
+    #[test]
+    fn half_an_hour_is_short_of_faults_below_200_and_of_a_kind_below_5() {
+        let mut enough: Counts = Kind::ALL.iter().map(|kind| (kind.name(), 20)).collect();
+        assert_eq!(shortages(&enough, HALF_AN_HOUR_MS), [""; 0]);
+        enough.insert("twin", 5);
+        enough.insert("kill", 35);
+        assert_eq!(shortages(&enough, 2 * HALF_AN_HOUR_MS), [""; 0]);
+        enough.insert("twin", 4);
+        assert_eq!(
+            shortages(&enough, HALF_AN_HOUR_MS),
+            [
+                "a fault struck 199 times in 1800 s, and 200 times are the least",
+                "twin struck 4 times in 1800 s, and 5 times are the least"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_shorter_run_is_to_have_its_part_of_the_faults() {
+        let of_each = |times| Kind::ALL.iter().map(|kind| (kind.name(), times)).collect();
+        assert_eq!(shortages(&of_each(2), 3 * MINUTE_MS), [""; 0], "20 of 20");
+        assert_eq!(shortages(&of_each(1), 3 * MINUTE_MS).len(), 1);
+        assert_eq!(shortages(&of_each(1), 12 * MINUTE_MS).len(), 11);
+        assert_eq!(shortages(&counts(&[]), 5_000), [""; 0]);
     }
 
     #[test]
