@@ -36,7 +36,7 @@ impl Drop for StateDirectory {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Identity {
+pub(crate) struct Identity {
     format: String,
     application: String,
     belongs_to: Option<String>,
@@ -244,29 +244,33 @@ impl Identity {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(StateError::io("read", &path)(error)),
         };
+        let identity = Self::parse(&text).ok_or_else(|| {
+            StateError::corrupt(
+                &path.display().to_string(),
+                "the identity file is not one of ours",
+            )
+        })?;
+        Ok(Some(identity))
+    }
+
+    /// What the file says; none when it is not one of ours.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let field = |name: &str| {
             text.lines()
                 .find_map(|line| line.strip_prefix(name))
-                .map(str::to_owned)
+                // A line may end in more of them than one; none is written, so none is read.
+                .map(|value| value.trim_end_matches('\r').to_owned())
         };
-        let (Some(format), Some(application)) = (field("format "), field("application ")) else {
-            return Err(StateError::corrupt(
-                &path.display().to_string(),
-                "the identity file is not one of ours",
-            ));
-        };
-        Ok(Some(Self {
-            format,
-            application,
+        Some(Self {
+            format: field("format ")?,
+            application: field("application ")?,
             belongs_to: field("belongs to "),
             backend: field("backend "),
-        }))
+        })
     }
 
-    /// Written beside and renamed, so that it is whole or not there.
-    fn write(&self, directory: &Path) -> Result<(), StateError> {
-        let path = directory.join("identity");
-        let beside = directory.join("identity.new");
+    /// The content of the file.
+    pub(crate) fn text(&self) -> String {
         let mut text = format!("format {}\napplication {}\n", self.format, self.application);
         if let Some(what) = &self.belongs_to {
             text += &format!("belongs to {what}\n");
@@ -274,9 +278,16 @@ impl Identity {
         if let Some(backend) = &self.backend {
             text += &format!("backend {backend}\n");
         }
+        text
+    }
+
+    /// Written beside and renamed, so that it is whole or not there.
+    fn write(&self, directory: &Path) -> Result<(), StateError> {
+        let path = directory.join("identity");
+        let beside = directory.join("identity.new");
         let write = || {
             let mut file = File::create(&beside)?;
-            file.write_all(text.as_bytes())?;
+            file.write_all(self.text().as_bytes())?;
             file.sync_all()?;
             fs::rename(&beside, &path)?;
             // The name lasts when its directory is on the disk.

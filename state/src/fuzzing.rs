@@ -9,6 +9,7 @@ use arbitrary::{Result, Unstructured};
 use bytes::Bytes;
 
 use crate::block::{Tail, decode_entries, encode_entries};
+use crate::directory::Identity;
 use crate::keys::{Kind, from_ordered, ordered, stamp, unstamp, write_row_prefix};
 use crate::{
     Change, Database, Direction, JoinStore, JoinStoreOptions, KeyValueStore, Marker,
@@ -25,7 +26,7 @@ pub fn formats(data: &[u8]) {
         return;
     };
     let shared = Bytes::copy_from_slice(bytes);
-    match format % 6 {
+    match format % 7 {
         0 => marker(bytes),
         1 => {
             if let Some(tail) = Tail::decode(&shared) {
@@ -39,12 +40,22 @@ pub fn formats(data: &[u8]) {
         4 => [Kind::Window, Kind::Session]
             .into_iter()
             .for_each(|kind| row_key(kind, bytes)),
-        _ => {
+        5 => {
             if let Some(row) = unstamp(shared) {
                 assert_eq!(stamp(row.timestamp, &row.value), bytes);
                 assert_eq!(from_ordered(ordered(row.timestamp)), row.timestamp);
             }
         }
+        _ => identity(bytes),
+    }
+}
+
+/// What the file of a state directory says is written as a file that says the same.
+fn identity(bytes: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(bytes)
+        && let Some(identity) = Identity::parse(text)
+    {
+        assert_eq!(Identity::parse(&identity.text()), Some(identity));
     }
 }
 

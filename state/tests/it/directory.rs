@@ -1,5 +1,9 @@
 //! One process, one application, one origin per state directory.
 
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
 use state::{Backend, DatabaseOptions, StateDirectory, StateError};
 
 #[test]
@@ -17,6 +21,62 @@ fn a_second_holder_is_refused_and_told_who_holds_it() {
     );
     drop(held);
     StateDirectory::open(&path, "app").unwrap();
+}
+
+/// Where the child of the next test is to hold a directory.
+const HELD: &str = "STATE_HELD_DIRECTORY";
+
+#[test]
+fn another_process_is_refused_while_its_holder_lives_and_not_once_it_is_killed() {
+    if let Ok(path) = std::env::var(HELD) {
+        hold(Path::new(&path));
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("state");
+    let test =
+        "directory::another_process_is_refused_while_its_holder_lives_and_not_once_it_is_killed";
+    let mut holder = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture"])
+        .env(HELD, &path)
+        // It holds the directory for as long as this pipe is open, so it does not outlive a test that fails.
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(holder.stdout.take().unwrap()).lines();
+    assert!(
+        lines.any(|line| line.unwrap() == "held"),
+        "it never held it"
+    );
+
+    let error = StateDirectory::open(&path, "app").unwrap_err();
+    assert!(matches!(error, StateError::Locked { .. }), "{error}");
+    let text = error.to_string();
+    let by = format!("process {}", holder.id());
+    assert!(
+        text.contains(&by) && text.contains(&path.display().to_string()),
+        "{text}"
+    );
+
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    let mut state = StateDirectory::open(&path, "app").unwrap();
+    drop(state.open_database(Backend::Sled, &options()).unwrap());
+    // Nor was the database of the dead one set aside.
+    let files = std::fs::read_dir(&path).unwrap().count();
+    assert_eq!(files, 3, "lock, identity and stores");
+}
+
+/// Holds the directory, with a database in it, until the parent is gone.
+fn hold(path: &Path) -> ! {
+    let mut state = StateDirectory::open(path, "app").unwrap();
+    let _database = state.open_database(Backend::Sled, &options()).unwrap();
+    // Not `println!`, which the test harness may keep to itself.
+    let mut out = std::io::stdout();
+    writeln!(out, "held").unwrap();
+    out.flush().unwrap();
+    let _ = std::io::stdin().read(&mut [0]);
+    std::process::exit(1);
 }
 
 #[test]

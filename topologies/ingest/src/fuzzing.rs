@@ -2,20 +2,51 @@
 //!
 //! The fuzzer calls this (`fuzz/README.md` has the list), and a test calls it for every file of its corpus.
 
+use std::fmt::Debug;
 use std::time::Duration;
 
 use processor_core::log::embedded::EmbeddedLog;
 use processor_core::log::{Log, NewTopic, ProducerConfig, ProducerRecord};
+use processor_core::serde::{Serde, json};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
-use crate::{CREATIVES, OBJECTS, announce};
+use crate::reader::FeedProgress;
+use crate::{CREATIVES, FileReport, OBJECTS, announce};
 
-/// A record of another program on a topic that ingest reads; the first byte chooses topic and key. An announcement goes on
-/// or says which record of which topic it cannot read, and a second one does the same.
+/// A record of another program on a topic that ingest reads, or a value in one of its stores; the first byte chooses.
 pub fn topics(data: &[u8]) {
     let Some((kind, value)) = data.split_first() else {
         return;
     };
-    let topic = if kind % 2 == 0 { OBJECTS } else { CREATIVES };
+    match kind % 8 {
+        6 => stored::<FeedProgress>(value),
+        7 => stored::<FileReport>(value),
+        _ => topic(*kind, value),
+    }
+}
+
+/// A value that is read is written and read as the same, and an error says something.
+fn stored<T: Serialize + DeserializeOwned + PartialEq + Debug + Send + Sync>(bytes: &[u8]) {
+    let serde = json::<T>();
+    match serde.deserialize(bytes) {
+        Ok(value) => {
+            let mut written = Vec::new();
+            serde.serialize(&value, &mut written).expect("it was read");
+            assert_eq!(serde.deserialize(&written).expect("it is ours"), value);
+        }
+        Err(error) => assert!(!error.to_string().is_empty()),
+    }
+}
+
+/// The first byte chooses topic and key. An announcement goes on or says which record of which topic it cannot read, and a
+/// second one does the same.
+fn topic(kind: u8, value: &[u8]) {
+    let topic = if kind.is_multiple_of(2) {
+        OBJECTS
+    } else {
+        CREATIVES
+    };
     let (key, value) = match kind / 2 % 4 {
         0 => (value, None),
         _ => (&b"key"[..], Some(value)),
