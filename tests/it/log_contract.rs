@@ -49,3 +49,21 @@ fn the_end_of_a_topic_that_is_being_made_is_waited_for_as_long_as_was_said() {
         assert_eq!(asked.join().unwrap().unwrap(), 0);
     });
 }
+
+#[test]
+fn kafka_resets_a_position_before_the_head_of_a_log() {
+    let log = KafkaLog::new(KafkaOptions::new(e2e::kafka())).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("offsets.json");
+    let cut = |partition: &TopicPartition| {
+        // -1 is the end.
+        let cut = serde_json::json!({
+            "version": 1,
+            "partitions": [{"topic": &*partition.topic, "partition": partition.partition, "offset": -1}],
+        });
+        std::fs::write(&file, cut.to_string()).unwrap();
+        let arguments = ["--offset-json-file", file.to_str().unwrap()];
+        e2e::tool("org.apache.kafka.tools.DeleteRecordsCommand", &arguments);
+    };
+    contract::a_position_before_the_head_goes_where_the_reset_says(&log, "contract-cut", &cut);
+}

@@ -14,6 +14,7 @@ mod transactions;
 use super::Log;
 
 pub use clients::PATIENCE;
+pub use reading::a_position_before_the_head_goes_where_the_reset_says;
 
 /// A case: its name, and the function that panics when the log breaks the promise.
 pub type Case = (&'static str, fn(&dyn Log, &str));
@@ -77,6 +78,7 @@ pub fn all() -> &'static [Case] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log::NewTopic;
     use crate::log::embedded::EmbeddedLog;
 
     #[test]
@@ -93,6 +95,25 @@ mod tests {
         let log = EmbeddedLog::open(dir.path()).expect("an empty directory opens");
         for (name, case) in all() {
             case(&log, &format!("files-{name}"));
+        }
+    }
+
+    #[test]
+    fn the_embedded_log_resets_a_position_before_its_head() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let logs = [
+            EmbeddedLog::in_memory(),
+            EmbeddedLog::open(dir.path()).expect("an empty directory opens"),
+        ];
+        for log in logs {
+            // Records of this suite are from 1970.
+            let topic = NewTopic {
+                retention_ms: Some(1),
+                ..NewTopic::new("cut-t", 1)
+            };
+            log.create_topics(&[topic]).expect("a new topic");
+            let cut = |_: &_| log.clean().expect("it is cleaned");
+            a_position_before_the_head_goes_where_the_reset_says(&log, "cut", &cut);
         }
     }
 }

@@ -9,7 +9,9 @@ use super::clients::{
     text, tp, values,
 };
 use crate::clock::Deadline;
-use crate::log::{ConsumerConfig, ErrorClass, Header, Isolation, Log, OffsetReset, ProducerRecord};
+use crate::log::{
+    ConsumerConfig, ErrorClass, Header, Isolation, Log, OffsetReset, ProducerRecord, TopicPartition,
+};
 
 const COMMITTED: Isolation = Isolation::ReadCommitted;
 
@@ -118,6 +120,47 @@ pub(super) fn reset_decides_where_a_new_reader_starts(log: &dyn Log, prefix: &st
     assert_eq!(values(&read(&mut *latest, 1)), ["new"]);
     let mut earliest = start(OffsetReset::Earliest);
     assert_eq!(values(&read(&mut *earliest, 2)), ["old", "new"]);
+}
+
+/// A case that takes a log which loses records: no [`Log`] can be asked to, so `cut` deletes all that a partition has.
+pub fn a_position_before_the_head_goes_where_the_reset_says(
+    log: &dyn Log,
+    prefix: &str,
+    cut: &dyn Fn(&TopicPartition),
+) {
+    let t = tp(&format!("{prefix}-t"), 0);
+    create(log, &t.topic, 1);
+    append(log, &t, &["a", "b"]);
+    let mut reader = reader(log, COMMITTED, std::slice::from_ref(&t));
+    let first = read(&mut *reader, 2)[0].offset;
+    cut(&t);
+    append(log, &t, &["c"]);
+    let head = reader.beginning_offset(&t, PATIENCE).expect("beginning");
+    assert!(head > first, "nothing was cut");
+    let from_first = |reset| {
+        let config = ConsumerConfig {
+            reset,
+            ..ConsumerConfig::default()
+        };
+        let mut consumer = log.consumer(config).expect("consumer");
+        let from = (t.clone(), Some(first));
+        consumer.assign(&[from]).expect("assign");
+        consumer
+    };
+    let mut earliest = from_first(OffsetReset::Earliest);
+    assert_eq!(values(&read(&mut *earliest, 1)), ["c"]);
+    let mut latest = from_first(OffsetReset::Latest);
+    let deadline = Deadline::after(PATIENCE);
+    // When it has found its new place shows only in what comes.
+    loop {
+        assert!(!deadline.passed(), "nothing new comes");
+        append(log, &t, &["new"]);
+        let seen = values(&poll_records(&mut *latest));
+        assert!(seen.iter().all(|value| value == "new"), "{seen:?}");
+        if !seen.is_empty() {
+            return;
+        }
+    }
 }
 
 pub(super) fn seek_reads_again(log: &dyn Log, prefix: &str) {
