@@ -17,7 +17,9 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use processor_core::clock::{Clock, ManualClock};
-use processor_core::dsl::{Consumed, Grouped, JoinWindows, Produced, StreamsBuilder, TimeWindows};
+use processor_core::dsl::{
+    Consumed, Grouped, JoinWindows, KStream, Produced, StreamsBuilder, TimeWindows,
+};
 use processor_core::error::Result;
 use processor_core::processor::{
     KeyValue, Processor, ProcessorContext, Punctuated, Punctuation, Setup,
@@ -69,6 +71,12 @@ impl Processor<String, String> for Totals {
 
 fn topology() -> Topology {
     let builder = StreamsBuilder::new("everything");
+    everything(&builder);
+    builder.build().unwrap()
+}
+
+/// Gives back the left of its inputs.
+fn everything(builder: &StreamsBuilder) -> KStream<String, String> {
     let texts = || Consumed::new(utf8(), utf8());
     let (left, right) = (
         builder.stream("left", texts()),
@@ -101,7 +109,7 @@ fn topology() -> Topology {
     left.merge(&right)
         .process("total", totals, Totals)
         .to_with("totals", Produced::new(utf8(), utf8()));
-    builder.build().unwrap()
+    left
 }
 
 /// A number in decimal, so that results can be read.
