@@ -55,13 +55,12 @@ pub enum Mutant {
     RestoreMarkedComplete,
     RestoreMarkedFirst,
     RestoredKeptOnRevoke,
-    CopyNotWaitedFor,
     CopyGoesOn,
 }
 
 impl Mutant {
     /// All bugs, and what each does.
-    pub const ALL: [(Self, &'static str); 46] = [
+    pub const ALL: [(Self, &'static str); 45] = [
         (Self::OffsetTooFar, "commits offsets that are one too far"),
         (
             Self::OffsetTooShort,
@@ -222,10 +221,6 @@ impl Mutant {
         (
             Self::RestoredKeptOnRevoke,
             "keeps what is restored of a task that was taken away for when it comes back",
-        ),
-        (
-            Self::CopyNotWaitedFor,
-            "opens the stores of a task while its standby copy is still open",
         ),
         (
             Self::CopyGoesOn,

@@ -28,6 +28,7 @@ pub mod kafka;
 mod reading;
 
 pub use error::{ErrorClass, LogError};
+pub(crate) use reading::stands_still;
 pub use reading::{read_partition_to_end, read_to_end};
 
 /// Position of a record in its partition. A *committed* offset is the one to read next.

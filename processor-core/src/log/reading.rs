@@ -2,7 +2,12 @@
 
 use std::time::Duration;
 
-use super::{ConsumerConfig, ConsumerRecord, Isolation, Log, LogError, Polled, TopicPartition};
+use crate::clock::Deadline;
+
+use super::{
+    ConsumerConfig, ConsumerRecord, ErrorClass, Isolation, Log, LogError, Offset, Polled,
+    TopicPartition,
+};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -27,7 +32,7 @@ pub fn read_to_end(
 /// Hands all committed records of `partition` to `visit`, in order of their offsets, up to where it ends now.
 ///
 /// # Errors
-/// When there is no such partition, the log does not answer, or what `visit` returns.
+/// When there is no such partition, the log does not answer or brings nothing for 30 s, or what `visit` returns.
 pub fn read_partition_to_end(
     log: &dyn Log,
     partition: &TopicPartition,
@@ -37,12 +42,34 @@ pub fn read_partition_to_end(
     let begin = consumer.beginning_offset(partition, TIMEOUT)?;
     let end = consumer.end_offset(partition, Isolation::ReadCommitted, TIMEOUT)?;
     consumer.assign(&[(partition.clone(), Some(begin))])?;
-    while consumer.position(partition)?.unwrap_or(begin) < end {
+    let mut silence = Deadline::after(TIMEOUT);
+    let mut come_to = begin;
+    loop {
+        let position = consumer.position(partition)?.unwrap_or(begin);
+        if position >= end {
+            return Ok(());
+        }
+        if position > come_to {
+            come_to = position;
+            silence = Deadline::after(TIMEOUT);
+        } else if silence.passed() {
+            return Err(stands_still(partition, position, end));
+        }
         if let Polled::Records(batches) = consumer.poll(Duration::from_millis(100))? {
             for record in batches.into_iter().flat_map(|batch| batch.records) {
                 visit(record)?;
             }
         }
     }
-    Ok(())
+}
+
+/// Nothing came of a partition for as long as that is waited for.
+pub(crate) fn stands_still(partition: &TopicPartition, position: Offset, end: Offset) -> LogError {
+    LogError::new(
+        ErrorClass::Retriable,
+        format!(
+            "nothing came of {partition} for {} s, which is read up to offset {position} of {end}; see whether it has a leader",
+            TIMEOUT.as_secs()
+        ),
+    )
 }

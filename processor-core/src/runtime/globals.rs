@@ -14,7 +14,7 @@ use crate::config::StreamsConfig;
 use crate::error::{Fault, FaultKind, Result};
 use crate::log::{
     Consumer, ConsumerConfig, ConsumerRecord, Isolation, Log, Offset, OffsetReset, Polled,
-    TopicPartition,
+    TopicPartition, stands_still,
 };
 use crate::processor::StoreCell;
 use crate::record::RecordMetadata;
@@ -100,21 +100,27 @@ impl GlobalTables {
                 }
             }
         }
+        let mut silence = Deadline::after(TIMEOUT);
+        let mut come_to = HashMap::new();
         while !ends.is_empty() || !self.held.is_empty() {
             // Short, since it may be a serde that is waited for.
             self.poll(Duration::from_millis(5))?;
             let consumer = self.consumer.as_ref().expect("there are global tables");
-            let mut reached = Vec::new();
-            for (partition, end) in &ends {
-                if consumer
-                    .position(partition)?
-                    .is_some_and(|position| position >= *end)
-                {
-                    reached.push(partition.clone());
-                }
+            let mut positions = HashMap::new();
+            for partition in ends.keys() {
+                let position = consumer.position(partition)?.unwrap_or(0);
+                positions.insert(partition.clone(), position);
             }
-            for partition in reached {
-                ends.remove(&partition);
+            ends.retain(|partition, end| positions[partition] < *end);
+            // What waits for its serde has a limit of its own.
+            if positions != come_to || !self.held.is_empty() {
+                come_to = positions;
+                silence = Deadline::after(TIMEOUT);
+            } else if let Some((partition, end)) = ends.iter().next()
+                && silence.passed()
+            {
+                let position = come_to[partition];
+                return Err(stands_still(partition, position, *end).into());
             }
         }
         Ok(())

@@ -5,6 +5,7 @@ mod executor;
 mod globals;
 pub(crate) mod kept_plan;
 mod memory;
+mod patience;
 mod replay;
 mod restore;
 mod restore_thread;

@@ -202,24 +202,31 @@ impl Restorer {
         self.stores().map(Replay::settled_bytes).sum()
     }
 
-    /// Gives `ids` up. What was restored of them is kept, as far as that can be vouched for, for whoever opens them next.
+    /// Gives `ids` up. What was restored of them is kept, as far as that can be vouched for, for whoever opens them next:
+    /// not where the log does not answer, and then it is not asked for the others either, since somebody waits.
     pub(crate) fn cancel(&mut self, ids: &BTreeSet<TaskId>) {
+        let mut answers = true;
         for id in ids {
             let Some(mut task) = self.tasks.remove(id) else {
                 continue;
             };
-            for replay in &mut task.stores {
-                let Some(consumer) = self.consumer.as_deref_mut() else {
-                    continue;
-                };
+            if let Some(consumer) = self.consumer.as_deref_mut() {
                 let mut reading = Reading {
                     consumer,
                     shared: &self.shared,
                     purpose: &self.purpose,
                 };
-                let kept = replay.write_down(&task.times, &mut reading);
-                if let Err(fault) = kept.and_then(|()| replay.stop(&mut reading)) {
-                    tracing::warn!(changelog = %replay.slot.changelog, %fault, "what was restored is read again next time");
+                for replay in &mut task.stores {
+                    let kept = match answers {
+                        true => replay.write_down(&task.times, &mut reading),
+                        false => Ok(()),
+                    };
+                    answers &= kept.is_ok();
+                    // In any case: else it would still be read when the task comes back.
+                    let stopped = replay.stop(&mut reading);
+                    if let Err(fault) = kept.and(stopped) {
+                        tracing::warn!(changelog = %replay.slot.changelog, %fault, "what was restored is read again next time");
+                    }
                 }
             }
             match self.purpose {

@@ -26,6 +26,7 @@ pub(crate) use recovery::{PATIENCE, PAUSE, may_pass};
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use state::{Database, StateDirectory, StateError};
@@ -43,6 +44,7 @@ use crate::task::{FailedRecords, Handlers, StreamTask};
 use crate::topology::{StoreId, Topic, Topology};
 
 use super::globals::GlobalTables;
+use super::patience::Patience;
 use super::restore_thread::{Restoration, RestoreBy};
 use super::restores::Restores;
 use super::standby::Copies;
@@ -51,6 +53,7 @@ use super::task_owners::{Claims, TaskOwners};
 use super::topic_lookup::TopicLookup;
 use super::topics::TopicPartitions;
 use super::{Collector, Held, HeldByAll, LazyExecutor, MemoryPlan, Share};
+use input::Ends;
 use opening::OpeningTasks;
 
 /// How long a thread sleeps that has nothing to do but ask a serde again whether it is ready.
@@ -88,9 +91,16 @@ pub(crate) struct Shared {
     pub standbys: Restores,
     /// Who has which task.
     pub owners: TaskOwners,
+    /// Set when the application is to stop.
+    pub stop: Arc<AtomicBool>,
 }
 
 impl Shared {
+    /// Whether the application is to stop, or a thread of it has.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stop.load(Ordering::SeqCst)
+    }
+
     /// Has the next start set the stores aside if `error` is that they are damaged.
     pub(crate) fn mark_if_damaged(&self, error: &StateError) {
         if let Some(directory) = &self.config.state_dir {
@@ -129,8 +139,10 @@ pub(crate) struct StreamThread {
     restoration: Restoration,
     /// Behind everything that has a store open: they are dropped in this order.
     claims: Claims,
-    /// Until when restores may go on failing.
-    failing_restore: Option<Deadline>,
+    /// For restores, until all of them are there.
+    restore_patience: Patience,
+    /// For what is repaired by reading again, until something is committed.
+    repair_patience: Patience,
     assigned: BTreeSet<TopicPartition>,
     /// The task whose turn is next, where the last round ended early.
     next_turn: Option<TaskId>,
@@ -139,7 +151,7 @@ pub(crate) struct StreamThread {
     /// Where a partition without committed offset was started, to rewind to.
     first_offsets: HashMap<TopicPartition, Offset>,
     committing: Option<Vec<(TopicPartition, CommittedOffset)>>,
-    ends: HashMap<TopicPartition, (Offset, i64)>,
+    ends: Ends,
     /// Since when a task waits for an input that has more to come.
     waiting_since: HashMap<TopicPartition, i64>,
     paused: BTreeSet<TopicPartition>,
@@ -215,13 +227,14 @@ impl StreamThread {
             opening: OpeningTasks::new(),
             restoration,
             claims,
-            failing_restore: None,
+            restore_patience: Patience::default(),
+            repair_patience: Patience::default(),
             assigned: BTreeSet::new(),
             next_turn: None,
             reading: BTreeSet::new(),
             first_offsets: HashMap::new(),
             committing: None,
-            ends: HashMap::new(),
+            ends: Ends::default(),
             waiting_since: HashMap::new(),
             paused: BTreeSet::new(),
             new_plan,
@@ -268,7 +281,7 @@ impl StreamThread {
 
     /// The ends of the inputs are asked for anew: there may be more by now.
     pub(crate) fn forget_ends(&mut self) {
-        self.ends.clear();
+        self.ends.forget_all();
     }
 
     fn try_round(&mut self, wait: Duration, pace: Pace) -> Result<Round> {
@@ -305,7 +318,7 @@ impl StreamThread {
             }
         }
         if let Some(tailer) = &mut self.tailer {
-            tailer.step_in_turn();
+            tailer.step(Duration::ZERO);
         }
         if self.open_tasks()? == Round::Worked {
             round = Round::Worked;

@@ -1,6 +1,7 @@
 //! An application: a topology on a log.
 
 use std::collections::BTreeMap;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -49,7 +50,6 @@ pub struct Streams {
     shared: Arc<Shared>,
     /// Holds the lock of the state directory for as long as the application lives.
     _directory: Option<StateDirectory>,
-    stop: Arc<AtomicBool>,
     taken: Arc<AtomicU64>,
     threads: Vec<JoinHandle<Result<(), StreamsError>>>,
     /// It keeps the standby copies.
@@ -170,11 +170,11 @@ impl Streams {
             copies,
             standbys: Restores::new(Told::Copies),
             owners: TaskOwners::default(),
+            stop: Arc::default(),
         };
         Ok(Self {
             shared: Arc::new(shared),
             _directory: None,
-            stop: Arc::default(),
             taken: Arc::default(),
             threads: Vec::new(),
             tailer: None,
@@ -185,16 +185,15 @@ impl Streams {
     /// Starts the stream threads; returns at once.
     pub fn start(&mut self) {
         for index in 0..self.shared.config.threads.max(1) {
-            let (shared, stop) = (Arc::clone(&self.shared), Arc::clone(&self.stop));
+            let shared = Arc::clone(&self.shared);
             let taken = Arc::clone(&self.taken);
             let thread = std::thread::Builder::new().name(format!("stream-thread-{index}"));
             let handle = thread.spawn(move || {
-                let result = run_thread(Arc::clone(&shared), index, &stop, &taken);
+                let result = run_thread(&shared, index, &taken);
                 if let Err(error) = &result {
-                    tracing::error!(thread = index, %error, "a stream thread stopped");
                     mark_if_damaged(&shared, error);
-                    // The others would go on without this thread's share; a person or an orchestrator restarts us.
-                    stop.store(true, Ordering::SeqCst);
+                    // Again: the thread may not have come to its start.
+                    shared.stop.store(true, Ordering::SeqCst);
                 }
                 result
             });
@@ -202,19 +201,19 @@ impl Streams {
                 .push(handle.expect("the operating system can start a thread"));
         }
         let tailer = Tailer::new(&self.shared);
-        self.tailer = tailer.map(|tailer| tailer::start(tailer, Arc::clone(&self.stop)));
+        self.tailer = tailer.map(tailer::start);
     }
 
     /// Whether a thread has stopped, by [`close`](Self::close) or by a failure.
     #[must_use]
     pub fn stopped(&self) -> bool {
-        self.stop.load(Ordering::SeqCst)
+        self.shared.is_stopping()
     }
 
     /// A flag that stops the application when it is set, for signal handlers.
     #[must_use]
     pub fn stop_flag(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.stop)
+        Arc::clone(&self.shared.stop)
     }
 
     /// Records taken so far.
@@ -277,7 +276,7 @@ impl Streams {
     /// # Errors
     /// What stopped the first thread that failed.
     pub fn close(mut self) -> Result<(), StreamsError> {
-        self.stop.store(true, Ordering::SeqCst);
+        self.shared.stop.store(true, Ordering::SeqCst);
         let mut first = Ok(());
         for (index, thread) in self.threads.drain(..).enumerate() {
             let result = thread.join().unwrap_or(Err(StreamsError::Panicked(index)));
@@ -472,17 +471,11 @@ fn finish(
 }
 
 /// Starts a thread; a log that goes away meanwhile is waited for, as it is later.
-fn started(
-    shared: &Arc<Shared>,
-    index: usize,
-    stop: &AtomicBool,
-) -> Result<StreamThread, StreamsError> {
+fn started(shared: &Arc<Shared>, index: usize) -> Result<StreamThread, StreamsError> {
     let deadline = Deadline::after(PATIENCE);
     loop {
         match StreamThread::start(Arc::clone(shared), index, RestoreBy::OwnThread) {
-            Err(fault)
-                if may_pass(&fault) && !deadline.passed() && !stop.load(Ordering::SeqCst) =>
-            {
+            Err(fault) if may_pass(&fault) && !deadline.passed() && !shared.is_stopping() => {
                 tracing::warn!(thread = index, %fault, "a stream thread does not start; trying again");
                 shared.clock.pass(PAUSE);
             }
@@ -491,20 +484,21 @@ fn started(
     }
 }
 
-fn run_thread(
-    shared: Arc<Shared>,
-    index: usize,
-    stop: &AtomicBool,
-    taken: &AtomicU64,
-) -> Result<(), StreamsError> {
+fn run_thread(shared: &Arc<Shared>, index: usize, taken: &AtomicU64) -> Result<(), StreamsError> {
     let wait = shared
         .config
         .commit_interval
         .min(Duration::from_millis(100));
-    let mut thread = started(&shared, index, stop)?;
+    let mut thread = started(shared, index)?;
     let mut counted = 0;
-    while !stop.load(Ordering::SeqCst) {
-        thread.round(wait, Pace::Interval)?;
+    while !shared.is_stopping() {
+        if let Err(fault) = thread.round(wait, Pace::Interval) {
+            tracing::error!(thread = index, %fault, "a stream thread stopped");
+            // The others would go on without this thread's share; a person or an orchestrator restarts us. Set before the
+            // clients of this thread are closed, which may take a while.
+            shared.stop.store(true, Ordering::SeqCst);
+            return Err(fault.into());
+        }
         taken.fetch_add(thread.taken() - counted, Ordering::Relaxed);
         counted = thread.taken();
     }
@@ -539,6 +533,8 @@ fn write_instance(path: &std::path::Path, clock: &dyn Clock) -> std::io::Result<
 fn made_up_instance(clock: &dyn Clock) -> String {
     static COUNTER: AtomicU64 = AtomicU64::new(0);
     let count = COUNTER.fetch_add(1, Ordering::Relaxed);
-    let seed = format!("{}:{}:{count}", std::process::id(), clock.now_ms());
+    // In containers every process is number 1, and several start in one millisecond: this is of the operating system.
+    let random = RandomState::new().build_hasher().finish();
+    let seed = format!("{}:{}:{count}:{random}", std::process::id(), clock.now_ms());
     format!("{:016x}", xxhash_rust::xxh3::xxh3_64(seed.as_bytes()))
 }

@@ -11,7 +11,6 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -26,8 +25,6 @@ use super::{Share, standby::Copies};
 
 /// How long a step waits for changes, and how long a claim may wait.
 const STEP_WAIT: Duration = Duration::from_millis(50);
-/// Of so many rounds of a stream thread that steps the copies itself one has a step.
-const ROUNDS: u32 = 6;
 
 /// See the [module](self).
 pub(crate) struct Tailer {
@@ -38,8 +35,6 @@ pub(crate) struct Tailer {
     looked_ms: i64,
     /// It waits for the next interval.
     failed: bool,
-    /// Of a stream thread that steps it.
-    rounds: u32,
     /// What the copies hold in memory, for those who ask the application.
     share: Share,
 }
@@ -57,19 +52,9 @@ impl Tailer {
             restorer: Restorer::following(Arc::clone(shared), stores),
             looked_ms: shared.clock.now_ms(),
             failed: false,
-            rounds: 0,
             share: Share::none(Arc::clone(&shared.held)),
             shared: Arc::clone(shared),
         })
-    }
-
-    /// A step, in some rounds of the stream thread. Not in each: a claim has to wait for a thread of its own as well, and what
-    /// happens until then is to be tried.
-    pub(crate) fn step_in_turn(&mut self) {
-        self.rounds = (self.rounds + 1) % ROUNDS;
-        if self.rounds == 0 {
-            self.step(Duration::ZERO);
-        }
     }
 
     /// Gives up what is wanted, takes up what is free, and waits up to `wait` for changes. Whether there was anything to
@@ -142,11 +127,11 @@ impl Drop for Tailer {
     }
 }
 
-/// Steps `tailer` on a thread of its own until `stop` is set.
-pub(crate) fn start(mut tailer: Tailer, stop: Arc<AtomicBool>) -> JoinHandle<()> {
+/// Steps `tailer` on a thread of its own until the application stops.
+pub(crate) fn start(mut tailer: Tailer) -> JoinHandle<()> {
     let thread = std::thread::Builder::new().name("standby-thread".to_owned());
     let handle = thread.spawn(move || {
-        while !stop.load(Ordering::SeqCst) {
+        while !tailer.shared.is_stopping() {
             if !tailer.step(STEP_WAIT) {
                 tailer.shared.clock.pass(STEP_WAIT);
             }

@@ -6,8 +6,8 @@
 //!   └──────────────────┴───────────────────────────────────────────────────┘
 //! ```
 //!
-//! A stream thread claims a task when the group gives it, and opens its stores once nobody follows it; until then the task
-//! waits like any that does not run yet, and the thread does not.
+//! A stream thread claims a task when the group gives it, and opens its stores once nobody follows it and no other thread of
+//! this process has it still; until then the task waits like any that does not run yet, and the thread does not.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -28,9 +28,14 @@ struct Owned {
 }
 
 impl Owned {
+    /// The threads that have claimed `id`.
+    fn claims(&self, id: TaskId) -> impl Iterator<Item = usize> + '_ {
+        let claims = self.claimed.range((id, 0)..=(id, usize::MAX));
+        claims.map(|(_, thread)| *thread)
+    }
+
     fn is_claimed(&self, id: TaskId) -> bool {
-        let mut claims = self.claimed.range((id, 0)..=(id, usize::MAX));
-        claims.next().is_some()
+        self.claims(id).next().is_some()
     }
 }
 
@@ -51,9 +56,11 @@ impl TaskOwners {
         self.lock().claimed.retain(|(_, by)| *by != thread);
     }
 
-    /// Whether a copy of `id` is open.
-    pub(crate) fn is_followed(&self, id: TaskId) -> bool {
-        self.lock().followed.contains(&id)
+    /// Whether `thread` may open the stores of `id`: no copy of it is open, and no other thread has claimed it. One that was
+    /// put out of its group does not know yet that its tasks are gone, and would write over what comes after it.
+    pub(crate) fn is_free_for(&self, id: TaskId, thread: usize) -> bool {
+        let owned = self.lock();
+        !owned.followed.contains(&id) && owned.claims(id).all(|by| by == thread)
     }
 
     /// Those of `ids` that nobody has; they are followed from now on.
@@ -129,10 +136,10 @@ mod tests {
         assert_eq!(owners.follow(&both), BTreeSet::from([task(1)]));
         assert!(owners.follow(&both).is_empty(), "both are somebody's");
         owners.claim(task(1), 3);
-        assert!(owners.is_followed(task(1)));
+        assert!(owners.is_free_for(task(0), 3) && !owners.is_free_for(task(1), 3));
         assert_eq!(owners.wanted(), BTreeSet::from([task(1)]));
         owners.let_go(&owners.wanted());
-        assert!(!owners.is_followed(task(1)) && owners.follow(&both).is_empty());
+        assert!(owners.is_free_for(task(1), 3) && owners.follow(&both).is_empty());
         owners.unclaim(task(1), 3);
         assert_eq!(owners.follow(&both), BTreeSet::from([task(1)]));
     }
@@ -142,7 +149,12 @@ mod tests {
         let (owners, one) = (TaskOwners::default(), BTreeSet::from([task(7)]));
         owners.claim(task(7), 0);
         owners.claim(task(7), 1);
+        assert!(
+            !owners.is_free_for(task(7), 1),
+            "the first one still has it"
+        );
         owners.unclaim_all(0);
+        assert!(owners.is_free_for(task(7), 1));
         assert!(owners.follow(&one).is_empty());
         owners.unclaim_all(1);
         assert_eq!(owners.follow(&one), one);

@@ -1,7 +1,7 @@
 //! Partition counts of topics that records choose, which are not known when the application starts.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::Result;
 use crate::log::{ErrorClass, Log, LogError};
@@ -27,20 +27,22 @@ impl TopicLookup {
     /// Of the class `Rejected` when there is no such topic, so that the handler for production errors decides; and what
     /// the log fails with.
     pub(crate) fn partitions(&self, topic: &str) -> Result<i32> {
-        let mut known = self
-            .partitions
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(partitions) = known.get(topic) {
+        if let Some(partitions) = self.known().get(topic) {
             return Ok(*partitions);
         }
+        // Without the lock: other threads send to topics that are known.
         let Some(partitions) = self.log.partitions(topic)? else {
             let message = format!(
                 "topic '{topic}', which a record chose, does not exist; create it, or choose one of those that exist"
             );
             return Err(LogError::new(ErrorClass::Rejected, message).into());
         };
-        known.insert(topic.to_owned(), partitions);
+        self.known().insert(topic.to_owned(), partitions);
         Ok(partitions)
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<String, i32>> {
+        let known = self.partitions.lock();
+        known.unwrap_or_else(PoisonError::into_inner)
     }
 }

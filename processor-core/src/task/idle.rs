@@ -10,6 +10,9 @@ use std::rc::Rc;
 use crate::log::{Offset, Timestamp};
 use crate::processor::NO_TIME;
 
+/// When there was something yet, how long until the log is asked again.
+const AGAIN_MS: i64 = 100;
+
 /// What a source says about idleness.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct IdleRule {
@@ -92,7 +95,14 @@ impl Idleness {
             });
             return;
         };
-        if wall_ms < quiet.due_ms || !is_at_end() {
+        if wall_ms < quiet.due_ms {
+            return;
+        }
+        if !is_at_end() {
+            self.quiet = Some(Quiet {
+                due_ms: wall_ms.saturating_add(after_ms.min(AGAIN_MS)),
+                ..quiet
+            });
             return;
         }
         self.idle.set(IDLE);

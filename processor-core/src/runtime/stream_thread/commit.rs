@@ -98,8 +98,10 @@ impl StreamThread {
         let Some(next_offsets) = self.out.poll_commit(timeout)? else {
             return Ok(Round::Idle);
         };
+        self.repair_patience.renew();
+        self.unready = None;
         // Repartition topics have grown.
-        self.ends.clear();
+        self.ends.forget_all();
         let mut offsets = self.committing.take().unwrap_or_default();
         if self.shared.config.guarantee == Guarantee::AtLeastOnce {
             if mutant::is(Mutant::OffsetsOfTheAnswer) {

@@ -12,17 +12,20 @@ use crate::record::TaskId;
 use crate::runtime::Held;
 use crate::task::{Buffered, Inputs, StreamTask};
 
-use super::{LOG_TIMEOUT, Pace, Round, StreamThread, inputs_of, task_of};
+use super::{Pace, Round, StreamThread, inputs_of, task_of};
 
 /// Records a task takes before the next one has its turn.
 const RECORDS_PER_TURN: usize = 1_000;
-/// Records a task takes before the thread looks at the clock.
+/// Records that a task takes at most before the thread looks at the clock.
 const RECORDS_PER_LOOK: usize = 32;
 /// How long the answer of the log about the end of an input is good for.
 pub(crate) const END_OFFSET_FRESH_MS: i64 = 50;
-/// A log that is away is asked again in the next round: with many inputs, long waits for each would hold the thread for
-/// minutes after the log is back.
+/// Longer waits would hold the thread while other inputs have records.
 const END_OFFSET_TIMEOUT: Duration = Duration::from_secs(2);
+/// After a question that was not answered, how long that partition is not asked about.
+const END_OFFSET_PAUSE_MS: i64 = 15_000;
+/// Records that a task takes before the thread looks at the clock, at first: user code may be slow from one record to the next.
+const RECORDS_AT_FIRST: usize = 1;
 
 impl StreamThread {
     pub(super) fn enqueue(&mut self, batches: Vec<RecordBatch>) -> Result {
@@ -48,11 +51,16 @@ impl StreamThread {
     /// next round begins with the task that comes then: where user code is slow, commits and polls must not wait for it.
     pub(super) fn process(&mut self, pace: Pace) -> Result<Round> {
         let wall_ms = self.shared.clock.now_ms();
-        let (look_after, budget_ms) = match pace {
-            Pace::Interval => (RECORDS_PER_LOOK, millis(self.shared.config.commit_interval)),
+        let (at_first, at_most, budget_ms) = match pace {
+            Pace::Interval => (
+                RECORDS_AT_FIRST,
+                RECORDS_PER_LOOK,
+                millis(self.shared.config.commit_interval),
+            ),
             // Where the order of everything is to follow from the input alone, the time it takes must not matter.
-            Pace::Eager => (RECORDS_PER_TURN, i64::MAX),
+            Pace::Eager => (RECORDS_PER_TURN, RECORDS_PER_TURN, i64::MAX),
         };
+        self.ends.begin_round(pace);
         let mut round = Round::Idle;
         let awaited = self.awaited_topics(wall_ms);
         let mut turns: Vec<TaskId> = self.tasks.keys().copied().collect();
@@ -91,6 +99,7 @@ impl StreamThread {
                 wall_ms,
             };
             let mut n = 0;
+            let mut look_after = at_first;
             while n < RECORDS_PER_TURN && !over {
                 let Some(room) = shared.memory.room(&held, out.committing()) else {
                     break;
@@ -107,13 +116,12 @@ impl StreamThread {
                 if of_these < look_after {
                     break;
                 }
+                look_after = (2 * look_after).min(at_most);
             }
             *taken += n as u64;
             let mut is_at_end = |topic: &Arc<str>, partition: i32| {
-                is_at_end(
-                    &**consumer,
-                    &TopicPartition::new(Arc::clone(topic), partition),
-                )
+                let partition = TopicPartition::new(Arc::clone(topic), partition);
+                is_at_end(&**consumer, &partition, ends, wall_ms)
             };
             if task.look_for_idleness(wall_ms, out, &mut is_at_end)? {
                 round = Round::Worked;
@@ -227,7 +235,7 @@ struct KnownInputs<'a> {
     consumer: &'a dyn Consumer,
     /// Topics that will be written more to.
     awaited: &'a BTreeSet<String>,
-    ends: &'a mut HashMap<TopicPartition, (Offset, i64)>,
+    ends: &'a mut Ends,
     waiting_since: &'a mut HashMap<TopicPartition, i64>,
     max_task_idle: Duration,
     wall_ms: i64,
@@ -256,44 +264,102 @@ impl Inputs for KnownInputs<'_> {
     }
 }
 
+/// Where inputs end, as far as the log has said.
+#[derive(Debug, Default)]
+pub(super) struct Ends {
+    /// And when it was asked.
+    known: HashMap<TopicPartition, (Offset, i64)>,
+    /// When it did not answer.
+    unanswered: HashMap<TopicPartition, i64>,
+    /// It did not answer in this round.
+    is_silent: bool,
+}
+
+impl Ends {
+    /// Unanswered questions take a while, so there is at most one in a round; and none is repeated before some time is over,
+    /// where time has a say.
+    fn begin_round(&mut self, pace: Pace) {
+        self.is_silent = false;
+        if pace == Pace::Eager {
+            self.unanswered.clear();
+        }
+    }
+
+    pub(super) fn forget(&mut self, partition: &TopicPartition) {
+        self.known.remove(partition);
+        self.unanswered.remove(partition);
+    }
+
+    /// All ends are to be asked for again.
+    pub(super) fn forget_all(&mut self) {
+        self.known.clear();
+    }
+
+    /// Asks for the end of `partition`; `None` where the log does not say.
+    fn ask(
+        &mut self,
+        consumer: &dyn Consumer,
+        partition: &TopicPartition,
+        isolation: Isolation,
+        now_ms: i64,
+    ) -> Option<Offset> {
+        let asked_ms = self.unanswered.get(partition);
+        if self.is_silent
+            || asked_ms.is_some_and(|asked| elapsed_ms(*asked, now_ms) < END_OFFSET_PAUSE_MS)
+        {
+            return None;
+        }
+        match consumer.end_offset(partition, isolation, END_OFFSET_TIMEOUT) {
+            Ok(end) => {
+                self.unanswered.remove(partition);
+                Some(end)
+            }
+            Err(error) => {
+                tracing::debug!(%partition, %error, "the end of an input is unknown; waiting");
+                self.unanswered.insert(partition.clone(), now_ms);
+                self.is_silent = true;
+                None
+            }
+        }
+    }
+}
+
 /// Whether everything in `partition` has been read. An end that lies ahead of the position settles the question for as
 /// long as it does; one that was reached is asked for again after a while.
 fn caught_up(
     consumer: &dyn Consumer,
     partition: &TopicPartition,
-    ends: &mut HashMap<TopicPartition, (Offset, i64)>,
+    ends: &mut Ends,
     now_ms: i64,
 ) -> bool {
     let Ok(position) = consumer.position(partition) else {
         return false;
     };
     let position = position.unwrap_or(0);
-    if let Some((end, asked_ms)) = ends.get(partition)
+    if let Some((end, asked_ms)) = ends.known.get(partition)
         && (position < *end || elapsed_ms(*asked_ms, now_ms) < END_OFFSET_FRESH_MS)
     {
         return position >= *end;
     }
-    match consumer.end_offset(partition, Isolation::ReadCommitted, END_OFFSET_TIMEOUT) {
-        Ok(end) => {
-            ends.insert(partition.clone(), (end, now_ms));
-            position >= end
-        }
-        Err(error) => {
-            tracing::debug!(%partition, %error, "the end of an input is unknown; waiting");
-            false
-        }
-    }
+    let Some(end) = ends.ask(consumer, partition, Isolation::ReadCommitted, now_ms) else {
+        return false;
+    };
+    ends.known.insert(partition.clone(), (end, now_ms));
+    position >= end
 }
 
 /// Whether nothing at all lies behind the position: no transaction either that is still open, whose records may come.
-fn is_at_end(consumer: &dyn Consumer, partition: &TopicPartition) -> bool {
-    let (Ok(position), Ok(end)) = (
-        consumer.position(partition),
-        consumer.end_offset(partition, Isolation::ReadUncommitted, LOG_TIMEOUT),
-    ) else {
+fn is_at_end(
+    consumer: &dyn Consumer,
+    partition: &TopicPartition,
+    ends: &mut Ends,
+    now_ms: i64,
+) -> bool {
+    let Ok(position) = consumer.position(partition) else {
         return false;
     };
-    position.unwrap_or(0) >= end
+    let end = ends.ask(consumer, partition, Isolation::ReadUncommitted, now_ms);
+    end.is_some_and(|end| position.unwrap_or(0) >= end)
 }
 
 /// Whether a task has waited long enough for an input that has more to read.

@@ -13,10 +13,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::clock::{Deadline, elapsed_ms};
+use crate::clock::Deadline;
 use crate::error::{Fault, Result};
 use crate::log::{CommittedOffset, ErrorClass, LogError, Offset, OffsetReset, TopicPartition};
-use crate::mutant::{self, Mutant};
 use crate::processor::{TaskTimes, time_metadata};
 use crate::record::TaskId;
 use crate::runtime::restore::RestoredTask;
@@ -25,8 +24,13 @@ use super::{COMMIT_BUDGET, LOG_TIMEOUT, Round, StreamThread, inputs_of};
 
 /// How long the log may take to say what is committed, at the first time of asking.
 const OFFSETS_WAIT: Duration = Duration::from_millis(100);
+/// How long it may take at most, later: where nothing else is to be done, and where tasks run meanwhile.
+const OFFSETS_WAIT_ALONE: Duration = Duration::from_secs(5);
+const OFFSETS_WAIT_BESIDE: Duration = Duration::from_millis(200);
 /// Between two questions of which the first found a transaction that is pending.
 const OFFSETS_PAUSE: Duration = Duration::from_millis(5);
+/// The same in rounds, where tasks run meanwhile.
+const OFFSETS_RESTS_BESIDE: u32 = 10;
 /// How long a task waits for inputs that the group has not given: as long as another member may take to give them up, and
 /// longer.
 const INPUTS_PATIENCE_MS: i64 = 10 * 60 * 1_000;
@@ -36,8 +40,14 @@ const INPUTS_PATIENCE_MS: i64 = 10 * 60 * 1_000;
 pub(super) enum Opening {
     /// Not all of its inputs are assigned.
     Incomplete { since_ms: i64 },
-    /// The log has not said yet what is committed, or a standby copy is still open; how often it was asked.
-    Offsets { asked: u32, deadline: Deadline },
+    /// The log has not said yet what is committed, or somebody else of this process still has the stores open.
+    Offsets {
+        /// How often it was asked.
+        asked: u32,
+        /// Rounds until it is asked again.
+        rests: u32,
+        deadline: Deadline,
+    },
     /// Its stores are being brought up to what is committed.
     Restoring(Committed),
 }
@@ -95,7 +105,7 @@ impl StreamThread {
     fn look_for_inputs(&mut self) -> Result {
         let shared = Arc::clone(&self.shared);
         for (&id, opening) in &mut self.opening {
-            let Opening::Incomplete { since_ms } = *opening else {
+            let Opening::Incomplete { since_ms } = opening else {
                 continue;
             };
             let inputs = inputs_of(&shared, id);
@@ -104,11 +114,15 @@ impl StreamThread {
                 let patience = shared.config.transaction_timeout + LOG_TIMEOUT;
                 *opening = Opening::Offsets {
                     asked: 0,
+                    rests: 0,
                     deadline: Deadline::after(patience),
                 };
                 continue;
             };
-            let waited_ms = elapsed_ms(since_ms, shared.clock.now_ms());
+            let now_ms = shared.clock.now_ms();
+            // A clock that was set back says nothing of how long it was.
+            *since_ms = now_ms.min(*since_ms);
+            let waited_ms = now_ms - *since_ms;
             if waited_ms == 0 {
                 tracing::info!(task = %id, %missing, "a task waits for an input that the group has not given yet");
             }
@@ -126,18 +140,22 @@ impl StreamThread {
 
     /// Asks for the committed offsets of all tasks together; if a transaction is pending on some, then of one at a time, so
     /// that it does not hold back the others. A predecessor that died keeps one pending until the log aborts it, so this may
-    /// take as long as a transaction may.
+    /// take as long as a transaction may; one that hangs, for ever. Tasks that run are held up by a part of that time only.
     fn ask_for_offsets(&mut self) -> Result {
-        let owners = &self.shared.owners;
-        let asked = |(id, opening): (&TaskId, &Opening)| match opening {
-            Opening::Offsets { asked, .. }
-                if !owners.is_followed(*id) || mutant::is(Mutant::CopyNotWaitedFor) =>
-            {
-                Some((*asked, *id))
+        let (owners, thread) = (&self.shared.owners, self.index);
+        let mut waiting = BTreeSet::new();
+        for (id, opening) in &mut self.opening {
+            let Opening::Offsets { asked, rests, .. } = opening else {
+                continue;
+            };
+            match rests.checked_sub(1) {
+                Some(less) if !self.tasks.is_empty() => *rests = less,
+                _ if owners.is_free_for(*id, thread) => {
+                    waiting.insert((*asked, *id));
+                }
+                _ => {}
             }
-            _ => None,
-        };
-        let waiting: BTreeSet<(u32, TaskId)> = self.opening.iter().filter_map(asked).collect();
+        }
         let Some(&(least, first)) = waiting.first() else {
             return Ok(());
         };
@@ -149,7 +167,11 @@ impl StreamThread {
             .iter()
             .flat_map(|id| inputs_of(&self.shared, *id))
             .collect();
-        let wait = OFFSETS_WAIT * (1 + least).min(50);
+        let longest = match self.tasks.is_empty() {
+            true => OFFSETS_WAIT_ALONE,
+            false => OFFSETS_WAIT_BESIDE,
+        };
+        let wait = longest.min(OFFSETS_WAIT.saturating_mul(1 + least));
         let committed = match self.consumer.committed(&inputs, wait) {
             Err(error) if error.class == ErrorClass::Retriable => {
                 for id in &together {
@@ -170,8 +192,14 @@ impl StreamThread {
     }
 
     fn offsets_are_pending(&mut self, id: TaskId, error: &LogError) {
-        if let Some(Opening::Offsets { asked, deadline }) = self.opening.get_mut(&id) {
+        if let Some(Opening::Offsets {
+            asked,
+            rests,
+            deadline,
+        }) = self.opening.get_mut(&id)
+        {
             *asked += 1;
+            *rests = OFFSETS_RESTS_BESIDE;
             if deadline.passed() {
                 let patience = self.shared.config.transaction_timeout + LOG_TIMEOUT;
                 *deadline = Deadline::after(patience);
@@ -223,8 +251,10 @@ impl StreamThread {
             }
         }
         for (task, committed) in ready {
-            self.failing_restore = None;
             self.run_task(task, committed)?;
+        }
+        if self.opening.is_empty() {
+            self.restore_patience.renew();
         }
         Ok(())
     }
@@ -237,10 +267,10 @@ impl StreamThread {
         self.restoration.cancel(&ids);
         // A rewind begins with whatever the group gave and is not on its way.
         self.opening.retain(|id, _| !ids.contains(id));
-        let deadline = self
-            .failing_restore
-            .get_or_insert_with(|| Deadline::after(COMMIT_BUDGET));
-        if deadline.passed() {
+        if self
+            .restore_patience
+            .is_over(COMMIT_BUDGET, 2 * COMMIT_BUDGET)
+        {
             return LogError::fatal(format!(
                 "stores could not be restored for {} s: {fault}",
                 COMMIT_BUDGET.as_secs()

@@ -61,7 +61,7 @@ impl StreamThread {
             self.reading.remove(partition);
             self.paused.remove(partition);
             self.first_offsets.remove(partition);
-            self.ends.remove(partition);
+            self.ends.forget(partition);
             self.waiting_since.remove(partition);
         }
         self.consumer.release(partitions)?;

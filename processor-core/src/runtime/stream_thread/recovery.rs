@@ -14,25 +14,39 @@ use super::{LOG_TIMEOUT, NOT_READY_PAUSE, StreamThread, producer, task_of};
 
 /// How long the log may be away before a thread gives up: as long as the group waits for a member that does not poll.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5 * 60);
+/// After so long without a failure the next one is another one.
+const QUIET: Duration = Duration::from_secs(2 * 60);
 /// Between two attempts to repair.
 pub(crate) const PAUSE: Duration = Duration::from_millis(50);
 
 impl StreamThread {
-    /// Repairs what an abort and a rewind can repair, and passes the rest on. A repair may fail and be repaired in turn, for
-    /// as long as the log may be away.
+    /// Repairs what an abort and a rewind can repair, and passes the rest on. A repair may fail and be repaired in turn, or
+    /// succeed and be of no use since the same comes again: for as long as the log may be away without a commit, and not
+    /// after the application was told to stop.
     pub(super) fn recover(&mut self, mut fault: Fault) -> Result {
-        let deadline = Deadline::after(PATIENCE);
         loop {
-            let again = match self.undo(fault).and_then(|()| self.reopen_tasks()) {
-                Ok(()) => return Ok(()),
-                Err(again) => again,
-            };
-            if !may_pass(&again) || deadline.passed() {
-                return Err(again);
+            if may_pass(&fault) {
+                if self.repair_patience.is_strained() {
+                    if self.shared.is_stopping() {
+                        return self.give_up(fault);
+                    }
+                    self.shared.clock.pass(PAUSE);
+                }
+                if self.repair_patience.is_over(PATIENCE, QUIET) {
+                    return self.give_up(fault);
+                }
             }
-            fault = again;
-            self.shared.clock.pass(PAUSE);
+            fault = match self.undo(fault).and_then(|()| self.reopen_tasks()) {
+                Err(again) if may_pass(&again) => again,
+                done => return done,
+            };
         }
+    }
+
+    /// Aborts what is open now instead of making readers wait for the log to time it out.
+    fn give_up(&mut self, fault: Fault) -> Result {
+        let _ = self.out.abort(Duration::from_secs(5));
+        Err(fault)
     }
 
     /// Takes back what is not committed, if `fault` is one after which processing can go on.
@@ -84,13 +98,12 @@ impl StreamThread {
                 self.abort_open()
             }
             Some(ErrorClass::Fenced | ErrorClass::Fatal | ErrorClass::Rejected) | None => {
-                // Give up what is open now instead of making readers wait for the log to time it out.
-                let _ = self.out.abort(Duration::from_secs(5));
+                let stopped = self.give_up(fault);
                 if class == Some(ErrorClass::Fatal) {
                     // It may be because of that, and does not say what to do.
                     self.check_topics_exist()?;
                 }
-                Err(fault)
+                stopped
             }
         }
     }
@@ -156,7 +169,7 @@ impl StreamThread {
             }
             task.apply(&*self.shared.database)?;
         }
-        self.ends.clear();
+        self.ends.forget_all();
         self.waiting_since.clear();
         // By what the group gave, since a failure may have come before all tasks were made.
         let ids: BTreeSet<TaskId> = self

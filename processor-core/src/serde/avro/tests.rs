@@ -441,6 +441,33 @@ fn a_pending_schema_makes_the_record_wait_and_then_it_is_read() {
     assert_eq!(serde.deserialize(&bytes).unwrap(), event());
 }
 
+/// The library takes it for the size of a fixed type, and panics, where it makes a canonical form.
+#[test]
+fn an_attribute_that_is_called_size_may_be_anything() {
+    let field = |size: &str| {
+        format!(
+            r#"{{"type":"record","name":"One","size":{size},"fields":[{{"name":"x","type":"long"}}]}}"#
+        )
+    };
+    for size in [r#""large""#, "[]", "1.5", r#"{"x":null}"#] {
+        let fake = Arc::<Fake>::default();
+        let id = fake.register("s", AvroSchema::parse(&field(size)).unwrap());
+        let serde =
+            registered_avro::<One<i64>>(Arc::<Fake>::clone(&fake), "s", &one(r#""type":"long""#));
+        let mut bytes = Vec::new();
+        frame::begin(id.unwrap(), &mut bytes);
+        bytes.extend(bytes_of(
+            &avro::<One<i64>>(&one(r#""type":"long""#)).unwrap(),
+            &One { x: 7 },
+        ));
+        assert_eq!(
+            serde.unwrap().deserialize(&bytes).unwrap(),
+            One { x: 7 },
+            "{size}"
+        );
+    }
+}
+
 #[test]
 fn a_value_that_its_schema_does_not_allow_is_not_written() {
     let serde = avro::<One<i64>>(&one(r#""type":"string""#)).unwrap();

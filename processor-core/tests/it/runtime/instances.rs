@@ -1,15 +1,18 @@
 //! Several instances of one application: they share the work, and hand it over with its state.
 
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use processor_core::clock::{Clock as _, ManualClock};
+use processor_core::dsl::{Consumed, Produced, StreamsBuilder};
 use processor_core::log::embedded::{EmbeddedLog, Options};
 use processor_core::log::{ErrorClass, Log as _, NewTopic, TopicPartition};
+use processor_core::serde::{nullable, utf8};
 use processor_core::{Streams, StreamsConfig};
 
 use super::{
-    OUTPUTS, PARTS, RECORDS, Results, config, feed, results, topics, topology, undisturbed,
+    OUTPUTS, PARTS, RECORDS, Results, config, feed, int64_as_text, results, topics, topology,
+    undisturbed,
 };
 use crate::support::faulty_log::{Call, Fault, FaultyLog, Script, Silence};
 use crate::support::world::World;
@@ -344,27 +347,108 @@ fn an_input_that_comes_while_a_transaction_is_open_changes_no_result() {
     let mut streams = world.streams_on(log, &topology(), config);
     streams.start();
     let deadline = processor_core::clock::Deadline::after(Duration::from_secs(60));
-    let wait_for = |taken: usize| {
+    let wait_for_records = |taken: usize| {
         while streams.records_taken() < taken as u64 {
             assert!(!deadline.passed() && !streams.stopped());
             std::thread::yield_now();
         }
         assert_eq!(streams.records_taken(), taken as u64);
     };
-    wait_for(all - of_late_task);
+    wait_for_records(all - of_late_task);
     assert_eq!(script.calls(), 1, "a transaction is open");
     script.withhold(None);
-    wait_for(all);
+    wait_for_records(all);
     assert_eq!(script.calls(), 1, "it is the same one");
-    while world.read("windows").is_empty() {
-        assert!(!deadline.passed() && !streams.stopped());
-        world.clock.advance(Duration::from_secs(1_000));
-        std::thread::yield_now();
-    }
+    // Once: a clock that runs ahead of a thread puts it out of its group. What is behind the repartitions is committed last.
+    world.clock.advance(Duration::from_secs(1_000));
     close_when_done(streams, &world);
     let (counts, expected) = (results(&world), undisturbed());
     for topic in ["counts", "by-value", "windows"] {
         assert_eq!(counts[topic], expected[topic], "{topic}");
+    }
+}
+
+/// Else it would write what it still has to write over that of the thread that came after it.
+#[test]
+fn a_thread_that_is_put_out_of_the_group_keeps_its_stores_until_it_knows() {
+    let world = World::new(&[("words", 2), ("counts", 2)]);
+    let gate = Arc::new((Mutex::new(Gate::Open), Condvar::new()));
+    let builder = StreamsBuilder::new("gated");
+    let at_gate = Arc::clone(&gate);
+    builder
+        .stream("words", Consumed::new(utf8(), utf8()))
+        .peek(move |_, value| {
+            let (state, changed) = &*at_gate;
+            let mut state = state.lock().unwrap();
+            if value == "wait" && *state == Gate::Open {
+                *state = Gate::Closed;
+                changed.notify_all();
+                drop(changed.wait_while(state, |state| *state == Gate::Closed));
+            }
+        })
+        .group_by_key()
+        .count("count")
+        .to_stream()
+        .to_with("counts", Produced::new(utf8(), nullable(int64_as_text())));
+    let topology = builder.build().unwrap();
+    let config = StreamsConfig {
+        threads: 2,
+        // So that there is something left to write.
+        apply_interval: Duration::from_secs(60 * 60),
+        ..config()
+    };
+    // By a clock of their own: the log's moves when it is told to.
+    let mut streams = Streams::new(topology, config, Arc::new(world.log.clone())).unwrap();
+    let counts = |key: &str| {
+        let rows = world.read_sorted("counts").into_iter();
+        rows.filter(|row| row.starts_with(key)).count()
+    };
+    let feed_and_wait = |partition, key| {
+        let before = counts(key);
+        world.write("words", partition, Some(key), Some("word"), 0);
+        wait_for(|| counts(key) > before);
+    };
+    streams.start();
+    for _ in 0..3 {
+        feed_and_wait(0, "a");
+    }
+    world.write("words", 0, Some("a"), Some("wait"), 0);
+    let (state, changed) = &*gate;
+    drop(changed.wait_while(state.lock().unwrap(), |state| *state == Gate::Open));
+
+    // The group gives everything to the other thread, which runs what is its own already.
+    world.clock.advance(Duration::from_secs(120));
+    for _ in 0..20 {
+        feed_and_wait(1, "b");
+    }
+    assert_eq!(counts("a"), 3, "the stores are still open elsewhere");
+
+    *state.lock().unwrap() = Gate::Passed;
+    changed.notify_all();
+    wait_for(|| counts("a") == 4);
+    feed_and_wait(0, "a");
+    streams.close().unwrap();
+    let of_a = (1..=5).map(|n| format!("a={n}"));
+    let of_b = (1..=20).map(|n| format!("b={n}"));
+    let mut expected: Vec<String> = of_a.chain(of_b).collect();
+    expected.sort();
+    assert_eq!(world.read_sorted("counts"), expected);
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Gate {
+    Open,
+    Closed,
+    /// Nobody waits there any more.
+    Passed,
+}
+
+/// Waits for real threads; how long that may take is no part of the test.
+fn wait_for(mut is_so: impl FnMut() -> bool) {
+    let deadline = processor_core::clock::Deadline::after(Duration::from_secs(60));
+    while !is_so() {
+        assert!(!deadline.passed(), "it does not come to be so");
+        std::thread::yield_now();
     }
 }
 
