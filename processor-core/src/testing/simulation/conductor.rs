@@ -13,7 +13,7 @@ use crate::runtime::{END_OFFSET_FRESH_MS, StreamsError};
 use crate::topology::Topology;
 
 use super::disk::Disk;
-use super::draw::Draw;
+use super::draw::{Draw, Purpose};
 use super::fault::{Fault, Planned};
 use super::pressure::Pressure;
 use super::process;
@@ -74,7 +74,7 @@ impl<'scope, 'env> Conductor<'scope, 'env> {
         seed: u64,
         patience: Patience,
     ) -> Self {
-        let mut draw = Draw::of(seed);
+        let mut draw = Draw::of_seed_for(seed, Purpose::Course);
         let slots = (0..2 * setup.instances).map(|_| Slot::default()).collect();
         let mut config = setup.config.clone();
         config.transaction_timeout = patience.transaction;
@@ -92,7 +92,7 @@ impl<'scope, 'env> Conductor<'scope, 'env> {
             config,
             left: Vec::new(),
             markers_until: None,
-            audits: Draw::of(!seed),
+            audits: Draw::of_seed_for(seed, Purpose::Audits),
             next_audit: 0,
             draw,
         }
@@ -200,7 +200,6 @@ impl<'scope, 'env> Conductor<'scope, 'env> {
         let mut pieces = self.pieces(inputs);
         let mut faults = faults.iter().peekable();
         loop {
-            self.step += 1;
             if self.step - begin > MOST_STEPS {
                 return Err(format!("nothing is settled after {MOST_STEPS} steps"));
             }
@@ -227,6 +226,7 @@ impl<'scope, 'env> Conductor<'scope, 'env> {
             }
             let awake: Vec<usize> = self.awake().collect();
             if awake.is_empty() {
+                self.step += 1;
                 self.world.clock.jump(10);
                 continue;
             }
@@ -294,9 +294,9 @@ impl<'scope, 'env> Conductor<'scope, 'env> {
             return Ok(());
         };
         self.something_happens();
-        let (dead, leaving) = {
+        let (dead, works, leaving) = {
             let life = &self.world.state().lives[slot];
-            (life.dead, life.leaving)
+            (life.dead, life.works, life.leaving)
         };
         let result = thread.join();
         let how = match &result {
@@ -311,7 +311,7 @@ impl<'scope, 'env> Conductor<'scope, 'env> {
         }
         match result {
             Err(panic) => Err(format!("an instance panicked: {}", message(&*panic))),
-            Ok(Err(error)) if !dead && !process::may_stop(&error, leaving) => {
+            Ok(Err(error)) if !dead && !process::may_stop(&error, works, leaving) => {
                 Err(format!("an instance stopped without need: {error}"))
             }
             _ => Ok(()),
@@ -416,7 +416,9 @@ impl<'scope, 'env> Conductor<'scope, 'env> {
             }
             Fault::MarkerTorn => {
                 self.kill(slot)?;
-                self.slots[slot].disk.tear_marker(&mut self.draw);
+                if !self.slots[slot].disk.tear_marker(&mut self.draw) {
+                    return Ok(());
+                }
             }
             Fault::Zombie => {
                 let wakes = until(

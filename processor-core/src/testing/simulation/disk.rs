@@ -72,12 +72,12 @@ impl Disk {
         rows_of(&self.lock().database)
     }
 
-    /// One bit of a marker is wrong, if there is a marker.
-    pub(super) fn tear_marker(&self, draw: &mut Draw) {
+    /// One bit of a marker is wrong. Whether there was a marker.
+    pub(super) fn tear_marker(&self, draw: &mut Draw) -> bool {
         let held = self.lock();
         let rows = rows_of(&held.database).remove(MARKERS).unwrap_or_default();
         if rows.is_empty() {
-            return;
+            return false;
         }
         let chosen = draw.index(rows.len());
         let (key, value) = rows.into_iter().nth(chosen).expect("an index of a row");
@@ -86,6 +86,7 @@ impl Disk {
         torn[at] ^= 1 << draw.below(8);
         let write = Write::Apply(vec![(key, Some(torn.into()))]);
         carry_out(&held.database, MARKERS, &write);
+        true
     }
 }
 

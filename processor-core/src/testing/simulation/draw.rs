@@ -4,11 +4,31 @@
 #[derive(Debug, Clone)]
 pub struct Draw(u64);
 
+/// What is drawn of a seed.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Purpose {
+    /// Input and faults.
+    Case,
+    /// How long the log waits.
+    Patience,
+    /// What is hard without a fault, and who has which turn.
+    Course,
+    /// When transactions are looked at.
+    Audits,
+}
+
 impl Draw {
     /// The numbers of `seed`.
     #[must_use]
     pub fn of(seed: u64) -> Self {
         Self(seed)
+    }
+
+    /// The numbers of `seed` for one of several things, none of which follow from those for another.
+    pub(super) fn of_seed_for(seed: u64, purpose: Purpose) -> Self {
+        let mut all = Self::of(seed);
+        (0..purpose as u8).for_each(|_| drop(all.fork()));
+        all.fork()
     }
 
     /// Another stream that follows from this one.
@@ -53,6 +73,20 @@ impl Draw {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_numbers_for_one_thing_say_nothing_of_those_for_another() {
+        let choices = |seed| {
+            let of = |purpose| Draw::of_seed_for(seed, purpose).below(4);
+            (
+                of(Purpose::Patience),
+                of(Purpose::Course),
+                of(Purpose::Audits),
+            )
+        };
+        let seen: std::collections::BTreeSet<_> = (0..2_000).map(choices).collect();
+        assert_eq!(seen.len(), 64, "all combinations");
+    }
 
     #[test]
     fn the_numbers_are_those_of_splitmix64() {

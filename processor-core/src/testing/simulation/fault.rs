@@ -353,6 +353,9 @@ fn second_blow(fault: Fault, draw: &mut Draw) -> Option<Fault> {
         Fault::Abortable(_) => &[
             Fault::AbortUncertain(Fate::Lost),
             Fault::AbortUncertain(Fate::Late),
+            // Without transactions what was sent is awaited where a commit has failed.
+            Fault::Crash(Call::Flush, Side::Before),
+            Fault::Crash(Call::Flush, Side::After),
         ],
         _ => return None,
     };

@@ -65,6 +65,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use draw::Draw;
+use draw::Purpose;
 pub use fault::{Call, Fate, Fault, Faults, Planned, Side};
 pub use outputs::{
     Check, OutputRecord, Outputs, each_at_least_once, no_contradiction, same_as_sequential,
@@ -284,7 +285,7 @@ impl Simulation {
     }
 
     fn draw(&self, seed: u64) -> Case {
-        let mut draw = Draw::of(seed);
+        let mut draw = Draw::of_seed_for(seed, Purpose::Case);
         let partitions = self.setup.partitions;
         let mut inputs: Vec<InputRecord> = self
             .inputs

@@ -54,6 +54,7 @@ fn live(
             return streams.close();
         }
         let thread = streams.inline()?;
+        place.world.state().lives[place.player].works = true;
         let round = thread.round(Duration::ZERO, Pace::Interval)?;
         let quiescent =
             round == Round::Idle && place.undisturbed(|| thread.quiescent()).unwrap_or(false);
@@ -71,15 +72,20 @@ fn live(
     }
 }
 
-/// Whether a process may end with `error`: what was made up, what a fenced one has to do, and a last commit that failed.
-pub(super) fn may_stop(error: &StreamsError, leaving: bool) -> bool {
+/// Whether a process may end with `error`: what was made up and cannot be repaired, what a fenced one has to do, and a last
+/// commit that failed.
+pub(super) fn may_stop(error: &StreamsError, works: bool, leaving: bool) -> bool {
     let class = match error {
         StreamsError::Log(error) => Some(error.class),
         StreamsError::Processing(fault) => fault.log_error().map(|error| error.class),
         _ => None,
     };
-    let last_commit = matches!(class, Some(ErrorClass::Abortable | ErrorClass::Uncertain));
-    class == Some(ErrorClass::Fenced)
-        || (leaving && last_commit)
-        || error.to_string().contains(SIMULATED)
+    match class {
+        Some(ErrorClass::Fenced) => true,
+        Some(ErrorClass::Abortable | ErrorClass::Uncertain) if leaving => true,
+        Some(ErrorClass::Retriable | ErrorClass::Abortable | ErrorClass::Uncertain) if works => {
+            false
+        }
+        _ => error.to_string().contains(SIMULATED),
+    }
 }

@@ -12,7 +12,7 @@ use crate::runtime::{Streams, StreamsError};
 use crate::topology::Topology;
 
 use super::conductor::Conductor;
-use super::draw::Draw;
+use super::draw::{Draw, Purpose};
 use super::fault::Planned;
 use super::outputs::{OutputRecord, Outputs};
 use super::world::{Counts, WallClock, World};
@@ -144,7 +144,7 @@ pub(super) fn disturbed(
     faults: &[Planned],
 ) -> Result<Finished, Failed> {
     let clock = WallClock::at(START_MS);
-    let patience = PATIENCE[Draw::of(seed).index(PATIENCE.len())];
+    let patience = *Draw::of_seed_for(seed, Purpose::Patience).of_these(&PATIENCE);
     let log = log(&clock, patience);
     let topology = (setup.topology)();
     let world = World::new(2 * setup.instances, log.clone(), clock, setup.mutant);

@@ -56,6 +56,8 @@ pub(super) struct Report {
 #[derive(Debug)]
 pub(super) struct Life {
     pub dead: bool,
+    /// It has its clients, and from now on repairs what can be repaired.
+    pub works: bool,
     /// It is to end in good order.
     pub leaving: bool,
     /// Not let play before this time.
@@ -79,6 +81,7 @@ impl Life {
     pub(super) fn new(draw: Draw, pressure: Pressure) -> Self {
         Self {
             dead: false,
+            works: false,
             leaving: false,
             wakes_at_ms: i64::MIN,
             armed: Vec::new(),
