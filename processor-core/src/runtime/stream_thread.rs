@@ -420,6 +420,11 @@ impl StreamThread {
         !self.tasks.is_empty()
     }
 
+    /// How many tasks run.
+    pub(crate) fn task_count(&self) -> usize {
+        self.tasks.len()
+    }
+
     /// Store `id` of the task of `partition`, for tests and queries.
     pub(crate) fn store(&self, id: StoreId, partition: i32) -> Option<&StoreCell> {
         let mut tasks = self

@@ -1,19 +1,25 @@
 //! The topologies that are simulated: each kind of state, of time and of topic that the runtime has to get through a fault.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use attribution::ConversionRules;
-use events::{Click, Conversion, Impression};
-use processor_core::Guarantee;
+use events::generator::{GeneratorConfig, generate};
+use events::landing::ListedFile;
+use events::{Click, Conversion, Creative, Impression};
+use ingest::LandingObject;
 use processor_core::dsl::{
     Consumed, Grouped, JoinWindows, KStream, Model, Produced, SessionWindows, StreamsBuilder,
     TimeWindows,
 };
+use processor_core::log::embedded::EmbeddedLog;
+use processor_core::serde::registry::{TopicRegistry, TopicRegistryOptions};
 use processor_core::serde::{int64, json, nullable, utf8};
 use processor_core::testing::simulation::{
     Draw, Faults, Simulation, each_at_least_once, no_contradiction, same_as_sequential,
     same_last_per_key, same_order_per_key, same_rows,
 };
+use processor_core::{Guarantee, Standby};
 
 /// A topology with its input and the check that fits it.
 pub struct Entry {
@@ -31,7 +37,7 @@ impl Entry {
 }
 
 /// All of them.
-pub const ALL: [Entry; 13] = [
+pub const ALL: [Entry; 15] = [
     Entry {
         name: "count",
         make: count,
@@ -71,6 +77,14 @@ pub const ALL: [Entry; 13] = [
     Entry {
         name: "attribution",
         make: attribution,
+    },
+    Entry {
+        name: "campaign metrics",
+        make: campaign_metrics,
+    },
+    Entry {
+        name: "ingest",
+        make: ingest,
     },
     Entry {
         name: "repartition, at least once",
@@ -144,6 +158,10 @@ fn count() -> Simulation {
             .count("count")
             .to_stream()
             .to("out");
+    })
+    .config(|config| {
+        config.static_membership = true;
+        config.standby = Some(Standby::among(3));
     })
     .input("in", utf8(), int64(), draw_numbers)
     .check(same_order_per_key())
@@ -357,6 +375,98 @@ fn attribution() -> Simulation {
         .input("clicks", utf8(), json(), clicks)
         .input("conversions", utf8(), json(), conversions)
         .check(same_as_sequential())
+}
+
+fn campaign_metrics() -> Simulation {
+    let topology = || {
+        let config = campaign_metrics::Config {
+            grace: Duration::from_secs(5),
+        };
+        campaign_metrics::topology(&config).unwrap_or_else(|error| panic!("{error}"))
+    };
+    let impressions = |draw: &mut Draw| {
+        draw_events(draw, (40, 9_000), |count, user_id, campaign_id, ts_ms| {
+            Impression {
+                impression_id: format!("i{count}"),
+                campaign_id: Some(campaign_id),
+                user_id,
+                ts_ms,
+                cost_micros: 7,
+                ..Impression::default()
+            }
+        })
+    };
+    let clicks = |draw: &mut Draw| {
+        draw_events(draw, (20, 18_000), |count, user_id, campaign_id, ts_ms| {
+            Click {
+                click_id: format!("c{count}"),
+                campaign_id,
+                user_id,
+                ts_ms,
+                ..Click::default()
+            }
+        })
+    };
+    // Which side updates a row last, and so when, depends on how the partitions interleave.
+    Simulation::of(topology)
+        .input("impressions", utf8(), json(), impressions)
+        .input("clicks", utf8(), json(), clicks)
+        .check(same_rows())
+}
+
+/// Files of all feeds, with repeats, records that break the contract and late ones;
+/// announced in their order, some twice. Nobody knows the creatives, so impressions are quarantined.
+fn ingest() -> Simulation {
+    let landing = Arc::new(tempfile::tempdir().expect("a temporary directory can be made"));
+    let generated = GeneratorConfig {
+        impressions: 120,
+        users: 10,
+        click_rate: 0.4,
+        conversion_rate: 0.3,
+        bid_requests: 30,
+        files_per_feed: 3,
+        duplicate_rate: 0.1,
+        malformed_rate: 0.1,
+        late_rate: 0.1,
+        ..GeneratorConfig::default()
+    };
+    generate(landing.path(), &generated).expect("a temporary directory can be written");
+    let listing = events::landing::list(landing.path()).expect("it was written above");
+    let object = |file: ListedFile| LandingObject {
+        etag: events::landing::etag(landing.path(), &file.path),
+        feed: file.feed,
+        path: file.path,
+        bytes: file.bytes,
+        modified_ms: 0,
+    };
+    let objects: Vec<LandingObject> = listing.files.into_iter().map(object).collect();
+    let announcements = move |draw: &mut Draw| {
+        let mut announced = Vec::new();
+        for (object, time) in objects.iter().zip(0..) {
+            for _ in 0..=u8::from(draw.one_in(3)) {
+                announced.push((object.feed.name().to_owned(), object.clone(), time));
+            }
+        }
+        announced
+    };
+    let topology = move || {
+        let config = ingest::Config {
+            landing: landing.path().to_owned(),
+            grace: Duration::from_secs(300),
+            id_ttl: ingest::ID_TTL,
+        };
+        let registry_log = Arc::new(EmbeddedLog::in_memory());
+        let registry = TopicRegistry::open(registry_log, &TopicRegistryOptions::default())
+            .expect("a log in memory takes a registry");
+        ingest::topology(&config, ingest::bid_requests(Arc::new(registry)))
+            .unwrap_or_else(|error| panic!("{error}"))
+    };
+    Simulation::of(topology)
+        .input(ingest::CREATIVES, utf8(), json::<Creative>(), |_| {
+            Vec::new()
+        })
+        .input(ingest::OBJECTS, utf8(), json(), announcements)
+        .check(same_order_per_key())
 }
 
 /// At least `least` events of four users and two campaigns, less than `gap_ms` apart, as `make` makes them of their number,

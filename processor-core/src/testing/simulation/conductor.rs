@@ -38,6 +38,8 @@ struct Slot<'scope> {
     starts_at_ms: Option<i64>,
     /// Rounds in which it had nothing to do, one after the other.
     idle_rounds: u64,
+    /// How many tasks it runs, as of its last round.
+    tasks: usize,
 }
 
 /// See the [module](self).
@@ -277,10 +279,12 @@ impl<'scope, 'env> Conductor<'scope, 'env> {
         self.step += 1;
         self.world.baton.let_play(slot);
         let report = self.world.state().lives[slot].report.take();
-        match report {
-            Some(Report { quiescent: true }) => self.slots[slot].idle_rounds += 1,
-            Some(Report { quiescent: false }) => self.something_happens(),
-            None => {}
+        if let Some(Report { quiescent, tasks }) = report {
+            self.slots[slot].tasks = tasks;
+            match quiescent {
+                true => self.slots[slot].idle_rounds += 1,
+                false => self.something_happens(),
+            }
         }
         if self.world.state().lives[slot].ended {
             self.bury(slot)?;
@@ -328,6 +332,12 @@ impl<'scope, 'env> Conductor<'scope, 'env> {
     }
 
     /// Whoever had nothing to do may have something to do again.
+    /// What it had nothing to do with before says nothing of what it finds when it wakes.
+    fn put_to_sleep(&mut self, slot: usize, wakes_at_ms: i64) {
+        self.slots[slot].idle_rounds = 0;
+        self.world.state().lives[slot].wakes_at_ms = wakes_at_ms;
+    }
+
     fn something_happens(&mut self) {
         self.slots.iter_mut().for_each(|slot| slot.idle_rounds = 0);
     }
@@ -424,13 +434,13 @@ impl<'scope, 'env> Conductor<'scope, 'env> {
                 let wakes = until(
                     self.patience.session + Duration::from_millis(500 + self.draw.below(4_000)),
                 );
-                self.world.state().lives[slot].wakes_at_ms = wakes;
+                self.put_to_sleep(slot, wakes);
             }
             Fault::TransactionTimeout => {
                 let wakes = until(
                     self.patience.transaction + Duration::from_millis(100 + self.draw.below(1_000)),
                 );
-                self.world.state().lives[slot].wakes_at_ms = wakes;
+                self.put_to_sleep(slot, wakes);
             }
             Fault::Leave => self.world.state().lives[slot].leaving = true,
             Fault::Twin => {
@@ -491,6 +501,11 @@ impl<'scope, 'env> Conductor<'scope, 'env> {
     /// Nothing is under way, all run and have nothing to do, and all input is committed.
     fn settled(&mut self) -> Result<bool, Violated> {
         let all_idle = self.running().all(|slot| self.slots[slot].idle_rounds >= 2);
+        // What is larger than a record goes on when its offsets are committed, once somebody runs its task.
+        let running: usize = self.running().map(|slot| self.slots[slot].tasks).sum();
+        if running < self.task_count()? {
+            return Ok(false);
+        }
         let someone_missing = self.first_running().is_none()
             || self.slots.iter().any(|slot| slot.starts_at_ms.is_some());
         if !all_idle
@@ -502,6 +517,21 @@ impl<'scope, 'env> Conductor<'scope, 'env> {
         }
         self.all_input_committed()
             .map_err(|error| format!("the log does not say what is committed: {error}"))
+    }
+
+    fn task_count(&self) -> Result<usize, Violated> {
+        let mut count = 0;
+        for subtopology in &self.topology.subtopologies {
+            let mut most = 0;
+            for &source in &subtopology.sources {
+                let topic = &self.topology.plan.sources[source].topic;
+                let topic = topic.resolve(&self.config.application_id);
+                let partitions = self.world.log.partitions(&topic);
+                most = most.max(partitions.map_err(|error| error.to_string())?.unwrap_or(0));
+            }
+            count += usize::try_from(most).unwrap_or(0);
+        }
+        Ok(count)
     }
 
     fn all_input_committed(&self) -> Result<bool, LogError> {

@@ -78,7 +78,7 @@ impl Call {
     ];
 
     /// The steps of a commit, a restore and a change of owner: where a crash is most telling.
-    const TELLING: [Self; 15] = [
+    const TELLING: [Self; 16] = [
         Self::Restore,
         Self::Assign,
         Self::Release,
@@ -94,6 +94,7 @@ impl Call {
         Self::StoreWrite,
         Self::MarkerWrite,
         Self::StoreSync,
+        Self::CommitOffsets,
     ];
 }
 

@@ -58,6 +58,7 @@ fn live(
         let round = thread.round(Duration::ZERO, Pace::Interval)?;
         let quiescent =
             round == Round::Idle && place.undisturbed(|| thread.quiescent()).unwrap_or(false);
+        let tasks = thread.task_count();
         let of_this_round = streams.restores_broken_off() - broken_off;
         broken_off += of_this_round;
         let copies = streams.copies_handed_over() - handed_over;
@@ -66,7 +67,7 @@ fn live(
             let mut state = place.world.state();
             state.counts.restores_broken_off += of_this_round;
             state.counts.copies_handed_over += copies;
-            state.lives[place.player].report = Some(Report { quiescent });
+            state.lives[place.player].report = Some(Report { quiescent, tasks });
         }
         place.pause()?;
     }

@@ -50,6 +50,8 @@ impl Clock for WallClock {
 pub(super) struct Report {
     /// It did nothing, and has nothing left to do.
     pub quiescent: bool,
+    /// How many tasks it runs.
+    pub tasks: usize,
 }
 
 /// One life of an instance: from its start to its end or death.
