@@ -84,8 +84,12 @@ impl ClientContext for Deliveries {
 }
 
 /// Whether requests may have been lost. Over a connection that could not be made none was sent; what librdkafka says of one
-/// ends with the state that it was in.
+/// ends with the state that it was in. Bootstrap connections carry none of a transaction, and brokers close them every ten
+/// minutes since they are idle.
 fn tells_of_a_loss(message: &str) -> bool {
+    if message.contains("/bootstrap: ") {
+        return false;
+    }
     match message.rsplit_once(" in state ") {
         Some((_, state)) => state.starts_with("UP") || state.starts_with("REAUTH"),
         None => true,
@@ -718,6 +722,7 @@ mod tests {
         }
         for never_made in [
             "localhost:9092/1: Connect to ipv6#[::1]:9092 failed: Connection refused (after 0ms in state CONNECT)",
+            "[thrd:localhost:9092/bootstrap]: localhost:9092/bootstrap: Disconnected (after 600026ms in state UP)",
             "localhost:9092/1: Connection setup timed out in state APIVERSION_QUERY (after 9ms in state APIVERSION_QUERY)",
         ] {
             assert!(!tells_of_a_loss(never_made), "{never_made}");

@@ -44,6 +44,7 @@ impl StreamThread {
         if !mutant::is(Mutant::RestoreOutlivesRevoke) {
             self.stop_opening(&revoked);
         }
+        let mut applied = Ok(());
         for id in &revoked {
             if mutant::is(Mutant::RevokedGoesOn) {
                 continue;
@@ -52,7 +53,8 @@ impl StreamThread {
                 // What is not written down now is replayed from the changelog.
                 && !self.budget_is_over(began_ms)
             {
-                task.apply(&*self.shared.database)?;
+                // A store that cannot be written stops the thread behind the answer.
+                applied = applied.and_then(|()| task.apply(&*self.shared.database));
             }
             self.claims.unclaim(*id);
         }
@@ -65,6 +67,7 @@ impl StreamThread {
             self.waiting_since.remove(partition);
         }
         self.consumer.release(partitions)?;
+        applied?;
         let undone = match committed {
             Ok(()) if lost => {
                 // They belong to somebody else already, and so would what is open.
