@@ -98,8 +98,10 @@ impl StreamThread {
                 self.abort_open()
             }
             Some(ErrorClass::Fenced | ErrorClass::Fatal | ErrorClass::Rejected) | None => {
+                // A topic that may not be described is not listed either.
+                let is_refused = fault.to_string().contains("authorization failed");
                 let stopped = self.give_up(fault);
-                if class == Some(ErrorClass::Fatal) {
+                if class == Some(ErrorClass::Fatal) && !is_refused {
                     // It may be because of that, and does not say what to do.
                     self.check_topics_exist()?;
                 }
