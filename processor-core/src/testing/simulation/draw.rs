@@ -27,7 +27,9 @@ impl Draw {
     /// The numbers of `seed` for one of several things, none of which follow from those for another.
     pub(super) fn of_seed_for(seed: u64, purpose: Purpose) -> Self {
         let mut all = Self::of(seed);
-        (0..purpose as u8).for_each(|_| drop(all.fork()));
+        for _ in 0..purpose as u8 {
+            all.number();
+        }
         all.fork()
     }
 
