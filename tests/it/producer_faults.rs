@@ -143,6 +143,12 @@ impl Proxied {
         producer.flush(PATIENCE).unwrap();
         producer
     }
+
+    /// Closes all connections; new ones can be made.
+    fn cut(&mut self) {
+        self.proxy.cut();
+        self.proxy.open().unwrap();
+    }
 }
 
 #[test]
@@ -197,14 +203,12 @@ fn an_abort_whose_requests_had_to_be_sent_again_takes_a_new_producer() {
 
     // Whether the transaction is aborted or committed then, requests of it were lost before.
     let mut cut = kafka.begun(topic, "aborted");
-    kafka.proxy.cut();
-    kafka.proxy.open().unwrap();
+    kafka.cut();
     let error = cut.abort_transaction(PATIENCE).unwrap_err();
     assert_eq!(error.class, ErrorClass::Uncertain, "{error}");
     drop(cut);
     let mut cut = kafka.begun(topic, "committed after a cut");
-    kafka.proxy.cut();
-    kafka.proxy.open().unwrap();
+    kafka.cut();
     let error = commit(&mut *cut).unwrap_err();
     assert_eq!(error.class, ErrorClass::Uncertain, "{error}");
     drop(cut);

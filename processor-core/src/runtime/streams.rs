@@ -191,8 +191,9 @@ impl Streams {
             let handle = thread.spawn(move || {
                 let result = run_thread(&shared, index, &taken);
                 if let Err(error) = &result {
+                    tracing::error!(thread = index, %error, "a stream thread stopped");
                     mark_if_damaged(&shared, error);
-                    // Again: the thread may not have come to its start.
+                    // The others would go on without this thread's share; a person or an orchestrator restarts us.
                     shared.stop.store(true, Ordering::SeqCst);
                 }
                 result
@@ -492,13 +493,9 @@ fn run_thread(shared: &Arc<Shared>, index: usize, taken: &AtomicU64) -> Result<(
     let mut thread = started(shared, index)?;
     let mut counted = 0;
     while !shared.is_stopping() {
-        if let Err(fault) = thread.round(wait, Pace::Interval) {
-            tracing::error!(thread = index, %fault, "a stream thread stopped");
-            // The others would go on without this thread's share; a person or an orchestrator restarts us. Set before the
-            // clients of this thread are closed, which may take a while.
-            shared.stop.store(true, Ordering::SeqCst);
-            return Err(fault.into());
-        }
+        // The others are told before the clients of this thread are closed, which may take a while.
+        let round = thread.round(wait, Pace::Interval);
+        round.inspect_err(|_| shared.stop.store(true, Ordering::SeqCst))?;
         taken.fetch_add(thread.taken() - counted, Ordering::Relaxed);
         counted = thread.taken();
     }

@@ -338,26 +338,8 @@ fn attribution() -> Simulation {
         };
         attribution::topology(&config).unwrap_or_else(|error| panic!("{error}"))
     };
-    let impressions = |draw: &mut Draw| {
-        draw_events(draw, (30, 4), |count, user_id, campaign_id, ts_ms| {
-            Impression {
-                impression_id: format!("i{count}"),
-                campaign_id: Some(campaign_id),
-                user_id,
-                ts_ms,
-                ..Impression::default()
-            }
-        })
-    };
-    let clicks = |draw: &mut Draw| {
-        draw_events(draw, (20, 5), |count, user_id, campaign_id, ts_ms| Click {
-            click_id: format!("c{count}"),
-            campaign_id,
-            user_id,
-            ts_ms,
-            ..Click::default()
-        })
-    };
+    let impressions = |draw: &mut Draw| draw_impressions(draw, (30, 4));
+    let clicks = |draw: &mut Draw| draw_clicks(draw, (20, 5));
     let conversions = |draw: &mut Draw| {
         draw_events(draw, (10, 10), |count, user_id, campaign_id, ts_ms| {
             Conversion {
@@ -384,29 +366,8 @@ fn campaign_metrics() -> Simulation {
         };
         campaign_metrics::topology(&config).unwrap_or_else(|error| panic!("{error}"))
     };
-    let impressions = |draw: &mut Draw| {
-        draw_events(draw, (40, 9_000), |count, user_id, campaign_id, ts_ms| {
-            Impression {
-                impression_id: format!("i{count}"),
-                campaign_id: Some(campaign_id),
-                user_id,
-                ts_ms,
-                cost_micros: 7,
-                ..Impression::default()
-            }
-        })
-    };
-    let clicks = |draw: &mut Draw| {
-        draw_events(draw, (20, 18_000), |count, user_id, campaign_id, ts_ms| {
-            Click {
-                click_id: format!("c{count}"),
-                campaign_id,
-                user_id,
-                ts_ms,
-                ..Click::default()
-            }
-        })
-    };
+    let impressions = |draw: &mut Draw| draw_impressions(draw, (40, 9_000));
+    let clicks = |draw: &mut Draw| draw_clicks(draw, (20, 18_000));
     // Which side updates a row last, and so when, depends on how the partitions interleave.
     Simulation::of(topology)
         .input("impressions", utf8(), json(), impressions)
@@ -467,6 +428,29 @@ fn ingest() -> Simulation {
         })
         .input(ingest::OBJECTS, utf8(), json(), announcements)
         .check(same_order_per_key())
+}
+
+fn draw_impressions(draw: &mut Draw, how_many: (u64, u64)) -> Vec<(String, Impression, i64)> {
+    draw_events(draw, how_many, |count, user_id, campaign_id, ts_ms| {
+        Impression {
+            impression_id: format!("i{count}"),
+            campaign_id: Some(campaign_id),
+            user_id,
+            ts_ms,
+            cost_micros: 7,
+            ..Impression::default()
+        }
+    })
+}
+
+fn draw_clicks(draw: &mut Draw, how_many: (u64, u64)) -> Vec<(String, Click, i64)> {
+    draw_events(draw, how_many, |count, user_id, campaign_id, ts_ms| Click {
+        click_id: format!("c{count}"),
+        campaign_id,
+        user_id,
+        ts_ms,
+        ..Click::default()
+    })
 }
 
 /// At least `least` events of four users and two campaigns, less than `gap_ms` apart, as `make` makes them of their number,

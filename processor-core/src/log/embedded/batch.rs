@@ -470,6 +470,7 @@ mod tests {
             assert!(Batch::verified(&bad.into()).is_err(), "byte {at}");
         }
     }
+
     #[test]
     fn a_batch_is_torn_at_each_of_its_bytes_and_not_by_a_wrong_length() {
         let mut builder = BatchBuilder::new();

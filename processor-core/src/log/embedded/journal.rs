@@ -196,13 +196,6 @@ impl Journal {
         let bytes = fs::read(&path).map_err(|e| failed("read", &e))?;
         let (entries, len) =
             decode(&bytes).map_err(|(at, fault)| damaged(&path, at as u64, fault))?;
-        let is_snapshot = |entry: &Entry| matches!(entry, Entry::Snapshot { .. });
-        if entries.iter().skip(1).any(is_snapshot) {
-            return Err(LogError::fatal(format!(
-                "{} is damaged: there is a snapshot behind other entries, and each is written to a file of its own; {RESTORE}",
-                path.display()
-            )));
-        }
         if len < bytes.len() {
             let dropped = bytes.len() - len;
             tracing::warn!(file = %path.display(), at = len, dropped, "incomplete end of the journal cut off");
@@ -322,6 +315,10 @@ fn decode(bytes: &[u8]) -> Result<(Vec<Entry>, usize), (usize, &'static str)> {
     let mut entries = Vec::new();
     let mut at = 0;
     while let Some((entry, len)) = first(&bytes[at..]).map_err(|fault| (at, fault))? {
+        if at > 0 && matches!(entry, Entry::Snapshot { .. }) {
+            let fault = "a snapshot behind other entries, and each is written to a file of its own";
+            return Err((at, fault));
+        }
         entries.push(entry);
         at += len;
     }

@@ -60,15 +60,23 @@ impl Segment {
             .open(&path)
             .map_err(|e| file_error("create", &path, &e))?;
         Ok(Self {
+            file: Some(Arc::new(file)),
+            ..Self::empty(path, base)
+        })
+    }
+
+    /// Without a batch, and not appended to.
+    fn empty(path: PathBuf, base: Offset) -> Self {
+        Self {
             base,
             path,
             len: 0,
             max_timestamp: Timestamp::MIN,
             index: Vec::new(),
-            file: Some(Arc::new(file)),
+            file: None,
             unforced: false,
             broken: false,
-        })
+        }
     }
 
     /// Opens an existing file and shows every batch header to `visit`. `last`: may be torn, and is appended to. What lies
@@ -89,16 +97,7 @@ impl Segment {
             .metadata()
             .map_err(|e| file_error("open", &path, &e))?
             .len();
-        let mut segment = Self {
-            base,
-            path,
-            len: 0,
-            max_timestamp: Timestamp::MIN,
-            index: Vec::new(),
-            file: None,
-            unforced: false,
-            broken: false,
-        };
+        let mut segment = Self::empty(path, base);
         let verify_from = if last {
             size.saturating_sub(VERIFIED_TAIL)
         } else {
@@ -194,16 +193,7 @@ impl Segment {
         batches: &[Batch],
     ) -> Result<Self, LogError> {
         let path = path.with_extension("cleaned");
-        let mut segment = Self {
-            base,
-            path,
-            len: 0,
-            max_timestamp: Timestamp::MIN,
-            index: Vec::new(),
-            file: None,
-            unforced: false,
-            broken: false,
-        };
+        let mut segment = Self::empty(path, base);
         let write = |segment: &mut Self| {
             let file = File::create(&segment.path)?;
             for batch in batches {

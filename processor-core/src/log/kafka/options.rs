@@ -12,8 +12,9 @@ pub struct KafkaOptions {
     /// `host:port`, several separated by commas.
     pub bootstrap: String,
     /// Further properties for librdkafka, for instance `security.protocol`. Those that the exactly-once protocol
-    /// depends on are refused, and so is `check.crcs`: checksums are always verified, which costs a little CPU time. `group.protocol=consumer` has group members speak the protocol of KIP-848, with the broker's
-    /// range assignor; it needs Kafka 4.0, and `session.timeout.ms` and `heartbeat.interval.ms` are the broker's then.
+    /// depends on are refused, and so is `check.crcs`: checksums are always verified, which costs a little CPU time.
+    /// `group.protocol=consumer` has group members speak the protocol of KIP-848, with the broker's range assignor; it needs
+    /// Kafka 4.0, and `session.timeout.ms` and `heartbeat.interval.ms` are the broker's then.
     pub properties: BTreeMap<String, String>,
 }
 

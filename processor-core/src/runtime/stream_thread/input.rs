@@ -332,10 +332,9 @@ fn caught_up(
     ends: &mut Ends,
     now_ms: i64,
 ) -> bool {
-    let Ok(position) = consumer.position(partition) else {
+    let Some(position) = position_of(consumer, partition) else {
         return false;
     };
-    let position = position.unwrap_or(0);
     if let Some((end, asked_ms)) = ends.known.get(partition)
         && (position < *end || elapsed_ms(*asked_ms, now_ms) < END_OFFSET_FRESH_MS)
     {
@@ -355,11 +354,17 @@ fn is_at_end(
     ends: &mut Ends,
     now_ms: i64,
 ) -> bool {
-    let Ok(position) = consumer.position(partition) else {
+    let Some(position) = position_of(consumer, partition) else {
         return false;
     };
     let end = ends.ask(consumer, partition, Isolation::ReadUncommitted, now_ms);
-    end.is_some_and(|end| position.unwrap_or(0) >= end)
+    end.is_some_and(|end| position >= end)
+}
+
+/// How far `partition` has been read; `None` where nobody can say.
+fn position_of(consumer: &dyn Consumer, partition: &TopicPartition) -> Option<Offset> {
+    let position = consumer.position(partition).ok()?;
+    Some(position.unwrap_or(0))
 }
 
 /// Whether a task has waited long enough for an input that has more to read.

@@ -331,13 +331,13 @@ impl<'scope, 'env> Conductor<'scope, 'env> {
         (slot + self.setup.instances) % self.slots.len()
     }
 
-    /// Whoever had nothing to do may have something to do again.
     /// What it had nothing to do with before says nothing of what it finds when it wakes.
     fn put_to_sleep(&mut self, slot: usize, wakes_at_ms: i64) {
         self.slots[slot].idle_rounds = 0;
         self.world.state().lives[slot].wakes_at_ms = wakes_at_ms;
     }
 
+    /// Whoever had nothing to do may have something to do again.
     fn something_happens(&mut self) {
         self.slots.iter_mut().for_each(|slot| slot.idle_rounds = 0);
     }
@@ -501,11 +501,6 @@ impl<'scope, 'env> Conductor<'scope, 'env> {
     /// Nothing is under way, all run and have nothing to do, and all input is committed.
     fn settled(&mut self) -> Result<bool, Violated> {
         let all_idle = self.running().all(|slot| self.slots[slot].idle_rounds >= 2);
-        // What is larger than a record goes on when its offsets are committed, once somebody runs its task.
-        let running: usize = self.running().map(|slot| self.slots[slot].tasks).sum();
-        if running < self.task_count()? {
-            return Ok(false);
-        }
         let someone_missing = self.first_running().is_none()
             || self.slots.iter().any(|slot| slot.starts_at_ms.is_some());
         if !all_idle
@@ -513,6 +508,11 @@ impl<'scope, 'env> Conductor<'scope, 'env> {
             || self.markers_until.is_some()
             || !self.world.state().on_their_way.is_empty()
         {
+            return Ok(false);
+        }
+        // What is larger than a record goes on when its offsets are committed, once somebody runs its task.
+        let running: usize = self.running().map(|slot| self.slots[slot].tasks).sum();
+        if running < self.task_count()? {
             return Ok(false);
         }
         self.all_input_committed()

@@ -1,7 +1,5 @@
 //! The log fails at every call there is, one after the other, in every way it may.
 
-use std::sync::Arc;
-
 use processor_core::log::ErrorClass;
 use processor_core::{Guarantee, StreamsConfig, StreamsError};
 
@@ -30,13 +28,7 @@ const EVERYTHING: &[Call] = &[
 fn run(fault: Fault, at: usize, config: &StreamsConfig) -> (bool, Results) {
     let world = World::new(&topics());
     let script = Script::new(fault, at);
-    let log = || {
-        Arc::new(FaultyLog {
-            inner: world.log.clone(),
-            script: Arc::clone(&script),
-            max_poll_records: 7,
-        })
-    };
+    let log = || FaultyLog::of(&world, &script);
     let start = || world.streams_on(log(), &topology(), config.clone());
     let mut streams = start();
     let mut restarts = 0;
@@ -118,12 +110,8 @@ fn away(class: ErrorClass, calls: &'static [Call], repairs: &'static [Call], tim
         let world = World::new(&topics());
         let after = fault(ErrorClass::Retriable, repairs);
         let script = Script::with_aftermath(fault(class, calls), at, after, times);
-        let log = FaultyLog {
-            inner: world.log.clone(),
-            script: Arc::clone(&script),
-            max_poll_records: 7,
-        };
-        let mut streams = world.streams_on(Arc::new(log), &topology(), config());
+        let log = FaultyLog::of(&world, &script);
+        let mut streams = world.streams_on(log, &topology(), config());
         for part in 0..PARTS {
             feed(&world, part, RECORDS);
             streams.run_to_end().unwrap_or_else(|error| {

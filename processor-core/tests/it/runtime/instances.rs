@@ -140,17 +140,13 @@ fn an_instance_that_was_away_for_too_long_lost_its_tasks_and_comes_back_as_a_new
 fn rebalance_with(fault: Fault, at: usize) -> (bool, Results) {
     let world = World::new(&topics());
     let script = Script::new(fault, at);
-    let log = FaultyLog {
-        inner: world.log.clone(),
-        script: Arc::clone(&script),
-        max_poll_records: 7,
-    };
+    let log = FaultyLog::of(&world, &script);
     // Commits only when it has to, so that a rebalance finds something to commit.
     let config = StreamsConfig {
         commit_interval: Duration::from_secs(1_000),
         ..named("one")
     };
-    let mut one = world.streams_on(Arc::new(log), &topology(), config);
+    let mut one = world.streams_on(log, &topology(), config);
     feed(&world, 0, RECORDS);
     let mut two = world.streams(&topology(), named("two"));
     let mut rounds = 0;
@@ -220,17 +216,13 @@ fn a_commit_that_gets_no_answer_keeps_the_group_waiting_for_a_minute_and_changes
     for commits in [false, true] {
         let world = patient_world();
         let script = Script::counting(&[]);
-        let log = FaultyLog {
-            inner: world.log.clone(),
-            script: Arc::clone(&script),
-            max_poll_records: 7,
-        };
+        let log = FaultyLog::of(&world, &script);
         // Commits only when it has to, so that a rebalance finds something to commit.
         let config = StreamsConfig {
             commit_interval: Duration::from_secs(100_000),
             ..named("one")
         };
-        let mut one = world.streams_on(Arc::new(log), &topology(), config);
+        let mut one = world.streams_on(log, &topology(), config);
         feed(&world, 0, RECORDS);
         let mut two = world.streams(&topology(), named("two"));
         let (mut rounds, mut began_ms, mut silence) = (0, 0, None);
@@ -299,12 +291,8 @@ fn a_task_waits_ten_minutes_for_an_input_that_the_group_does_not_give_and_says_w
     let world = patient_world();
     let script = Script::counting(&[]);
     script.withhold(Some(TopicPartition::new("right", 1)));
-    let log = FaultyLog {
-        inner: world.log.clone(),
-        script,
-        max_poll_records: 7,
-    };
-    let mut streams = world.streams_on(Arc::new(log), &topology(), named("one"));
+    let log = FaultyLog::of(&world, &script);
+    let mut streams = world.streams_on(log, &topology(), named("one"));
     feed(&world, 0, RECORDS);
     let error = streams.run_to_end_with(&mut |_| {
         world.clock.advance(Duration::from_secs(1));
@@ -323,11 +311,7 @@ fn an_input_that_comes_while_a_transaction_is_open_changes_no_result() {
     let script = Script::counting(&[Call::Begin]);
     let late = TopicPartition::new("right", 1);
     script.withhold(Some(late.clone()));
-    let log = FaultyLog {
-        inner: world.log.clone(),
-        script: Arc::clone(&script),
-        max_poll_records: 7,
-    };
+    let log = FaultyLog::of(&world, &script);
     let config = StreamsConfig {
         commit_interval: Duration::from_secs(1_000),
         transaction_timeout: Duration::from_secs(1_000_000),
@@ -343,7 +327,6 @@ fn an_input_that_comes_while_a_transaction_is_open_changes_no_result() {
     );
     assert!(of_late_task > 0 && of_late_task < all);
     // A real thread, so everything is waited for; how long that may take is no part of the test.
-    let log = Arc::new(log);
     let mut streams = world.streams_on(log, &topology(), config);
     streams.start();
     let deadline = processor_core::clock::Deadline::after(Duration::from_secs(60));

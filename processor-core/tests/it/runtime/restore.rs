@@ -108,17 +108,13 @@ fn a_process_that_dies_in_the_middle_finds_its_state_directory_again() {
         let world = World::new(&topics());
         let script = Script::new(fault, at);
         let start = || {
-            let log = FaultyLog {
-                inner: world.log.clone(),
-                script: Arc::clone(&script),
-                max_poll_records: 7,
-            };
+            let log = FaultyLog::of(&world, &script);
             let config = StreamsConfig {
                 // Stores are written at every commit, so the crash finds them in the middle.
                 apply_interval: std::time::Duration::ZERO,
                 ..on_disk(&state)
             };
-            world.streams_on(Arc::new(log), &topology(), config)
+            world.streams_on(log, &topology(), config)
         };
         let mut streams = start();
         for part in 0..PARTS {

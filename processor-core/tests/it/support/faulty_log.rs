@@ -9,11 +9,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use processor_core::clock::{Clock as _, ManualClock};
+use processor_core::log::embedded::EmbeddedLog;
 use processor_core::log::{
     Committed, CommittedOffset, Consumer, ConsumerConfig, ErrorClass, GroupMetadata, Isolation,
     Log, LogError, NewTopic, Offset, Polled, Producer, ProducerConfig, ProducerRecord,
     TopicPartition, TopicSettings,
 };
+
+use super::world::World;
 
 /// Where a failure may strike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -177,6 +180,17 @@ pub struct FaultyLog<L> {
     pub script: Arc<Script>,
     /// Few records for each poll make many rounds.
     pub max_poll_records: usize,
+}
+
+impl FaultyLog<EmbeddedLog> {
+    /// Over the log of `world`, with few records for each poll.
+    pub fn of(world: &World, script: &Arc<Script>) -> Arc<Self> {
+        Arc::new(Self {
+            inner: world.log.clone(),
+            script: Arc::clone(script),
+            max_poll_records: 7,
+        })
+    }
 }
 
 impl<L: Log> Log for FaultyLog<L> {

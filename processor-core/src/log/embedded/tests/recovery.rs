@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::PathBuf;
 
+use tempfile::TempDir;
+
 use super::*;
 
 fn copy(from: &Path, to: &Path) {
@@ -172,14 +174,20 @@ fn committed_records_that_are_missing_are_an_error() {
     );
 }
 
-#[test]
-fn damage_inside_is_an_error_that_names_the_place() {
+/// A log that begins a new file every few records.
+fn small_files() -> (TempDir, EmbeddedLog) {
     let dir = tempfile::tempdir().unwrap();
     let options = Options {
         segment_bytes: 200,
         ..Options::default()
     };
     let log = EmbeddedLog::open_with(dir.path(), options).unwrap();
+    (dir, log)
+}
+
+#[test]
+fn damage_inside_is_an_error_that_names_the_place() {
+    let (dir, log) = small_files();
     topic(&log, "t", 1);
     let mut producer = log.producer(ProducerConfig::default()).unwrap();
     for _ in 0..5 {
@@ -328,12 +336,7 @@ fn a_topic_is_not_made_anew_while_the_journal_counts_on_its_namesake() {
 
 #[test]
 fn compacted_files_take_their_places_on_the_disk_one_by_one() {
-    let dir = tempfile::tempdir().unwrap();
-    let options = Options {
-        segment_bytes: 200,
-        ..Options::default()
-    };
-    let log = EmbeddedLog::open_with(dir.path(), options).unwrap();
+    let (dir, log) = small_files();
     let compacted = NewTopic::new("t", 1).cleanup(Cleanup::Compact);
     log.create_topics(&[compacted]).unwrap();
     let mut producer = log.producer(ProducerConfig::default()).unwrap();
@@ -427,12 +430,7 @@ fn a_topic_that_a_kill_left_half_made_is_no_loss() {
 
 #[test]
 fn any_missing_file_of_a_partition_is_an_error_that_names_the_place() {
-    let dir = tempfile::tempdir().unwrap();
-    let options = Options {
-        segment_bytes: 200,
-        ..Options::default()
-    };
-    let log = EmbeddedLog::open_with(dir.path(), options).unwrap();
+    let (dir, log) = small_files();
     topic(&log, "t", 1);
     let mut producer = producer(&log, "p");
     for _ in 0..4 {
