@@ -10,9 +10,14 @@ use crate::mutants::Hunt;
 #[must_use]
 pub fn of_summary(summary: &Summary) -> String {
     let mut text = format!(
-        "{} seeds, {} turns, {} result records compared, {} restores broken off by a rebalance.\n\n\
+        "{} seeds, {} turns, {} result records compared, {} restores broken off by a rebalance, \
+         {} standby copies handed over.\n\n\
          | fault | times |\n|---|--:|\n",
-        summary.seeds, summary.steps, summary.records, summary.restores_broken_off
+        summary.seeds,
+        summary.steps,
+        summary.records,
+        summary.restores_broken_off,
+        summary.copies_handed_over
     );
     for (kind, count) in &summary.faults {
         let _ = writeln!(text, "| {kind} | {count} |");

@@ -57,6 +57,10 @@ impl Log for SimulatedLog {
         Ok(Box::new(SimulatedConsumer {
             inner: Some(inner),
             restores,
+            brings_one_in: match restores {
+                true => self.place.one_of(&[1, 1, 1, 8]),
+                false => 1,
+            },
             place: self.place.clone(),
         }))
     }
@@ -69,6 +73,7 @@ impl Log for SimulatedLog {
             id,
             place: self.place.clone(),
             commit: None,
+            unsent: None,
             sent: BTreeMap::new(),
         }))
     }
@@ -101,6 +106,8 @@ struct SimulatedConsumer {
     inner: Option<Box<dyn Consumer>>,
     /// It is outside any group.
     restores: bool,
+    /// One of so many polls brings what there is; until then it is on its way.
+    brings_one_in: u64,
     place: Place,
 }
 
@@ -143,7 +150,11 @@ impl Consumer for SimulatedConsumer {
             true => Call::Restore,
             false => Call::Poll,
         };
-        self.told(call, |inner| inner.poll(Duration::ZERO))
+        let is_there = self.place.one_in(self.brings_one_in);
+        self.told(call, |inner| match is_there {
+            true => inner.poll(Duration::ZERO),
+            false => Ok(Polled::Nothing),
+        })
     }
 
     fn assign(&mut self, partitions: &[(TopicPartition, Option<Offset>)]) -> Result<(), LogError> {
@@ -229,6 +240,12 @@ impl Drop for SimulatedConsumer {
     }
 }
 
+/// Offsets, and the member that commits them.
+type Commit = (
+    Vec<(TopicPartition, CommittedOffset)>,
+    Option<GroupMetadata>,
+);
+
 struct SimulatedProducer {
     /// There until it is buried.
     inner: Option<Box<dyn Producer>>,
@@ -236,6 +253,8 @@ struct SimulatedProducer {
     place: Place,
     /// A request to commit as this producer sends it.
     commit: Option<EndRequest>,
+    /// A commit without a transaction of which the last records are still on their way.
+    unsent: Option<Commit>,
     /// Records in the transaction that is open.
     sent: BTreeMap<TopicPartition, u64>,
 }
@@ -322,6 +341,9 @@ impl SimulatedProducer {
         }
         // What the log refuses a commit with is its answer, and comes when it is due.
         self.arrive_in_flight(Call::PollCommit)?;
+        if let Some((offsets, group)) = self.unsent.take() {
+            self.inner().begin_commit(offsets, group)?;
+        }
         if let Some(Fault::CommitUncertain(fate)) = self
             .place
             .take_armed(|f| matches!(f, Fault::CommitUncertain(_)))
@@ -386,6 +408,7 @@ impl Producer for SimulatedProducer {
     }
 
     fn flush(&mut self, timeout: Duration) -> Result<(), LogError> {
+        self.unsent = None;
         self.told(Call::Flush, |inner| inner.flush(timeout))
     }
 
@@ -397,7 +420,11 @@ impl Producer for SimulatedProducer {
         self.place.delay_commit();
         let asked = offsets.clone();
         self.place.arrive(Call::BeginCommit, Side::Before)?;
-        self.inner().begin_commit(offsets, group)?;
+        if self.id.is_none() && self.place.one_in(2) {
+            self.unsent = Some((offsets, group));
+        } else {
+            self.inner().begin_commit(offsets, group)?;
+        }
         self.note(&asked);
         self.place.arrive(Call::BeginCommit, Side::After)
     }

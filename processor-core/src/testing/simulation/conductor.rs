@@ -160,7 +160,11 @@ impl<'scope, 'env> Conductor<'scope, 'env> {
     }
 
     /// Ends whoever runs, in good order.
+    ///
+    /// # Errors
+    /// The first violation, when all have ended.
     pub(super) fn dismiss(&mut self) -> Result<(), Violated> {
+        let mut all = Ok(());
         for slot in 0..self.slots.len() {
             self.world.state().lives[slot].leaving = true;
         }
@@ -168,14 +172,16 @@ impl<'scope, 'env> Conductor<'scope, 'env> {
         while let Some(slot) = self.first_running() {
             self.world.state().lives[slot].wakes_at_ms = i64::MIN;
             self.world.clock.jump(1);
-            if self.step > limit {
-                self.kill(slot)?;
-                return Err("an instance that is to leave does not end".to_owned());
-            }
-            self.play(slot)?;
+            let one = match self.step > limit {
+                true => self
+                    .kill(slot)
+                    .and(Err("an instance that is to leave does not end".to_owned())),
+                false => self.play(slot),
+            };
+            all = all.and(one);
         }
         self.keep_disks();
-        Ok(())
+        all
     }
 
     /// Notes what is on the disks, to be compared with what changelogs say in the end: they have to be good for whoever
@@ -420,6 +426,12 @@ impl<'scope, 'env> Conductor<'scope, 'env> {
                 self.kill(slot)?;
                 self.slots[slot].disk.lose_power(&mut self.draw);
             }
+            Fault::WriteTorn => {
+                self.kill(slot)?;
+                if !self.slots[slot].disk.tear_write(&mut self.draw) {
+                    return Ok(());
+                }
+            }
             Fault::StateLost => {
                 self.kill(slot)?;
                 self.slots[slot].disk.wipe();
@@ -571,4 +583,57 @@ fn message(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("no message")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::super::Simulation;
+    use super::super::process::Ends;
+    use super::super::run::{PATIENCE, log};
+    use super::super::world::WallClock;
+    use super::*;
+    use crate::dsl::{Consumed, StreamsBuilder};
+    use crate::serde::{int64, utf8};
+
+    /// Otherwise the others wait for a turn for ever, and so does whoever runs the simulation.
+    #[test]
+    fn all_are_sent_home_though_each_fails_on_its_way() {
+        let simulation = Simulation::of(|| {
+            let builder = StreamsBuilder::new("through");
+            let words = builder.stream("words", Consumed::new(utf8(), int64()));
+            words.to("out");
+            builder.build().expect("it is a topology")
+        });
+        let setup = &simulation.setup;
+        let clock = WallClock::at(START_MS);
+        let world = World::new(2 * setup.instances, log(&clock, PATIENCE[0]), clock, None);
+        let world = Arc::new(world);
+        thread::scope(|scope| {
+            let topology = (setup.topology)();
+            let of_world = Arc::clone(&world);
+            let mut conductor = Conductor::new(setup, topology, of_world, scope, 1, PATIENCE[0]);
+            for player in 0..setup.instances {
+                let place = Place {
+                    world: Arc::clone(&world),
+                    player,
+                };
+                let fails = move || {
+                    place.world.baton.wait_for_turn(player);
+                    let _ends = Ends(place);
+                    let error = LogError::fatal(format!("{player} cannot leave"));
+                    Err(StreamsError::from(error))
+                };
+                conductor.slots[player].running = Some(scope.spawn(fails));
+            }
+            let violated = conductor.dismiss().expect_err("all fail");
+            let left = conductor.running().count();
+            while conductor.first_running().is_some() {
+                let _ = conductor.dismiss();
+            }
+            assert_eq!(left, 0, "after '{violated}'");
+            assert!(violated.contains("0 cannot leave"), "{violated}");
+        });
+    }
 }

@@ -22,7 +22,7 @@ type Rows = BTreeMap<Bytes, Bytes>;
 /// All rows of a disk, by tree.
 pub(super) type Contents = BTreeMap<String, Rows>;
 
-/// A write to a tree. One is there as a whole or not at all.
+/// A write to a tree. One is there as a whole or not at all, but where [a power loss](Disk::tear_write) tears it.
 #[derive(Debug, Clone)]
 enum Write {
     Apply(Vec<(Bytes, Option<Bytes>)>),
@@ -40,6 +40,18 @@ struct Held {
     unsynced: Vec<(String, Write)>,
 }
 
+impl Held {
+    /// Of the writes since the last sync the first `kept` are there, then `part` of one, and no more.
+    fn keep(&mut self, kept: usize, part: Option<(String, Write)>) {
+        let database = database_of(&self.synced);
+        for (tree, write) in self.unsynced.drain(..).take(kept).chain(part) {
+            carry_out(&database, &tree, &write);
+        }
+        self.synced = rows_of(&database);
+        self.database = database;
+    }
+}
+
 /// A disk. Clones are the same one.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Disk(Arc<Mutex<Held>>);
@@ -53,13 +65,30 @@ impl Disk {
     pub(super) fn lose_power(&self, draw: &mut Draw) {
         let mut held = self.lock();
         let kept = draw.index(held.unsynced.len() + 1);
-        let database = database_of(&held.synced);
-        for (name, write) in &held.unsynced[..kept] {
-            carry_out(&database, name, write);
+        held.keep(kept, None);
+    }
+
+    /// The machine died in the middle of a write to a store: some of its rows are there, and nothing that came later.
+    /// Whether there was such a write since the last sync.
+    pub(super) fn tear_write(&self, draw: &mut Draw) -> bool {
+        let mut held = self.lock();
+        let may_tear = |at: &usize| match &held.unsynced[*at] {
+            (tree, Write::Apply(batch)) => tree != MARKERS && batch.len() > 1,
+            _ => false,
+        };
+        let choices: Vec<usize> = (0..held.unsynced.len()).filter(may_tear).collect();
+        if choices.is_empty() {
+            return false;
         }
-        held.synced = rows_of(&database);
-        held.unsynced.clear();
-        held.database = database;
+        let at = *draw.of_these(&choices);
+        let (tree, mut write) = held.unsynced[at].clone();
+        if let Write::Apply(batch) = &mut write {
+            let rows = batch.len();
+            batch.rotate_left(draw.index(rows));
+            batch.truncate(1 + draw.index(rows - 1));
+        }
+        held.keep(at, Some((tree, write)));
+        true
     }
 
     /// Everything is gone.

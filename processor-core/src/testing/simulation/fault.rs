@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::config::Guarantee;
+
 use super::draw::Draw;
 
 /// A call of a client that a fault may strike at. It is also where a crash may happen: before the call or after it.
@@ -77,8 +79,17 @@ impl Call {
         Self::StoreSync,
     ];
 
+    /// Whether an application of this guarantee ever makes it.
+    fn is_made_with(self, guarantee: Guarantee) -> bool {
+        match self {
+            Self::Init | Self::Begin | Self::Abort => guarantee == Guarantee::ExactlyOnce,
+            Self::Flush | Self::CommitOffsets => guarantee == Guarantee::AtLeastOnce,
+            _ => true,
+        }
+    }
+
     /// The steps of a commit, a restore and a change of owner: where a crash is most telling.
-    const TELLING: [Self; 16] = [
+    const TELLING: [Self; 17] = [
         Self::Restore,
         Self::Assign,
         Self::Release,
@@ -94,6 +105,7 @@ impl Call {
         Self::StoreWrite,
         Self::MarkerWrite,
         Self::StoreSync,
+        Self::Flush,
         Self::CommitOffsets,
     ];
 }
@@ -127,6 +139,8 @@ pub enum Fault {
     Crash(Call, Side),
     /// The machine dies: what was not synced may be lost from some point on, in the middle of a commit's changes too.
     PowerLoss,
+    /// The machine dies in the middle of a write to a store: of its rows some are there, of what came later nothing is.
+    WriteTorn,
     /// The process dies and its state directory is gone.
     StateLost,
     /// The process dies and a bit of a marker is wrong.
@@ -172,6 +186,7 @@ impl Fault {
         match self {
             Self::Crash(..) => "crash",
             Self::PowerLoss => "power loss",
+            Self::WriteTorn => "store write torn",
             Self::StateLost => "state directory lost",
             Self::MarkerTorn => "marker torn",
             Self::Zombie => "zombie",
@@ -202,6 +217,20 @@ impl Fault {
                 | Self::AbortUncertain(_)
         )
     }
+
+    /// Whether it can befall an application of this guarantee.
+    fn can_befall(&self, guarantee: Guarantee) -> bool {
+        match self {
+            Self::Crash(call, _)
+            | Self::Retriable(call)
+            | Self::Abortable(call)
+            | Self::Fatal(call) => call.is_made_with(guarantee),
+            Self::TransactionTimeout | Self::AbortUncertain(_) | Self::MarkersLate => {
+                guarantee == Guarantee::ExactlyOnce
+            }
+            _ => true,
+        }
+    }
 }
 
 /// Which faults a simulation draws from.
@@ -231,6 +260,7 @@ impl Faults {
                 crash,
                 |_| Fault::PowerLoss,
                 |_| Fault::PowerLoss,
+                |_| Fault::WriteTorn,
                 |_| Fault::StateLost,
                 |_| Fault::MarkerTorn,
                 |_| Fault::Zombie,
@@ -260,7 +290,7 @@ impl Faults {
     #[must_use]
     pub fn crashes() -> Self {
         Self {
-            choices: vec![crash, |_| Fault::PowerLoss],
+            choices: vec![crash, |_| Fault::PowerLoss, |_| Fault::WriteTorn],
             most: 8,
         }
     }
@@ -273,7 +303,13 @@ impl Faults {
     }
 
     /// Draws the faults of a run of about `steps` steps, in order of their step.
-    pub(super) fn draw(&self, draw: &mut Draw, instances: usize, steps: u64) -> Vec<Planned> {
+    pub(super) fn draw(
+        &self,
+        draw: &mut Draw,
+        guarantee: Guarantee,
+        instances: usize,
+        steps: u64,
+    ) -> Vec<Planned> {
         if self.choices.is_empty() {
             return Vec::new();
         }
@@ -283,10 +319,10 @@ impl Faults {
             let first = Planned {
                 step: draw.below(steps.max(1)),
                 instance: draw.index(instances),
-                fault: draw.of_these(&self.choices)(draw),
+                fault: self.draw_one(draw, guarantee),
             };
             // What is waiting for something is worth a second blow.
-            if let Some(fault) = second_blow(first.fault, draw) {
+            if let Some(fault) = second_blow(first.fault, draw, guarantee) {
                 let after = 1 + draw.below(150);
                 planned.push(Planned {
                     step: first.step + after,
@@ -298,6 +334,15 @@ impl Faults {
         }
         planned.sort_by_key(|planned| planned.step);
         planned
+    }
+
+    fn draw_one(&self, draw: &mut Draw, guarantee: Guarantee) -> Fault {
+        loop {
+            let fault = draw.of_these(&self.choices)(draw);
+            if fault.can_befall(guarantee) {
+                return fault;
+            }
+        }
     }
 }
 
@@ -319,7 +364,7 @@ const ABORTABLE: [Call; 4] = [
 ];
 
 /// A fault of the same instance while an earlier one is not over, most of the time.
-fn second_blow(fault: Fault, draw: &mut Draw) -> Option<Fault> {
+fn second_blow(fault: Fault, draw: &mut Draw, guarantee: Guarantee) -> Option<Fault> {
     let choices: &[Fault] = match fault {
         Fault::SlowCommit(_) => &[
             Fault::Abortable(Call::PollCommit),
@@ -360,7 +405,12 @@ fn second_blow(fault: Fault, draw: &mut Draw) -> Option<Fault> {
         ],
         _ => return None,
     };
-    (!draw.one_in(4)).then(|| *draw.of_these(choices))
+    let may: Vec<Fault> = choices
+        .iter()
+        .copied()
+        .filter(|fault| fault.can_befall(guarantee))
+        .collect();
+    (!may.is_empty() && !draw.one_in(4)).then(|| *draw.of_these(&may))
 }
 
 fn crash(draw: &mut Draw) -> Fault {

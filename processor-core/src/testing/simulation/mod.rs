@@ -294,9 +294,11 @@ impl Simulation {
             .collect();
         // Topics are fed side by side.
         inputs.sort_by_key(|record| record.timestamp);
-        let faults = self
-            .faults
-            .draw(&mut draw, self.setup.instances, FAULT_STEPS);
+        let Setup {
+            config, instances, ..
+        } = &self.setup;
+        let faults = &self.faults;
+        let faults = faults.draw(&mut draw, config.guarantee, *instances, FAULT_STEPS);
         Case { inputs, faults }
     }
 

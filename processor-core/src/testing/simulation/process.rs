@@ -13,7 +13,7 @@ use super::disk::{Disk, MountedDisk};
 use super::world::{Place, Report, SIMULATED};
 
 /// Tells the conductor that a thread is at its end, however it came to it.
-struct Ends(Place);
+pub(super) struct Ends(pub(super) Place);
 
 impl Drop for Ends {
     fn drop(&mut self) {

@@ -32,7 +32,7 @@ pub(super) struct Patience {
 }
 
 /// Who takes over meets transactions that are over, or ones that are open.
-const PATIENCE: [Patience; 2] = [
+pub(super) const PATIENCE: [Patience; 2] = [
     Patience {
         session: Duration::from_secs(30),
         transaction: Duration::from_secs(10),
@@ -78,7 +78,7 @@ pub(super) fn sequential(setup: &Setup, inputs: &[InputRecord]) -> Result<Output
     Ok(outputs(&topology, &log)?)
 }
 
-fn log(clock: &WallClock, patience: Patience) -> EmbeddedLog {
+pub(super) fn log(clock: &WallClock, patience: Patience) -> EmbeddedLog {
     EmbeddedLog::in_memory_with_options(Options {
         clock: Arc::new(clock.clone()),
         session_timeout: patience.session,
