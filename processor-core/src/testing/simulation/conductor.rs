@@ -27,7 +27,7 @@ const JUMPS_MS: [i64; 4] = [1_000, 3_000, 10_000, 3_600_000];
 /// Steps within which it is looked at whether transactions are there as a whole.
 const AUDIT_STEPS: u64 = 200;
 /// A run that takes more steps does not come to an end.
-const MOST_STEPS: u64 = 60_000;
+const MOST_STEPS: u64 = 300_000;
 
 /// A process, or the place for one: of each instance, and behind these of its twin.
 #[derive(Default)]
