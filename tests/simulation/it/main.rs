@@ -49,7 +49,7 @@ fn four_thousand_seeds_give_what_an_undisturbed_run_gives_and_instances_die_at_e
     );
     assert_eq!(
         summary.faults.len(),
-        16,
+        17,
         "each kind of fault: {:?}",
         summary.faults
     );
