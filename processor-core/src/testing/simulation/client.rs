@@ -47,20 +47,20 @@ impl SimulatedLog {
 impl Log for SimulatedLog {
     fn consumer(&self, mut config: ConsumerConfig) -> Result<Box<dyn Consumer>, LogError> {
         let restores = config.group.is_none();
-        if restores {
+        let (max_poll_records, brings_one_in) = match restores {
             // Changelogs are short here, and much is to happen while they are read.
-            config.max_poll_records = self.place.one_of(&[1, 1, 3, 0]);
-        } else {
-            config.max_poll_records = self.place.pressure().poll_records;
-        }
+            true => (
+                self.place.one_of(&[1, 1, 3, 0]),
+                self.place.one_of(&[1, 1, 1, 8]),
+            ),
+            false => (self.place.pressure().poll_records, 1),
+        };
+        config.max_poll_records = max_poll_records;
         let inner = buggy::consumer(&self.place, config)?;
         Ok(Box::new(SimulatedConsumer {
             inner: Some(inner),
             restores,
-            brings_one_in: match restores {
-                true => self.place.one_of(&[1, 1, 1, 8]),
-                false => 1,
-            },
+            brings_one_in,
             place: self.place.clone(),
         }))
     }

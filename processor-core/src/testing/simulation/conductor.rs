@@ -26,7 +26,7 @@ use super::{InputRecord, Setup};
 const JUMPS_MS: [i64; 4] = [1_000, 3_000, 10_000, 3_600_000];
 /// Steps within which it is looked at whether transactions are there as a whole.
 const AUDIT_STEPS: u64 = 200;
-/// A run that takes more steps does not come to an end.
+/// A run that takes more steps does not come to an end. Where restores are slow, some take 120,000.
 const MOST_STEPS: u64 = 300_000;
 
 /// A process, or the place for one: of each instance, and behind these of its twin.
@@ -164,7 +164,7 @@ impl<'scope, 'env> Conductor<'scope, 'env> {
     /// # Errors
     /// The first violation, when all have ended.
     pub(super) fn dismiss(&mut self) -> Result<(), Violated> {
-        let mut all = Ok(());
+        let mut ended = Ok(());
         for slot in 0..self.slots.len() {
             self.world.state().lives[slot].leaving = true;
         }
@@ -178,10 +178,10 @@ impl<'scope, 'env> Conductor<'scope, 'env> {
                     .and(Err("an instance that is to leave does not end".to_owned())),
                 false => self.play(slot),
             };
-            all = all.and(one);
+            ended = ended.and(one);
         }
         self.keep_disks();
-        all
+        ended
     }
 
     /// Notes what is on the disks, to be compared with what changelogs say in the end: they have to be good for whoever

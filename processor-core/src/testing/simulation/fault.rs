@@ -336,6 +336,7 @@ impl Faults {
         planned
     }
 
+    /// What could not befall the application would be a fault less.
     fn draw_one(&self, draw: &mut Draw, guarantee: Guarantee) -> Fault {
         loop {
             let fault = draw.of_these(&self.choices)(draw);
